@@ -1,0 +1,157 @@
+"""Drift bands: how far a weight, or the sum of a group, may be from its target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from equipoise.constraints.base import (
+    Account,
+    Array,
+    Bound,
+    Numbers,
+    Piece,
+    Row,
+    Rule,
+    check_number,
+    check_range,
+    unbounded,
+)
+from equipoise.constraints.errors import InputError
+
+#: One width for both sides, or a pair (below the target, above it).
+Width: TypeAlias = Numbers | tuple[Numbers, Numbers]
+
+
+@dataclass(frozen=True)
+class DriftBand(Rule):
+    """b − inside·below ≤ w ≤ b + inside·above around the target b.
+
+    Widths: `absolute` in fractions of NAV, `relative` in fractions of |b|; with both, the lesser holds
+    (`combine="lesser"`, Swedroe's "5/25": min(0.05, 0.25·|b|)) or the greater. Each is a number, a
+    mapping by asset, a column's name, or a pair (below, above) for bands that are not symmetric.
+
+    `by` names a label column: the band is then on the sum of each label's assets around the sum of
+    their targets, and mappings are by label. Assets without a label are free.
+
+    `inside` (0 to 1) is the destination: trades must end within this fraction of the band, while the
+    trigger `Drift` fires at its full width. 1 is the edge, 0.5 half-way, 0 the target itself
+    (reference: a trigger of 200 basis points with a destination of 175 is inside=0.875).
+
+    The settlement cash has no band unless `cash=True`: its limits are CashFloor and CashBand.
+    """
+
+    absolute: Width | None = None
+    relative: Width | None = None
+    inside: float = 1.0
+    combine: Literal["lesser", "greater"] = "lesser"
+    by: str | None = None
+    assets: Sequence[str] | None = None
+    cash: bool = False
+
+    def __post_init__(self) -> None:
+        if self.absolute is None and self.relative is None:
+            raise InputError("a drift band needs a width: give absolute=, relative= or both", column="DriftBand")
+        if self.combine not in ("lesser", "greater"):
+            raise InputError("must be 'lesser' or 'greater'", column="combine", value=self.combine)
+        if self.by is not None and self.assets is not None:
+            raise InputError("a band by label has no assets=; leave the label blank for those to skip", column="by")
+        check_number(self.inside, "inside", at_least=0.0)
+        if self.inside > 1:
+            raise InputError("is a fraction of the band, at most 1", column="inside", value=self.inside)
+
+    def band(self, account: Account) -> tuple[Array, Array]:
+        """The full band (lower, upper) of each asset; infinite where there is none. For `by`: see `groups`."""
+        low, high = unbounded(account)
+        where = account.positions(self.assets, "assets")
+        if self.cash and self.assets is None:
+            where = np.append(where, account.cash)
+        below, above = self._widths(account, account.target)
+        low[where] = (account.target - below)[where]
+        high[where] = (account.target + above)[where]
+        return low, high
+
+    def groups(self, account: Account) -> list[tuple[str, Array, float, float, float]]:
+        """For `by`: each label with its membership (0 or 1 an asset), its target, and its full band."""
+        assert self.by is not None
+        found: dict[str, Array] = {}
+        for position, label in enumerate(account.labels(self.by)):
+            if label is not None and (self.cash or position != account.cash):
+                found.setdefault(label, np.zeros(len(account.assets)))[position] = 1.0
+        result = []
+        for label in sorted(found):
+            target = float(found[label] @ account.target)
+            below, above = self._group_widths(label, target)
+            result.append((label, found[label], target, target - below, target + above))
+        return result
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        if self.by is None:
+            low, high = self.band(account)
+            return (Bound(label="drift band", lower=self._shrunk(low, account), upper=self._shrunk(high, account)),)
+        rows = []
+        for label, member, target, low, high in self.groups(account):
+            rows += [
+                Row(label=f"{label} above its band", weight=member, upper=target + self.inside * (high - target)),
+                Row(
+                    label=f"{label} below its band",
+                    weight=-member,
+                    upper=-(target - self.inside * (target - low)),
+                    at_least=True,
+                ),
+            ]
+        return rows
+
+    def _shrunk(self, edge: Array, account: Account) -> Array:
+        # Where there is no edge (±inf) there is none inside it either; 0 · inf would not be a number.
+        distance = np.where(np.isfinite(edge), edge - account.target, 0.0)
+        return np.where(np.isfinite(edge), account.target + self.inside * distance, edge)
+
+    def _widths(self, account: Account, target: Array) -> tuple[Array, Array]:
+        """Each asset's width (below, above)."""
+
+        def width(given: Width, argument: str, side: int, scale: Array) -> Array:
+            one = given[side] if isinstance(given, tuple) else given
+            # A blank is no band at all; so is the cash, unless it was asked for.
+            each = account.numbers(one, argument, cash=None if self.cash else np.inf, missing=np.inf)
+            check_range(each, account, argument, at_least=0.0)
+            return np.multiply(each, scale, out=np.full_like(each, np.inf), where=np.isfinite(each))
+
+        return self._combined(width, np.ones_like(target), np.abs(target))
+
+    def _group_widths(self, label: str, target: float) -> tuple[float, float]:
+        """The width (below, above) of one label's sum."""
+
+        def width(given: Width, argument: str, side: int, scale: Array) -> Array:
+            one = given[side] if isinstance(given, tuple) else given
+            if isinstance(one, str):
+                raise InputError("a band by label takes a number or a mapping by label", column=argument, value=one)
+            if isinstance(one, Mapping):
+                if label not in one:
+                    raise InputError(f"has no entry for the label {label!r} of {self.by!r}", column=argument)
+                one = one[label]
+            check_number(one, argument, at_least=0.0)
+            return one * scale
+
+        below, above = self._combined(width, np.array(1.0), np.array(abs(target)))
+        return float(below), float(above)
+
+    def _combined(
+        self, width: Callable[[Width, str, int, Array], Array], one: Array, size: Array
+    ) -> tuple[Array, Array]:
+        """The lesser or the greater of the absolute and the relative width, for each side."""
+        lesser_or_greater = np.minimum if self.combine == "lesser" else np.maximum
+        given = [
+            (w, argument, scale)
+            for w, argument, scale in ((self.absolute, "absolute", one), (self.relative, "relative", size))
+            if w is not None
+        ]
+        below, above = (
+            reduce(lesser_or_greater, [width(w, argument, side, scale) for w, argument, scale in given])
+            for side in (0, 1)
+        )
+        return below, above

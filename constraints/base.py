@@ -1,0 +1,238 @@
+"""What a rule is: data over a portfolio.
+
+A convex rule about a portfolio is one or more of these pieces, all in fractions of the pre-trade NAV:
+
+    Row      weight·w + long·w⁺ + short·w⁻ + buy·z⁺ + sell·z⁻ ≤ upper
+    Bound    lower ≤ w ≤ upper
+    Cone     ‖(M (w − c), δ∘(w − c))‖₂ ≤ upper
+    Step     a traded quantity is a whole number of lots, and zero or at least a minimum
+
+with w the weights after trading, w⁺ and w⁻ their long and short parts, z = w − w₀ the trades, z⁺ buys
+and z⁻ sells. Whatever a rule's pieces say is derived from these numbers for every rule at once: the
+cvxpy constraint, the closed forms, the exact check, the shadow price and the report.
+
+At the settlement cash, w is what is left after trades *and* trading costs; rules need not know that.
+The arrays have one entry an asset, along the last axis.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.constraints.errors import InputError
+
+Array: TypeAlias = NDArray[np.float64]
+
+#: A number for all assets, one for each by label, or the name of a column of the portfolio's table.
+Numbers: TypeAlias = float | Mapping[str, float] | str
+
+
+class Account(Protocol):
+    """What a rule may ask of the portfolio it is applied to."""
+
+    @property
+    def assets(self) -> tuple[str, ...]: ...
+    @property
+    def cash(self) -> int:
+        """The position of the settlement cash."""
+        ...
+
+    @property
+    def nav(self) -> float: ...
+    @property
+    def before(self) -> Array:
+        """Weights before trading."""
+        ...
+
+    @property
+    def target(self) -> Array: ...
+    @property
+    def price(self) -> Array: ...
+    @property
+    def risk_factors(self) -> Array:
+        """F (k × n) of the annual covariance FᵀF + diag(risk_specific)."""
+        ...
+
+    @property
+    def risk_specific(self) -> Array: ...
+
+    def numbers(
+        self, given: Numbers, argument: str, *, cash: float | None = None, missing: float | None = None
+    ) -> Array:
+        """One number an asset. `cash`, if given, is the number of the settlement cash whatever the table says;
+        `missing` stands for a blank (None: a blank is an error that names the asset)."""
+        ...
+
+    def labels(self, column: str) -> tuple[str | None, ...]:
+        """A text column: one label an asset, None where it is blank."""
+        ...
+
+    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.intp]:
+        """The positions of these assets (None: of all but the cash)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Parts:
+    """weight·w + long·w⁺ + short·w⁻ + buy·z⁺ + sell·z⁻; an absent coefficient is None."""
+
+    weight: Array | None = None
+    long: Array | None = None
+    short: Array | None = None
+    buy: Array | None = None
+    sell: Array | None = None
+
+    NAMES: ClassVar[tuple[str, ...]] = ("weight", "long", "short", "buy", "sell")
+
+    def of(self, weights: Array, trades: Array) -> float:
+        """The value at these weights and trades."""
+        given = [(c, name) for name in self.NAMES if (c := getattr(self, name)) is not None]
+        return float(sum(c @ part(name, weights, trades) for c, name in given))
+
+
+def part(name: str, weights: Any, trades: Any) -> Any:
+    """w, w⁺, w⁻, z⁺ or z⁻ by its name in `Parts`; for arrays of any shape, or single Fractions."""
+    of_weights = name in ("weight", "long", "short")
+    value = weights if of_weights else trades
+    if name == "weight":
+        return value
+    signed = value if name in ("long", "buy") else -value
+    return np.maximum(signed, 0.0) if isinstance(signed, np.ndarray) else max(signed, 0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Row(Parts):
+    """weight·w + long·w⁺ + short·w⁻ + buy·z⁺ + sell·z⁻ ≤ upper.
+
+    Convex exactly when long + short ≥ 0 and buy + sell ≥ 0 for every asset, which is checked here.
+
+    A report shows the row in the user's words: `limit` (± `upper` unless given), the sense in which it was
+    stated (`at_least` for a floor), and, for ratios such as a health factor, `per`: the row's excess over
+    its upper is divided by the value of `per` before it is added to the limit.
+    """
+
+    label: str
+    upper: float
+    at_least: bool = False
+    limit: float | None = None
+    per: Parts | None = None
+
+    def __post_init__(self) -> None:
+        for one, other in (("long", "short"), ("buy", "sell")):
+            pair = [c for c in (getattr(self, one), getattr(self, other)) if c is not None]
+            if pair and np.any(np.sum(pair, axis=0) < 0):
+                raise InputError(
+                    f"{self.label}: the coefficients of {one} and {other} add up to less than zero for some "
+                    "asset, which is not a convex rule; check the sign of the numbers given"
+                )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Bound:
+    """lower ≤ w ≤ upper, one number an asset; ±inf where there is none."""
+
+    label: str
+    lower: Array
+    upper: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cone:
+    """‖(M (w − c), δ∘(w − c))‖₂ ≤ upper: M (k × n) and δ (n) around the centre c (n)."""
+
+    label: str
+    upper: float
+    matrix: Array
+    diagonal: Array
+    centre: Array
+
+    def of(self, weights: Array) -> float:
+        away = weights - self.centre
+        return float(np.hypot(np.linalg.norm(self.matrix @ away), np.linalg.norm(self.diagonal * away)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Step:
+    """Traded quantities are whole multiples of `lot` (0: any quantity), and zero or at least the larger
+    of `min_quantity` (units) and `min_notional` (cash); closing a position is exempt. Units, not weights."""
+
+    label: str
+    lot: Array
+    min_quantity: Array
+    min_notional: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opaque:
+    """A convex rule that is no data: `build(weights, trades)` returns cvxpy constraints on two cvxpy
+    expressions, `violation` measures them at numbers. Only the cvxpy program can solve it."""
+
+    label: str
+    build: Callable[[Any, Any], Sequence[Any]]
+    violation: Callable[[Array, Array], float]
+
+
+Piece: TypeAlias = Row | Bound | Cone | Step | Opaque
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(ABC):
+    """A rule: `pieces` turns it into data for one portfolio.
+
+    `name` is what reports call it; the class's own name unless given.
+    """
+
+    name: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.name or type(self).__name__
+
+    @abstractmethod
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        """The rule as data for this portfolio. Raises InputError where the rule does not fit the table."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What the rule was given, as far as it differs from the defaults."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+def ones(account: Account, positions: NDArray[np.intp] | None = None, value: float = 1.0) -> Array:
+    """`value` at these positions (all but the cash, if None), zero elsewhere."""
+    coefficients = np.zeros(len(account.assets))
+    coefficients[account.positions(None, "assets") if positions is None else positions] = value
+    return coefficients
+
+
+def unbounded(account: Account) -> tuple[Array, Array]:
+    """A fresh pair of (−inf, +inf) bounds to be narrowed."""
+    return np.full(len(account.assets), -np.inf), np.full(len(account.assets), np.inf)
+
+
+def check_number(value: Any, argument: str, *, at_least: float | None = None, above: float | None = None) -> None:
+    """A finite number within its range, or an InputError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise InputError("must be a finite number", column=argument, value=value)
+    if at_least is not None and value < at_least:
+        raise InputError(f"must be at least {at_least:g}", column=argument, value=value)
+    if above is not None and value <= above:
+        raise InputError(f"must be above {above:g}", column=argument, value=value)
+
+
+def check_range(
+    values: Array, account: Account, argument: str, *, at_least: float, at_most: float = np.inf
+) -> None:
+    """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside."""
+    wrong = ~((values >= at_least) & (values <= at_most))
+    if wrong.any():
+        where = int(np.argmax(wrong))
+        wanted = f"at least {at_least:g}" + (f" and at most {at_most:g}" if np.isfinite(at_most) else "")
+        raise InputError(f"must be {wanted}", asset=account.assets[where], column=argument, value=values[where])
+
+

@@ -1,0 +1,127 @@
+"""Rules on single assets that say where a weight may be or which way it may be traded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.constraints.base import (
+    Account,
+    Array,
+    Bound,
+    Numbers,
+    Piece,
+    Rule,
+    check_number,
+    check_range,
+    unbounded,
+)
+from equipoise.constraints.errors import InputError
+
+
+def _bound(account: Account, label: str, assets: Sequence[str] | None, lower: Array | float, upper: Array | float) -> Bound:
+    """lower ≤ w ≤ upper at these assets (None: all but the cash), no bound elsewhere."""
+    low, high = unbounded(account)
+    where = account.positions(assets, "assets")
+    low[where] = np.broadcast_to(lower, low.shape)[where]
+    high[where] = np.broadcast_to(upper, high.shape)[where]
+    return Bound(label=label, lower=low, upper=high)
+
+
+@dataclass(frozen=True)
+class LongOnly(Rule):
+    """w ≥ 0 for every asset but those in `except_` (debts, shorts). The cash has a floor of its own."""
+
+    except_: Sequence[str] = ()
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        low, high = unbounded(account)
+        low[account.positions(None, "except_")] = 0.0
+        low[account.positions(self.except_, "except_")] = -np.inf
+        return (Bound(label="no short position", lower=low, upper=high),)
+
+
+@dataclass(frozen=True)
+class ShortOnly(Rule):
+    """w ≤ 0 for these assets: a debt can be repaid, but not turned into a holding."""
+
+    assets: Sequence[str] = ()
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        return (_bound(account, "no long position", self.assets, -np.inf, 0.0),)
+
+
+@dataclass(frozen=True)
+class WeightBounds(Rule):
+    """lower ≤ w ≤ upper, as fractions of the pre-trade NAV, for `assets` (default: all but the cash)."""
+
+    lower: Numbers | None = None
+    upper: Numbers | None = None
+    assets: Sequence[str] | None = None
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        low, high = unbounded(account)
+        if self.lower is not None:
+            low = account.numbers(self.lower, "lower", cash=-np.inf, missing=-np.inf)
+        if self.upper is not None:
+            high = account.numbers(self.upper, "upper", cash=np.inf, missing=np.inf)
+        crossed = low > high
+        if crossed.any():
+            where = int(np.argmax(crossed))
+            raise InputError(
+                f"the lower bound {low[where]:g} is above the upper bound {high[where]:g}",
+                asset=account.assets[where],
+                column="WeightBounds",
+            )
+        return (_bound(account, "weight", self.assets, low, high),)
+
+
+@dataclass(frozen=True)
+class NoTrade(Rule):
+    """w = w₀: these assets stay as they are (locked, frozen, restricted)."""
+
+    assets: Sequence[str] | None = None
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        return (_bound(account, "no trade", self.assets, account.before, account.before),)
+
+
+@dataclass(frozen=True)
+class BuyOnly(Rule):
+    """w ≥ w₀: these assets (default: all but the cash) are not sold."""
+
+    assets: Sequence[str] | None = None
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        return (_bound(account, "no sale", self.assets, account.before, np.inf),)
+
+
+@dataclass(frozen=True)
+class SellOnly(Rule):
+    """w ≤ w₀: these assets (default: all but the cash) are not bought."""
+
+    assets: Sequence[str] | None = None
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        return (_bound(account, "no purchase", self.assets, -np.inf, account.before),)
+
+
+@dataclass(frozen=True)
+class TradeLimit(Rule):
+    """|z| ≤ participation · volume / NAV: an order takes at most this part of an asset's volume.
+
+    `volume` is in cash for the time in which the order is worked (usually one day).
+    """
+
+    participation: float
+    volume: Numbers
+    assets: Sequence[str] | None = None
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        check_number(self.participation, "participation", at_least=0.0)
+        volume = account.numbers(self.volume, "volume", cash=0.0)
+        check_range(volume, account, "volume", at_least=0.0)
+        most = self.participation * volume / account.nav
+        return (_bound(account, "order size", self.assets, account.before - most, account.before + most),)

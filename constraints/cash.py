@@ -1,0 +1,60 @@
+"""Rules on the settlement cash, after trades and trading costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.constraints.base import Account, Bound, Piece, Rule, check_number, unbounded
+from equipoise.constraints.errors import InputError
+
+
+@dataclass(frozen=True)
+class CashFloor(Rule):
+    """Cash after trading and its costs is at least `weight`·NAV, and at least `money` if that is given.
+
+    Every portfolio has CashFloor(0) unless it is given a cash rule of its own; a negative floor lets it
+    borrow that much.
+    """
+
+    weight: float | None = None
+    money: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is None and self.money is None:
+            object.__setattr__(self, "weight", 0.0)
+        for given, argument in ((self.weight, "weight"), (self.money, "money")):
+            if given is not None:
+                check_number(given, argument)
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        low, high = unbounded(account)
+        floors = [self.weight] if self.weight is not None else []
+        if self.money is not None:
+            floors.append(self.money / account.nav)
+        low[account.cash] = max(floors)
+        return (Bound(label="cash floor", lower=low, upper=high),)
+
+
+@dataclass(frozen=True)
+class CashBand(Rule):
+    """lower ≤ cash / NAV ≤ upper, after trading and its costs.
+
+    The upper limit is held without counting on the costs (cash before costs ≤ upper): the exact rule is not
+    convex, this one is and lies inside it.
+    """
+
+    lower: float = 0.0
+    upper: float = np.inf
+
+    def __post_init__(self) -> None:
+        check_number(self.lower, "lower")
+        if not self.upper >= self.lower:
+            raise InputError(f"must be at least the lower limit {self.lower:g}", column="upper", value=self.upper)
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        low, high = unbounded(account)
+        low[account.cash], high[account.cash] = self.lower, self.upper
+        return (Bound(label="cash", lower=low, upper=high),)

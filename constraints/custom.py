@@ -1,0 +1,89 @@
+"""The open door: a rule as a cvxpy expression of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from equipoise.constraints.base import Account, Array, Opaque, Piece, Rule
+from equipoise.constraints.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Trade:
+    """What a custom rule is written in: cvxpy expressions, by asset.
+
+    `weights` and `trades` are vectors in the order of `assets`; `weight("BTC")` and `trade("BTC")` are their
+    entries. `before`, `target` (numbers) and `vector(mapping)` follow the same order. All are fractions of
+    the pre-trade NAV; the weight of the settlement cash is before trading costs.
+    """
+
+    assets: tuple[str, ...]
+    weights: Any
+    trades: Any
+    before: Array
+    target: Array
+    nav: float
+
+    def weight(self, asset: str) -> Any:
+        return self.weights[self._position(asset)]
+
+    def trade(self, asset: str) -> Any:
+        return self.trades[self._position(asset)]
+
+    def vector(self, numbers: Mapping[str, float]) -> Array:
+        """Numbers by asset as a vector in the order of `assets`; zero for those not named."""
+        for asset in numbers:
+            self._position(asset)
+        return np.array([float(numbers.get(asset, 0.0)) for asset in self.assets])
+
+    def _position(self, asset: str) -> int:
+        if asset not in self.assets:
+            raise InputError("a custom rule names an asset that the portfolio does not have", asset=asset)
+        return self.assets.index(asset)
+
+
+@dataclass(frozen=True)
+class Custom(Rule):
+    """Any convex rule: `build` takes a `Trade` and returns a cvxpy constraint, or a list of them.
+
+        Custom(lambda t: cp.norm(t.trades, 2) <= 0.1, name="small trades")
+
+    It must be convex by cvxpy's rules (DCP), of the forms ≤, ≥ and ==. It is solved by the cvxpy program
+    only, and checked by cvxpy's own `violation()` on the final orders.
+    """
+
+    build: Callable[[Trade], Any]
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        def build(weights: Any, trades: Any) -> Sequence[Any]:
+            import cvxpy as cp
+
+            trade = Trade(account.assets, weights, trades, account.before, account.target, account.nav)
+            made = self.build(trade)
+            constraints = list(made) if isinstance(made, list | tuple) else [made]
+            for constraint in constraints:
+                if not isinstance(constraint, cp.constraints.constraint.Constraint):
+                    raise InputError(
+                        "a custom rule must return cvxpy constraints", column=self.title, value=type(constraint).__name__
+                    )
+                if not isinstance(constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality):
+                    raise InputError(
+                        "a custom rule must have the form ≤, ≥ or ==", column=self.title, value=str(constraint)
+                    )
+                if not constraint.is_dcp():
+                    raise InputError(
+                        "a custom rule must be convex by cvxpy's rules (DCP)", column=self.title, value=str(constraint)
+                    )
+            return constraints
+
+        def violation(weights: Array, trades: Array) -> float:
+            import cvxpy as cp
+
+            at = cp.Variable(len(weights), value=weights), cp.Variable(len(trades), value=trades)
+            return max((float(np.max(c.violation())) for c in build(*at)), default=0.0)
+
+        return (Opaque(label=self.title, build=build, violation=violation),)

@@ -1,0 +1,54 @@
+"""The one kind of error that a user's input can cause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class InputError(ValueError):
+    """Bad input: says where it stands, what was found there and what to do about it.
+
+    `portfolio`, `asset`, `column` and `value` name the place (None where that part does not apply);
+    `problem` is the sentence. The text of the error joins them: "portfolio 'A', asset 'BTC', column
+    'price', value -1.0: a price must be above zero; ...".
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        portfolio: Any = None,
+        asset: Any = None,
+        column: Any = None,
+        value: Any = None,
+    ) -> None:
+        self.problem = problem
+        self.portfolio = portfolio
+        self.asset = asset
+        self.column = column
+        self.value = value
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        places = (("portfolio", self.portfolio), ("asset", self.asset), ("column", self.column), ("value", self.value))
+        place = ", ".join(f"{name} {_shown(where)}" for name, where in places if where is not None)
+        return f"{place}: {self.problem}" if place else self.problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle through their arguments; ours are keywords, so that workers can send them home.
+        return _rebuilt, (self.problem, self.portfolio, self.asset, self.column, self.value)
+
+    def within(self, portfolio: Any) -> InputError:
+        """The same error, said of this portfolio."""
+        return InputError(
+            self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value
+        )
+
+
+def _shown(value: Any) -> str:
+    item = getattr(value, "item", None)
+    return repr(item() if callable(item) and getattr(value, "ndim", 1) == 0 else value)
+
+
+def _rebuilt(problem: str, portfolio: Any, asset: Any, column: Any, value: Any) -> InputError:
+    return InputError(problem, portfolio=portfolio, asset=asset, column=column, value=value)

@@ -1,0 +1,131 @@
+"""Rules on sums of weights: leverage, groups, factors, tracking error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from equipoise.constraints.base import Account, Array, Cone, Numbers, Piece, Row, Rule, check_number, ones
+from equipoise.constraints.errors import InputError
+
+#: One limit for every label, or a limit for each label named.
+Limits: TypeAlias = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Leverage(Rule):
+    """gross: Σ|w| ≤ gross; net: Σ w ≤ net; over all assets but the cash and those in `except_`."""
+
+    gross: float | None = None
+    net: float | None = None
+    except_: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.gross is None and self.net is None:
+            raise InputError("give gross=, net= or both", column="Leverage")
+        if self.gross is not None:
+            check_number(self.gross, "gross", at_least=0.0)
+        if self.net is not None:
+            check_number(self.net, "net")
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        counted = ones(account)
+        counted[account.positions(self.except_, "except_")] = 0.0
+        rows = []
+        if self.gross is not None:
+            rows.append(Row(label="gross leverage", long=counted, short=counted, upper=self.gross))
+        if self.net is not None:
+            rows.append(Row(label="net leverage", weight=counted, upper=self.net))
+        return rows
+
+
+@dataclass(frozen=True)
+class GroupLimit(Rule):
+    """lower ≤ Σ w over the assets of one label ≤ upper, for the labels of the column `by`.
+
+    A number limits every label, a mapping only the labels it names. The cash counts where it has a label.
+    """
+
+    by: str
+    upper: Limits | None = None
+    lower: Limits | None = None
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        labels = account.labels(self.by)
+        known = sorted({label for label in labels if label is not None})
+        rows = []
+        for limits, at_least in ((self.upper, False), (self.lower, True)):
+            if limits is None:
+                continue
+            for label in known:
+                limit = limits.get(label) if isinstance(limits, Mapping) else limits
+                if limit is None:
+                    continue
+                check_number(limit, f"{self.by}={label}")
+                member = np.array([float(other == label) for other in labels])
+                rows.append(_limited(f"{self.by} {label}", member, limit, at_least))
+        return rows
+
+
+@dataclass(frozen=True)
+class FactorLimit(Rule):
+    """lower ≤ Σ loading·w ≤ upper for each factor; with `relative`, of w − b instead of w.
+
+    `loadings`: the name of a column, a mapping by asset, or a mapping of such by factor's name. Limits are
+    numbers, or mappings by factor. The cash has no loading unless a mapping or column names one.
+    """
+
+    loadings: Numbers | Mapping[str, Numbers]
+    upper: Limits | None = None
+    lower: Limits | None = None
+    relative: bool = False
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        rows = []
+        for factor, given in self._by_factor().items():
+            loading = account.numbers(given, f"loadings of {factor}", missing=0.0)
+            shift = float(loading @ account.target) if self.relative else 0.0
+            for limits, at_least in ((self.upper, False), (self.lower, True)):
+                limit = limits.get(factor) if isinstance(limits, Mapping) else limits
+                if limit is not None:
+                    check_number(limit, f"limit of {factor}")
+                    rows.append(_limited(factor, loading, limit, at_least, shift))
+        return rows
+
+    def _by_factor(self) -> Mapping[str, Numbers]:
+        if isinstance(self.loadings, str):
+            return {self.loadings: self.loadings}
+        if isinstance(self.loadings, Mapping) and all(isinstance(v, str | Mapping) for v in self.loadings.values()):
+            return self.loadings  # type: ignore[return-value]
+        return {self.title: self.loadings}  # type: ignore[dict-item]
+
+
+def _limited(label: str, weight: Array, limit: float, at_least: bool, shift: float = 0.0) -> Row:
+    """weight·w − shift ≤ limit, or ≥ limit."""
+    if at_least:
+        return Row(label=label, weight=-weight, upper=-(limit + shift), limit=limit, at_least=True)
+    return Row(label=label, weight=weight, upper=limit + shift, limit=limit)
+
+
+@dataclass(frozen=True)
+class TrackingErrorLimit(Rule):
+    """√((w − b)ᵀ Σ (w − b)) ≤ limit: annual, a fraction (0.02 is two per cent); needs a risk model."""
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        check_number(self.limit, "limit", at_least=0.0)
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        return (
+            Cone(
+                label="tracking error",
+                upper=self.limit,
+                matrix=account.risk_factors,
+                diagonal=np.sqrt(account.risk_specific),
+                centre=account.target,
+            ),
+        )

@@ -1,0 +1,165 @@
+"""Many portfolios by one policy: a long table in, one result a portfolio and all orders out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from equipoise.constraints.errors import InputError
+from equipoise.optimizer.choose import solve as solve_convex
+from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import Solution, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.optimizer.rebalancer import Rebalancer
+
+_T = TypeVar("_T")
+
+RESULT_COLUMNS = (
+    "status",
+    "verified",
+    "nav",
+    "objective",
+    "bound",
+    "gap",
+    "tracking_error_before",
+    "tracking_error",
+    "turnover",
+    "cost",
+    "orders",
+    "solver",
+    "message",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Plans:
+    """The plans of a batch, in the order of the portfolios' first rows; `plans["001"]` is one of them."""
+
+    plans: tuple[Plan, ...]
+
+    def __getitem__(self, portfolio_id: str) -> Plan:
+        for plan in self.plans:
+            if plan.name == portfolio_id:
+                return plan
+        raise KeyError(portfolio_id)
+
+    def __iter__(self) -> Iterator[Plan]:
+        return iter(self.plans)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """Exactly one row a portfolio: status, certificate, figures, message. Money in cash, the rest per NAV."""
+        import pandas as pd
+
+        rows = [
+            (
+                plan.status.name,
+                plan.status.ok,
+                plan.problem.portfolio.nav if plan.problem else float("nan"),
+                plan.objective,
+                plan.bound,
+                plan.gap,
+                *plan.tracking_error,
+                plan.turnover,
+                plan.cost,
+                sum(1 for quantity in plan.trades if quantity) if plan.status.ok else 0,
+                plan.solver,
+                plan.message,
+            )
+            for plan in self.plans
+        ]
+        index = pd.Index([plan.name for plan in self.plans], name="portfolio_id", dtype=object)
+        return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), index=index)
+
+    @cached_property
+    def orders(self) -> pd.DataFrame:
+        """All orders of all verified plans, keyed by portfolio_id and asset."""
+        import pandas as pd
+
+        parts = {plan.name: plan.orders for plan in self.plans if plan.status.ok and any(plan.trades)}
+        if not parts:
+            keys = pd.MultiIndex.from_arrays([[], []], names=["portfolio_id", "asset"])
+            return pd.DataFrame(columns=list(ORDER_COLUMNS), index=keys)
+        return pd.concat(parts, names=["portfolio_id"])
+
+
+def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame) -> Plans:
+    """See `Rebalancer.solve_batch`."""
+    from equipoise.optimizer.rebalancer import finished
+
+    tables = _split(table)
+    universe = {label for label in _assets(table) if isinstance(label, str)}
+    problems: list[Problem | Plan] = []
+    for name, rows in tables:
+        problems.append(_guarded(name, lambda n=name, r=rows: _problem(rebalancer, n, r, universe)))
+    asked = [problem for problem in problems if isinstance(problem, Problem)]
+    answers = iter(_answers(asked))
+    plans: list[Plan] = []
+    for (name, _), problem in zip(tables, problems, strict=True):
+        if isinstance(problem, Plan):
+            plans.append(problem)
+            continue
+        answer = next(answers)
+        plans.append(
+            answer
+            if isinstance(answer, Plan)
+            else _guarded(name, lambda p=problem, a=answer: finished(p, a))
+        )
+    return Plans(tuple(plans))
+
+
+def _problem(rebalancer: Rebalancer, name: Any, rows: pd.DataFrame, universe: set[str]) -> Problem:
+    if not isinstance(name, str):
+        raise InputError(
+            "a portfolio_id must be text; read ids as text (equipoise.read_table, or dtype=str)",
+            column="portfolio_id",
+            value=name,
+        )
+    return rebalancer.policy.problem(rebalancer.portfolio(rows, name=name, universe=universe))
+
+
+def _answers(problems: list[Problem]) -> list[Solution | Plan]:
+    """The convex answers; if solving all at once fails, each alone, so that only the culprit fails."""
+    try:
+        return list(solve_convex(problems))
+    except Exception:
+        return [_guarded(p.portfolio.name, lambda p=p: solve_convex([p])[0]) for p in problems]
+
+
+def _guarded(name: Any, work: Callable[[], _T]) -> _T | Plan:
+    """The result of this work, or a plan that says why there is none: nothing leaves its own portfolio."""
+    try:
+        return work()
+    except InputError as error:
+        return Plan(Status.INVALID_INPUT, name, str(error))
+    except Exception as error:
+        return Plan(Status.UNSOLVED, name, f"internal error, please report it: {type(error).__name__}: {error}")
+
+
+def _assets(table: pd.DataFrame) -> list[Any]:
+    if "asset" in table.columns:
+        return list(table["asset"].unique())
+    return list(table.index.get_level_values("asset").unique())
+
+
+def _split(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+    """Each portfolio's rows, in the order of the first rows; a missing id is a portfolio of its own."""
+    if "portfolio_id" in (table.index.names or ()):
+        table = table.reset_index()
+    if "portfolio_id" not in table.columns:
+        raise InputError("a batch needs a column portfolio_id", column="portfolio_id")
+    if "asset" not in table.columns:
+        if table.index.name != "asset":
+            raise InputError("a batch needs a column asset, or an index of that name", column="asset")
+        table = table.reset_index()
+    grouped = table.groupby("portfolio_id", sort=False, dropna=False)
+    return [(name, rows.drop(columns="portfolio_id")) for name, rows in grouped]

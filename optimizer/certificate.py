@@ -1,0 +1,108 @@
+"""Lower bounds from prices: the proof of a convex answer, and of infeasibility.
+
+For any prices μ ≥ 0 of the rows, s ≥ 0 of the cones, any factor prices λ, cone directions y and budget
+price ν, weak duality gives for every feasible w
+
+    objective(w) ≥ −|λ|²/(2·aversion) − λᵀFb − μᵀupper − Σ s·(upper + y·c) − ν
+                   + Σᵢ min over [lᵢ, uᵢ] of  fᵢ(wᵢ) + (Fᵀλ + Σ s·y + ν)ᵢ·wᵢ
+
+because ½γ|F(w − b)|² ≥ λᵀF(w − b) − |λ|²/(2γ) and y·x ≤ ‖x‖ for |y| ≤ 1. The minima are closed forms
+(`separable`), so the bound holds whatever a solver did; good prices only make it tight.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import Prices, Solution, Status, close_enough
+
+_BISECTIONS = 100
+
+
+def certified(problem: Problem, weights: Array, prices: Prices, solver: str) -> Solution:
+    """The solution with its objective and bound; its status says whether the gap is closed."""
+    objective, bound = problem.objective(weights), lower_bound(problem, weights, prices)
+    status = Status.OPTIMAL if close_enough(objective, bound) else Status.FEASIBLE
+    return Solution(status, solver, weights, prices, objective, bound)
+
+
+def lower_bound(problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0) -> float:
+    """A number that no feasible objective can be below; `weights` only steer λ and y towards a tight one.
+
+    With `objective` = 0: of the zero function, so that a bound above 0 proves that nothing is feasible.
+    """
+    slope, constant = _linear_part(problem, weights, prices, objective)
+    free = problem.separable(slope, prices.rows, objective=objective)
+
+    def dual(budget: float) -> tuple[float, float]:
+        """The bound at this budget price, and its derivative there."""
+        at = problem.separable(slope + budget, prices.rows, objective=objective)
+        best = at.minimiser()
+        return constant - budget + float(np.sum(at.value(best))), float(np.sum(best)) - 1.0
+
+    # The cash is free of costs: where it is strictly inside its bounds, its slope is the budget's price.
+    cash = problem.cash
+    guesses = [-float(free.derivative(weights, side)[cash]) for side in (1, -1)]
+    if prices.budget is not None:
+        guesses.append(prices.budget)
+    best = max(dual(guess)[0] for guess in guesses)
+    reached = problem.objective(weights) if objective else 0.0
+    if close_enough(reached, best):
+        return best
+    return max(best, _maximised(dual, guesses[0]))
+
+
+def reduced_costs(problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0) -> Array:
+    """What each asset's bound costs: the Lagrangian's slope at the weights, 0 inside the bounds and kinks.
+
+    Above 0 at a lower bound, below 0 at an upper one; in NAV per year and unit of weight.
+    """
+    slope, _ = _linear_part(problem, weights, prices, objective)
+    free = problem.separable(slope, prices.rows, objective=objective)
+    left, right = free.derivative(weights, -1), free.derivative(weights, 1)
+    # The budget's price: that which leaves the cash, which costs nothing to trade, without a slope.
+    budget = -0.5 * float(left[problem.cash] + right[problem.cash])
+    return np.maximum(left + budget, 0.0) + np.minimum(right + budget, 0.0)
+
+
+def _linear_part(problem: Problem, weights: Array, prices: Prices, objective: float) -> tuple[Array, float]:
+    away = weights - problem.target
+    exposure = problem.risk.factors @ away
+    factor_prices = objective * problem.aversion * exposure
+    slope = problem.risk.factors.T @ factor_prices
+    constant = -0.5 * float(factor_prices @ exposure) - float(slope @ problem.target)
+    constant -= float(prices.rows @ problem.rows.upper)
+    for (_, cone), price in zip(problem.cones, prices.cones, strict=True):
+        if price > 0 and (length := cone.of(weights)) > 0:
+            offset = weights - cone.centre
+            direction = cone.matrix.T @ (cone.matrix @ offset) / length + cone.diagonal**2 * offset / length
+            slope = slope + price * direction
+            constant -= price * (cone.upper + float(direction @ cone.centre))
+    if prices.slopes is not None:
+        slope, constant = slope + prices.slopes, constant + prices.offset
+    return slope, constant
+
+
+def _maximised(dual, start: float) -> float:  # type: ignore[no-untyped-def]
+    """The largest value of a concave function of one variable, by the sign of its derivative."""
+    step = max(abs(start), 1e-6)
+    low, high = start - step, start + step
+    for _ in range(_BISECTIONS):
+        if dual(low)[1] >= 0:
+            break
+        low -= (step := 2 * step)
+    for _ in range(_BISECTIONS):
+        if dual(high)[1] <= 0:
+            break
+        high += (step := 2 * step)
+    best = max(dual(low)[0], dual(high)[0])
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
+        value, derivative = dual(middle)
+        best = max(best, value)
+        low, high = (middle, high) if derivative > 0 else (low, middle)
+    return best

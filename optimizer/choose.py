@@ -1,0 +1,65 @@
+"""Which solver takes a problem, and why the others do not: by structure, asked beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from equipoise.optimizer import threshold
+from equipoise.optimizer.explain import at_once, explain
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import Attempt, Solution, Status
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The solver's name, and for each that is passed over the reason."""
+
+    solver: str
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.solver} solves it", *(f"not {name}: {why}" for name, why in self.refused)])
+
+
+def choose(problem: Problem) -> Choice:
+    """The first of holding (nothing to trade), threshold (closed form) and program (cvxpy) that takes it."""
+    if at_once(problem) is not None:
+        return Choice("none", (("every solver", "the rules contradict each other; the explanation says how"),))
+    if threshold.holding(problem) is not None:
+        return Choice("holding")
+    refused = [("holding", "what is held is not optimal, or breaks a rule")]
+    why = threshold.refusal(problem)
+    if why is None:
+        return Choice("threshold", tuple(refused))
+    return Choice("program", (*refused, ("threshold", why)))
+
+
+def solve(problems: Sequence[Problem]) -> list[Solution]:
+    """The convex answers, in the order of the problems; those that the closed form takes are solved together."""
+    answers: list[Solution | None] = [None] * len(problems)
+    closed: dict[int, list[int]] = {}
+    for i, problem in enumerate(problems):
+        contradiction = at_once(problem)
+        if contradiction is not None:
+            answers[i] = Solution(contradiction.status, "none", explanation=contradiction.text)
+            continue
+        answers[i] = threshold.holding(problem)
+        if answers[i] is None and threshold.refusal(problem) is None:
+            closed.setdefault(len(problem.assets), []).append(i)
+    for group in closed.values():
+        for i, answer in zip(group, threshold.solve([problems[i] for i in group]), strict=True):
+            answers[i] = answer
+    return [answer if answer is not None else _by_program(problem) for problem, answer in zip(problems, answers, strict=True)]
+
+
+def _by_program(problem: Problem) -> Solution:
+    from equipoise.optimizer import program
+
+    answer = program.solve(problem)
+    if answer.status is not Status.UNSOLVED:
+        return answer
+    found = explain(problem)
+    verdict = "conflict proven" if found.status is Status.INFEASIBLE else "no conflict proven"
+    attempts = (*answer.attempts, Attempt("elastic program", "explained", verdict))
+    return replace(answer, status=found.status, explanation=found.text, attempts=attempts)

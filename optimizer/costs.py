@@ -1,0 +1,167 @@
+"""What trading and holding cost: separable and convex; trading costs are paid out of the cash.
+
+Users give plain rates and market figures; here they become, for each asset and in fractions of NAV,
+
+    φ(z) = Σ buyᵢ·zᵢ⁺ + sellᵢ·zᵢ⁻ + quadraticᵢ·zᵢ² + impactᵢ·|zᵢ|^{3/2}
+
+the one-off cost of the trades z, which the objective divides by the horizon, and longᵢ·wᵢ⁺ + shortᵢ·wᵢ⁻ for
+what holding the weights w costs a year.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from equipoise.constraints.base import Account, Array, Numbers, check_range
+from equipoise.constraints.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class CostTerms:
+    """The coefficients of φ, one number an asset, all ≥ 0 and zero for the settlement cash; and what
+    holding costs: `long` and `short` a year, long + short ≥ 0."""
+
+    buy: Array
+    sell: Array
+    quadratic: Array
+    impact: Array
+    long: Array
+    short: Array
+
+    @classmethod
+    def of(cls, size: int, **given: Array) -> CostTerms:
+        """These coefficients, and zero for those not given."""
+        return cls(**{f.name: given.get(f.name, np.zeros(size)) for f in fields(cls)})
+
+    def of_assets(self, positions: Any) -> CostTerms:
+        """The coefficients at these positions."""
+        return CostTerms(*(getattr(self, f.name)[positions] for f in fields(self)))
+
+    def carry(self, weights: Array) -> Array:
+        """What holding each asset costs a year, in fractions of NAV."""
+        return np.where(weights > 0, self.long, -self.short) * weights
+
+    def each(self, trades: Array) -> Array:
+        """φ of each asset's trade, in fractions of NAV."""
+        size = np.abs(trades)
+        linear = np.where(trades > 0, self.buy, self.sell) * size
+        return linear + self.quadratic * size**2 + self.impact * size * np.sqrt(size)
+
+
+class Cost(ABC):
+    """A cost: `terms` gives its coefficients for one portfolio."""
+
+    @abstractmethod
+    def terms(self, account: Account) -> CostTerms: ...
+
+
+@dataclass(frozen=True)
+class ProportionalCost(Cost):
+    """rate · |trade|: commissions, half of the bid-ask spread, taxes on one side.
+
+    `buy` and `sell` are fractions of the traded value (0.001 is 10 basis points); `sell` is `buy` unless
+    given. A sale cannot cost more than it brings in: sell < 1.
+    """
+
+    buy: Numbers = 0.0
+    sell: Numbers | None = None
+
+    def terms(self, account: Account) -> CostTerms:
+        buy = account.numbers(self.buy, "buy", cash=0.0)
+        sell = buy if self.sell is None else account.numbers(self.sell, "sell", cash=0.0)
+        check_range(buy, account, "buy", at_least=0.0)
+        check_range(sell, account, "sell", at_least=0.0, at_most=np.nextafter(1.0, 0.0))
+        return CostTerms.of(len(buy), buy=buy, sell=sell)
+
+
+@dataclass(frozen=True)
+class ImpactCost(Cost):
+    """coefficient · volatility · |trade|^{3/2} / √volume: the square-root law of market impact.
+
+    `volatility` is that of one day (a fraction), `volume` one day's turnover in cash. Trading a whole day's
+    volume moves the price by `coefficient` daily volatilities. Source: Boyd et al. (2017), Multi-Period
+    Trading via Convex Optimization, eq. 2.2, where the coefficient is of order one.
+    """
+
+    volatility: Numbers
+    volume: Numbers
+    coefficient: Numbers = 1.0
+
+    def terms(self, account: Account) -> CostTerms:
+        volatility = account.numbers(self.volatility, "volatility", cash=0.0)
+        volume = account.numbers(self.volume, "volume", cash=1.0)
+        coefficient = account.numbers(self.coefficient, "coefficient", cash=0.0)
+        check_range(volatility, account, "volatility", at_least=0.0)
+        check_range(coefficient, account, "coefficient", at_least=0.0)
+        _check_volume(volume, account)
+        return CostTerms.of(len(volume), impact=coefficient * volatility * np.sqrt(account.nav / volume))
+
+
+@dataclass(frozen=True)
+class QuadraticCost(Cost):
+    """rate · trade² / volume, both in cash: trading the whole `volume` costs `rate` of it.
+
+    Without `volume`, rate · z² in fractions of NAV.
+    """
+
+    rate: Numbers
+    volume: Numbers | None = None
+
+    def terms(self, account: Account) -> CostTerms:
+        rate = account.numbers(self.rate, "rate", cash=0.0)
+        check_range(rate, account, "rate", at_least=0.0)
+        if self.volume is not None:
+            volume = account.numbers(self.volume, "volume", cash=1.0)
+            _check_volume(volume, account)
+            rate = rate * account.nav / volume
+        return CostTerms.of(len(rate), quadratic=rate)
+
+
+@dataclass(frozen=True)
+class HoldingCost(Cost):
+    """long·w⁺ + short·w⁻ a year: funding and custody of what is held, interest on what is borrowed.
+
+    Annual rates as fractions (0.035 is 3.5 % a year); blank: 0. A negative rate is income: a yield on a
+    holding, with a borrowing rate at least as high for the same asset (long + short ≥ 0), or the objective
+    would not be convex.
+    """
+
+    long: Numbers = 0.0
+    short: Numbers = 0.0
+
+    def terms(self, account: Account) -> CostTerms:
+        long = account.numbers(self.long, "long", missing=0.0)
+        short = account.numbers(self.short, "short", missing=0.0)
+        check_range(long + short, account, "long + short", at_least=0.0)
+        return CostTerms.of(len(long), long=long, short=short)
+
+
+def total(costs: Sequence[Cost], account: Account) -> CostTerms:
+    """The sum of these costs' coefficients."""
+    terms = [CostTerms.of(len(account.assets)), *(cost.terms(account) for cost in costs)]
+    summed = CostTerms(*(np.sum([getattr(term, f.name) for term in terms], axis=0) for f in fields(CostTerms)))
+    if np.any(summed.sell >= 1):
+        i = int(np.argmax(summed.sell >= 1))
+        raise InputError(
+            "selling costs at least what it brings in; the rates are fractions (0.001 is 10 basis points)",
+            asset=account.assets[i],
+            column="sell",
+            value=summed.sell[i],
+        )
+    return summed
+
+
+def _check_volume(volume: Array, account: Account) -> None:
+    if np.any(volume <= 0):
+        i = int(np.argmax(volume <= 0))
+        raise InputError(
+            "a volume must be above zero; forbid the trade (NoTrade) where there is none",
+            asset=account.assets[i],
+            column="volume",
+            value=volume[i],
+        )

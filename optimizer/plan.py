@@ -1,0 +1,239 @@
+"""The answer: orders that were verified, and everything that says what they do and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.constraints.base import Array, Parts
+from equipoise.optimizer.certificate import reduced_costs
+from equipoise.optimizer.problem import OUTER_BOUND, Problem
+from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.verify import Check, Verified
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ORDER_COLUMNS = ("side", "quantity", "lots", "price", "notional", "cost", "reason")
+CHECK_COLUMNS = ("rule", "detail", "asset", "value", "limit", "sense", "slack", "slack_money", "shadow_price", "passed")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A rebalance of one portfolio: its status, orders, weights, checks and certificate.
+
+    `objective`, `bound` and `gap` are of the plan itself (whole lots, if there are lots), in fractions of NAV
+    per year; those of the convex program are in `solution`. There are orders only if `status.ok`, and then
+    every check has passed. `message` says what went wrong where something did.
+    """
+
+    status: Status
+    name: str | None
+    message: str = ""
+    problem: Problem | None = None
+    solution: Solution | None = None
+    verified: Verified | None = None
+    #: Traded quantities in signed units, exact, one an asset in the order of `problem.assets`.
+    trades: tuple[Fraction, ...] = ()
+    lots: NDArray[np.int64] | None = None
+    #: The weights of the plan with the cash before costs: what the objective is about.
+    planned: Array | None = field(default=None, repr=False)
+
+    @cached_property
+    def objective(self) -> float:
+        """(aversion/2)·tracking variance + cost/horizon + carry, of this plan; NaN without one."""
+        return self.problem.objective(self.planned) if self.problem and self.planned is not None else math.nan
+
+    @property
+    def bound(self) -> float:
+        """No plan that keeps the rules, in whole lots or not, has an objective below this."""
+        return self.solution.bound if self.solution and self.planned is not None else math.nan
+
+    @property
+    def gap(self) -> float:
+        """objective − bound: at most this much is lost against the best possible plan, in NAV per year."""
+        return self.objective - self.bound
+
+    @property
+    def solver(self) -> str:
+        return self.solution.solver if self.solution else "none"
+
+    @property
+    def cost(self) -> float:
+        """What the orders cost, in cash."""
+        return float(self.verified.cost) if self.status.ok and self.verified else 0.0
+
+    @property
+    def turnover(self) -> float:
+        """One-way: half of the traded value of all assets but the cash, as a fraction of NAV."""
+        if not (self.status.ok and self.problem):
+            return 0.0
+        prices = self.problem.portfolio.exact_price
+        traded = sum((abs(x) * p for x, p in zip(self.trades, prices, strict=True)), Fraction(0))
+        return float(traded / 2) / self.problem.portfolio.nav
+
+    @property
+    def tracking_error(self) -> tuple[float, float]:
+        """(before, after): annual, √((w − b)ᵀΣ(w − b)); without a risk model the distance of the weights."""
+        if self.problem is None:
+            return math.nan, math.nan
+        before = self.problem.tracking_error(self.problem.before)
+        return before, self.problem.tracking_error(self.planned) if self.planned is not None else math.nan
+
+    @cached_property
+    def orders(self) -> pd.DataFrame:
+        """The orders by asset: sales first (they fund the buys), larger ones first."""
+        import pandas as pd
+
+        rows = self._orders() if self.status.ok else []
+        table = pd.DataFrame([row[1:] for row in rows], columns=list(ORDER_COLUMNS))
+        table.index = pd.Index([row[0] for row in rows], name="asset", dtype=object)
+        return table.astype({"quantity": float, "lots": "Int64", "price": float, "notional": float, "cost": float})
+
+    def _orders(self) -> list[tuple[Any, ...]]:
+        assert self.problem is not None and self.verified is not None
+        portfolio = self.problem.portfolio
+        rows = []
+        for i, quantity in enumerate(self.trades):
+            if not quantity:
+                continue
+            side = "buy" if quantity > 0 else "sell"
+            notional = float(abs(quantity) * portfolio.exact_price[i])
+            step = self.problem.step
+            lots = None
+            if step is not None and step.lot[i] > 0 and self.lots is not None:
+                lots = None if self._off_grid(i) else int(abs(self.lots[i]))
+            cost = float(self.verified.costs[i])
+            price = float(portfolio.price[i])
+            rows.append((portfolio.assets[i], side, float(abs(quantity)), lots, price, notional, cost, self._reason(i)))
+        return sorted(rows, key=lambda row: (row[1] != "sell", -row[5], row[0]))
+
+    def _off_grid(self, i: int) -> bool:
+        """A position closed in full that is no whole number of lots."""
+        assert self.lots is not None
+        return bool(self.lots[i] == 0)
+
+    def _reason(self, i: int) -> str:
+        """Why this asset is traded: the rule it broke, its target, or the rules that price it."""
+        problem, planned = self.problem, self.planned
+        assert problem is not None and planned is not None
+        before, after, target = problem.before[i], planned[i], problem.target[i]
+        for title, bound in problem.bounds:
+            for edge, side, broken in (
+                (bound.lower[i], "below", before < bound.lower[i] - 1e-12),
+                (bound.upper[i], "above", before > bound.upper[i] + 1e-12),
+            ):
+                if broken:
+                    return f"{side} {title} ({before:.2%}, limit {edge:.2%})"
+        if target == 0 and after == 0:
+            return "sold out: its target is 0" if before > 0 else "closed: its target is 0"
+        if abs(after - target) < abs(before - target):
+            return f"towards its target ({before:.2%} to {target:.2%})"
+        return f"for {', '.join(self._priced(i)) or 'the whole portfolio (assets move together)'}"
+
+    def _priced(self, i: int) -> list[str]:
+        """The rules with a shadow price that this asset has a part in."""
+        assert self.problem is not None and self.solution is not None
+        rows, prices = self.problem.rows, self.solution.prices
+        if prices is None:
+            return []
+        return list(
+            dict.fromkeys(
+                title
+                for j, title in enumerate(rows.titles)
+                if prices.rows[j] > 0 and (rows.cost[j] > 0 or any(getattr(rows, name)[j, i] for name in Parts.NAMES))
+            )
+        )
+
+    @cached_property
+    def weights(self) -> pd.DataFrame:
+        """before, solved (convex), after (these orders), target, lower, upper: fractions of the pre-trade NAV.
+
+        The cash is after trading costs; limits are the narrowest of all rules on the single asset, infinite
+        where there are none. Without a plan, `solved` or `after` are what is held.
+        """
+        import pandas as pd
+
+        if self.problem is None:
+            columns = ["before", "solved", "after", "target", "lower", "upper"]
+            return pd.DataFrame(columns=columns, dtype=float, index=pd.Index([], name="asset", dtype=object))
+        problem = self.problem
+        solved = self.solution.weights if self.solution is not None else None
+        unchanged = problem.before
+        after = self.verified.weights if self.status.ok and self.verified else unchanged
+        lower, upper = problem.lower, problem.upper
+        table = {
+            "before": problem.before,
+            "solved": unchanged if solved is None else problem.after_costs(solved),
+            "after": after,
+            "target": problem.target,
+            "lower": np.where(lower <= -OUTER_BOUND, -np.inf, lower),
+            "upper": np.where(upper >= OUTER_BOUND, np.inf, upper),
+        }
+        back = np.argsort(problem.portfolio.order)
+        index = pd.Index([problem.assets[i] for i in back], name="asset", dtype=object)
+        return pd.DataFrame({name: values[back] for name, values in table.items()}, index=index)
+
+    @cached_property
+    def checks(self) -> pd.DataFrame:
+        """Every rule at the final orders: value and limit in its own unit, slack, shadow price, passed.
+
+        `slack` is in fractions of NAV and `slack_money` in cash: how much of the rule is left. The shadow
+        price is what one unit of NAV more of the limit would save of the objective, in NAV per year.
+        """
+        import pandas as pd
+
+        if self.verified is None or self.problem is None:
+            return pd.DataFrame(columns=list(CHECK_COLUMNS))
+        nav = self.problem.portfolio.nav
+        prices = self._shadow_prices()
+        rows = [
+            (
+                c.rule,
+                c.detail,
+                c.asset,
+                c.value,
+                c.limit,
+                ">=" if c.at_least else "<=",
+                c.slack,
+                c.slack * nav,
+                prices.get((c.rule, c.detail, c.asset), 0.0),
+                c.passed,
+            )
+            for c in self.verified.checks
+        ]
+        return pd.DataFrame(rows, columns=list(CHECK_COLUMNS))
+
+    def _shadow_prices(self) -> dict[tuple[str, str, str | None], float]:
+        problem, solution = self.problem, self.solution
+        if problem is None or solution is None or solution.prices is None or solution.weights is None:
+            return {}
+        found: dict[tuple[str, str, str | None], float] = {}
+        for title, row, price in zip(problem.rows.titles, problem.rows.rows, solution.prices.rows, strict=True):
+            # The cash floor is a bound in the rule's own words, and a row in the program.
+            floor = any(title == t and row.label == b.label for t, b in problem.bounds)
+            found[title, row.label, problem.assets[problem.cash] if floor else None] = float(price)
+        for (title, cone), price in zip(problem.cones, solution.prices.cones, strict=True):
+            found[title, cone.label, None] = float(price)
+        pushed = np.abs(reduced_costs(problem, solution.weights, solution.prices))
+        for title, bound in problem.bounds:
+            at = np.minimum(np.abs(solution.weights - bound.lower), np.abs(solution.weights - bound.upper)) < 1e-9
+            for i in np.flatnonzero(at):
+                if i != problem.cash:
+                    found[title, bound.label, problem.assets[i]] = float(pushed[i])
+        return found
+
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.verified.checks if not check.passed) if self.verified else ()
+
+    def __str__(self) -> str:
+        from equipoise.optimizer.report import text
+
+        return text(self)

@@ -1,0 +1,293 @@
+"""From a table of holdings to arrays with labels, checked."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.constraints.base import Array, Numbers
+from equipoise.constraints.errors import InputError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    import pandas as pd
+
+    from equipoise.optimizer.risk import FactoredRisk
+
+#: Targets must add up to 1 within this.
+TARGET_SUM_TOLERANCE = 1e-9
+
+
+def read_table(path: str | PathLike[str]) -> pd.DataFrame:
+    """A CSV file of holdings, with its labels read as the text that they are.
+
+    pandas on its own reads the asset `NA` as missing, `TRUE` as a boolean and `001` as 1. Here the columns
+    `asset` and `portfolio_id` are text, and only an empty cell is missing. The index is `asset`, or for a
+    batch (`portfolio_id`, `asset`) stay columns.
+    """
+    import pandas as pd
+
+    text = {"asset": str, "portfolio_id": str}
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])  # type: ignore[arg-type]
+    if "asset" not in table.columns:
+        raise InputError(f"{path} has no column 'asset'", column="asset")
+    return table if "portfolio_id" in table.columns else table.set_index("asset")
+
+
+@dataclass(frozen=True, eq=False)
+class Portfolio:
+    """Holdings, prices and targets of one portfolio, as arrays in the order of the sorted labels.
+
+    The order is by label so that a table's own order cannot change a single bit of the answer; `order` maps
+    back. `quantity` is in signed units (negative: borrowed or short), `price` in cash a unit, `target` in
+    fractions of NAV. NAV = Σ quantity·price, cash included, before trading. This is the `Account` that
+    rules see.
+    """
+
+    name: str | None
+    assets: tuple[str, ...]
+    cash: int
+    quantity: Array
+    price: Array
+    target: Array
+    nav: float
+    order: NDArray[np.intp]
+    columns: Mapping[str, NDArray[Any]] = field(repr=False)
+    universe: frozenset[str] = field(repr=False, default=frozenset())
+    risk: FactoredRisk | None = field(repr=False, default=None)
+
+    @classmethod
+    def from_table(
+        cls, table: pd.DataFrame, cash: str, *, name: str | None = None, universe: Iterable[str] = ()
+    ) -> Portfolio:
+        """Parse and check a table with the columns quantity, price and target, indexed by asset (or with a
+        column `asset`). `cash` names the settlement cash's row; its price is 1. `universe` holds further
+        labels that rules may name without being in this table (a batch's other assets).
+
+        Raises InputError for missing, doubled or non-text labels, cells that are not finite numbers,
+        prices that are not positive, targets that do not add up to 1, and a NAV that is not positive.
+        """
+        try:
+            return cls._parsed(table, cash, name, frozenset(universe))
+        except InputError as error:
+            raise error.within(name) if name is not None else error from None
+
+    @classmethod
+    def _parsed(cls, table: pd.DataFrame, cash: str, name: str | None, universe: frozenset[str]) -> Portfolio:
+        if "asset" in table.columns:
+            table = table.set_index("asset")
+        labels = _checked_labels(list(table.index), cash)
+        order = np.array(sorted(range(len(labels)), key=labels.__getitem__), dtype=np.intp)
+        assets = tuple(labels[i] for i in order)
+        doubled = [str(c) for c in table.columns[table.columns.duplicated()]]
+        if doubled:
+            raise InputError("the table has this column twice; rename or drop one", column=doubled[0])
+        columns = {str(c): np.asarray(table[c], dtype=object)[order] for c in table.columns}
+        quantity, price, target = (_column(columns, c, assets) for c in ("quantity", "price", "target"))
+
+        unpriced = price <= 0
+        if unpriced.any():
+            i = int(np.argmax(unpriced))
+            raise InputError(
+                "a price must be above zero; correct it or leave the asset out",
+                asset=assets[i],
+                column="price",
+                value=price[i],
+            )
+        at = assets.index(cash)
+        if price[at] != 1.0:
+            raise InputError(
+                "the settlement cash is the unit of account: its price must be 1 (quote all prices in it)",
+                asset=cash,
+                column="price",
+                value=price[at],
+            )
+        if abs(total := float(np.sum(target)) - 1.0) > TARGET_SUM_TOLERANCE:
+            raise InputError(
+                f"the targets add up to {total + 1.0:.10g}, not 1; correct them, or divide them by their sum",
+                column="target",
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = quantity * price
+            nav = float(np.sum(value))
+        if not np.isfinite(nav):
+            i = int(np.argmax(np.abs(value)))
+            raise InputError("quantity times price is too large to add up", asset=assets[i], column="quantity")
+        if nav <= 0:
+            raise InputError(
+                f"the net asset value is {nav:g}: holdings less debts must be above zero to be rebalanced",
+                column="quantity",
+            )
+        return cls(name, assets, at, quantity, price, target, nav, order, columns, universe | frozenset(assets))
+
+    @cached_property
+    def before(self) -> Array:
+        """Weights before trading: quantity·price / NAV."""
+        return self.quantity * self.price / self.nav
+
+    @cached_property
+    def exact_quantity(self) -> tuple[Fraction, ...]:
+        """The quantities as the decimal numbers that stand in the table."""
+        return tuple(exact(x) for x in self.columns["quantity"])
+
+    @cached_property
+    def exact_price(self) -> tuple[Fraction, ...]:
+        return tuple(exact(x) for x in self.columns["price"])
+
+    @property
+    def risk_factors(self) -> Array:
+        return self._needed_risk().factors
+
+    @property
+    def risk_specific(self) -> Array:
+        return self._needed_risk().specific
+
+    def _needed_risk(self) -> FactoredRisk:
+        if self.risk is None:
+            raise InputError("this rule needs a risk model; give the Rebalancer one (risk=...)")
+        return self.risk
+
+    def numbers(
+        self, given: Numbers, argument: str, *, cash: float | None = None, missing: float | None = None
+    ) -> Array:
+        """One finite or infinite number an asset: see `Account.numbers`."""
+        if isinstance(given, str):
+            if given not in self.columns:
+                raise InputError(
+                    f"{argument} names a column that the table does not have; it has {', '.join(self.columns)}",
+                    column=given,
+                )
+            skip = self.cash if cash is not None else None
+            values = _column(self.columns, given, self.assets, missing=missing, skip=skip)
+        elif isinstance(given, Mapping):
+            self._known(given, argument)
+            values = np.empty(len(self.assets))
+            for i, asset in enumerate(self.assets):
+                one = given.get(asset, missing if i != self.cash or cash is None else cash)
+                if one is None:
+                    raise InputError(f"{argument} has no entry for this asset; add it", asset=asset, column=argument)
+                values[i] = _number(one, asset, argument)
+        else:
+            values = np.full(len(self.assets), _number(given, None, argument))
+        if cash is not None:
+            values[self.cash] = cash
+        return values
+
+    def labels(self, column: str) -> tuple[str | None, ...]:
+        if column not in self.columns:
+            raise InputError(
+                f"the table has no such label column; it has {', '.join(self.columns)}", column=column
+            )
+        return tuple(None if _blank(x) else str(x) for x in self.columns[column])
+
+    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.intp]:
+        if assets is None:
+            return np.delete(np.arange(len(self.assets)), self.cash)
+        if isinstance(assets, str):
+            raise InputError("must be a list of assets, not one text", column=argument, value=assets)
+        named = set(assets)
+        self._known(named, argument)
+        return np.array([i for i, asset in enumerate(self.assets) if asset in named], dtype=np.intp)
+
+    def _known(self, named: Iterable[str], argument: str) -> None:
+        # A rule may name assets of the universe that this portfolio does not hold, but not a slip of the pen.
+        for asset in sorted(set(named) - self.universe, key=str):
+            raise InputError(
+                "names an asset that neither the table nor the risk model has; correct or remove it",
+                asset=asset,
+                column=argument,
+            )
+
+
+def exact(value: Any) -> Fraction:
+    """The decimal number that a person sees: 0.1 is 1/10, whatever the float behind it is."""
+    if isinstance(value, int | Decimal | Fraction | str) and not isinstance(value, bool):
+        return Fraction(value)
+    return Fraction(repr(float(value)))
+
+
+def _checked_labels(labels: list[Any], cash: str) -> list[str]:
+    seen: dict[str, str] = {}
+    for position, label in enumerate(labels):
+        if _blank(label):
+            raise InputError(
+                f"row {position + 1} has no asset label; name it (pandas reads the text NA as missing: "
+                "equipoise.read_table does not)",
+                column="asset",
+            )
+        if not isinstance(label, str):
+            raise InputError(
+                "an asset's label must be text; read labels as text (equipoise.read_table, or dtype=str), so "
+                "that 001 and TRUE stay what they are",
+                asset=label,
+                column="asset",
+            )
+        if label != label.strip():
+            raise InputError("the label has white space around it; remove it", asset=label, column="asset")
+        same = unicodedata.normalize("NFC", label)
+        if same in seen:
+            other = "twice" if seen[same] == label else f"as {seen[same]!r} too, in another Unicode form"
+            raise InputError(
+                f"the asset stands in the table {other}; add the rows up or rename one", asset=label, column="asset"
+            )
+        seen[same] = label
+    if cash not in labels:
+        raise InputError(
+            "the settlement cash has no row; add one with price 1 (quantity 0 is fine)", asset=cash, column="asset"
+        )
+    return labels
+
+
+def _blank(value: Any) -> bool:
+    return value is None or value != value or value == "" or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _number(value: Any, asset: str | None, column: str) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) else np.nan
+    except (TypeError, ValueError):
+        number = np.nan
+    if np.isnan(number):
+        raise InputError("must be a number; correct or remove it", asset=asset, column=column, value=value)
+    return number
+
+
+def _column(
+    columns: Mapping[str, NDArray[Any]],
+    column: str,
+    assets: tuple[str, ...],
+    *,
+    missing: float | None = None,
+    skip: int | None = None,
+) -> Array:
+    """A column as finite floats; blanks become `missing`, or are errors; the row `skip` is not looked at."""
+    if column not in columns:
+        raise InputError(
+            f"the table has no such column; it has {', '.join(columns) or 'none at all'}", column=column
+        )
+    values = np.zeros(len(assets))
+    for i, cell in enumerate(columns[column]):
+        if i == skip:
+            continue
+        if _blank(cell):
+            if missing is None:
+                raise InputError(
+                    "the cell is blank; give every asset a number (0 where that is meant)",
+                    asset=assets[i],
+                    column=column,
+                )
+            values[i] = missing
+            continue
+        values[i] = _number(cell, assets[i], column)
+        if np.isinf(values[i]):
+            raise InputError("must be finite; correct or remove it", asset=assets[i], column=column, value=cell)
+    return values

@@ -1,0 +1,420 @@
+"""The cvxpy program: the definition of the problem, for whatever the closed forms do not take.
+
+It is compiled once for each structure (which assets are fixed or bounded, which coefficients each row has)
+with the numbers as parameters, by cvxpy's rules for disciplined parametrised programs (DPP), and shared by
+all portfolios of that structure. Absent coefficients are left out: parameters that are mostly zero cost time.
+
+    minimise   ½‖F(w − b)‖² + ½‖d∘(w − b)‖² + t/horizon + carry(v⁺, v⁻)
+    subject to w = w₀ + u⁺ − u⁻,  Σ w = 1,  φ(u⁺, u⁻) ≤ t,  rows with t as the cost,  cones,  bounds
+
+u⁺, u⁻ ≥ 0 and v⁺, v⁻ ≥ 0 (w = v⁺ − v⁻) may overlap in a solver's answer; by the rows' convexity the netted
+trades keep every row all the more. cvxpy is imported when the first program is compiled.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from equipoise.constraints.base import Array, Parts
+from equipoise.optimizer.certificate import certified
+from equipoise.optimizer.problem import OUTER_BOUND, Problem
+from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Attempt, Prices, Solution, Status
+
+#: The solvers in the order in which they are tried, each with its settings: named, never defaulted; one
+#: thread each. A later one is asked only if the earlier ones' answers did not pass our own check.
+LADDER: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    (
+        "CLARABEL",
+        "CLARABEL",
+        {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 200, "max_threads": 1},
+    ),
+    (
+        "CLARABEL, regularised",
+        "CLARABEL",
+        {
+            "tol_gap_abs": 1e-9,
+            "tol_gap_rel": 1e-9,
+            "tol_feas": 1e-10,
+            "max_iter": 500,
+            "max_threads": 1,
+            "static_regularization_constant": 1e-7,
+            "iterative_refinement_max_iter": 50,
+        },
+    ),
+    ("SCS", "SCS", {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iters": 50_000}),
+)
+
+_CACHE_SIZE = 64
+_cache = threading.local()  # A cvxpy problem must not be shared between threads.
+
+#: Trades below this fraction of NAV are taken for a solver's noise, if all rules hold without them.
+_DUST = 1e-7
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a compiled program depends on. Index sets are bytes, so that structures can be compared."""
+
+    assets: int
+    factors: int
+    cash: int
+    specific: bytes
+    fixed: bytes
+    lower: bytes
+    upper: bytes
+    costs: tuple[tuple[str, bytes], ...]
+    carry: tuple[tuple[str, bytes], ...]
+    rows: tuple[tuple[bool, tuple[tuple[str, bytes], ...]], ...]
+    cones: tuple[tuple[int, bytes], ...]
+    #: The rows that may be exceeded at a price of 1 each; then the total excess is the objective.
+    elastic: bytes | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, elastic: Array | None = None) -> Structure:
+        rows, cost = problem.rows, problem.cost
+        fixed = problem.lower == problem.upper
+        return cls(
+            assets=len(problem.assets),
+            factors=len(problem.risk.factors),
+            cash=problem.cash,
+            specific=_where(problem.risk.specific != 0),
+            fixed=_where(fixed),
+            lower=_where(~fixed & (problem.lower > -OUTER_BOUND)),
+            upper=_where(~fixed & (problem.upper < OUTER_BOUND)),
+            costs=tuple((name, _where(getattr(cost, name) != 0)) for name in ("buy", "sell", "quadratic", "impact")),
+            carry=tuple((name, _where(getattr(cost, name) != 0)) for name in ("long", "short")),
+            rows=tuple(
+                (
+                    bool(rows.cost[j] > 0),
+                    tuple(
+                        (name, _where(getattr(rows, name)[j] != 0))
+                        for name in Parts.NAMES
+                        if np.any(getattr(rows, name)[j] != 0)
+                    ),
+                )
+                for j in range(len(rows.upper))
+            ),
+            cones=tuple((len(cone.matrix), _where(cone.diagonal != 0)) for _, cone in problem.cones),
+            elastic=None if elastic is None else _where(elastic),
+        )
+
+
+def _where(mask: Any) -> bytes:
+    return np.flatnonzero(mask).astype(np.int32).tobytes()
+
+
+def _indices(packed: bytes) -> Any:
+    return np.frombuffer(packed, dtype=np.int32).astype(np.intp)
+
+
+class Program:
+    """One compiled structure: `fill` it with a problem's numbers, then solve."""
+
+    def __init__(self, structure: Structure, problem: Problem | None = None) -> None:
+        """`problem` is needed only for custom rules, whose expressions belong to one portfolio."""
+        import cvxpy as cp
+
+        self.structure = s = structure
+        n = s.assets
+        self._links: list[Any] = []  # equalities that define auxiliary variables, as DPP wants them
+        self._filled: list[tuple[Any, Any]] = []  # (parameter, its value as a function of the problem and scale)
+
+        self.weights = w = cp.Variable(n, name="w")
+        away = cp.Variable(n, name="w - b")
+        self._cost = t = cp.Variable(name="cost")
+        linked = [away == w - self._parameter(n, lambda p, _: p.target), cp.sum(w) == 1]
+        self._budget = linked[-1]
+
+        traded = sorted({i for _, packed in s.costs for i in _indices(packed)} | self._used("buy", "sell"))
+        held = sorted({i for _, packed in s.carry for i in _indices(packed)} | self._used("long", "short"))
+        self._split = {
+            "buy": self._column(traded),
+            "sell": self._column(traded),
+            "long": self._column(held),
+            "short": self._column(held),
+        }
+        if traded:
+            before = self._parameter(len(traded), lambda p, _, at=np.array(traded): p.before[at])
+            linked.append(w[traded] == before + self._split["buy"][0] - self._split["sell"][0])
+        if held:
+            linked.append(w[held] == self._split["long"][0] - self._split["short"][0])
+        linked += list(self._bounds())
+        linked.append(self._trading_cost() <= t)
+
+        excess = self._elastic()
+        self._rows = [self._row(j, excess[j]) for j in range(len(s.rows))]
+        self._cones = [self._cone(j, away) for j in range(len(s.cones))]
+        self._custom = [] if problem is None else self._opaque(problem)
+
+        if s.elastic is None:
+            per_year = self._parameter((), lambda p, scale: 1 / (p.horizon * scale), nonneg=True)
+            objective = self._risk(away) + per_year * t + self._carry()
+        else:
+            objective = sum(e for e in excess if e is not None)
+        self._problem = cp.Problem(
+            cp.Minimize(objective), [*linked, *self._links, *self._rows, *self._cones, *(c for _, c in self._custom)]
+        )
+        if not self._problem.is_dcp(dpp=problem is None):
+            raise AssertionError("the program is not DPP: every solve would compile it again")
+
+    def solve(self, problem: Problem, solver: str, settings: Mapping[str, Any]) -> tuple[str, Array | None, Prices | None]:
+        """(what the solver said, weights, prices); no weights if it has none. Believes nothing."""
+        scale = _scale(problem)
+        for parameter, value in self._filled:
+            parameter.value = np.asarray(value(problem, scale), dtype=float)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self._problem.solve(solver=solver, warm_start=False, **settings)
+            except (KeyboardInterrupt, SystemExit, MemoryError):
+                raise
+            except BaseException as error:  # Rust panics are not Exceptions.
+                return f"{type(error).__name__}: {error}".splitlines()[0], None, None
+        said = str(self._problem.status)
+        weights = self.weights.value
+        if weights is None or not np.all(np.isfinite(weights)):
+            return said, None, None
+        # An elastic program's objective is the excess itself, without a scale.
+        return said, np.array(weights, dtype=float), self._prices(problem, scale if self.structure.elastic is None else 1.0)
+
+    def excess(self) -> Array:
+        """For elastic programs: by how much each row was exceeded."""
+        return np.array([0.0 if e is None else max(float(e.value), 0.0) for e in self._excess])
+
+    # --- the parts of the program -------------------------------------------------------------------
+
+    def _parameter(self, shape: Any, value: Any, *, nonneg: bool = False) -> Any:
+        import cvxpy as cp
+
+        parameter = cp.Parameter(shape, nonneg=nonneg)
+        self._filled.append((parameter, value))
+        return parameter
+
+    def _used(self, *names: str) -> set[int]:
+        return {int(i) for _, parts in self.structure.rows for name, at in parts if name in names for i in _indices(at)}
+
+    def _column(self, positions: list[int]) -> tuple[Any, dict[int, int]]:
+        import cvxpy as cp
+
+        variable = cp.Variable(len(positions), nonneg=True) if positions else None
+        return variable, {asset: place for place, asset in enumerate(positions)}
+
+    def _part(self, name: str, packed: bytes) -> Any:
+        """w, w⁺, w⁻, z⁺ or z⁻ of these assets, as an expression."""
+        at = _indices(packed)
+        if name == "weight":
+            return self.weights[at]
+        variable, place = self._split[name]
+        return variable[[place[int(i)] for i in at]]
+
+    def _bounds(self) -> Iterator[Any]:
+        s, w = self.structure, self.weights
+        if len(at := _indices(s.fixed)):
+            yield w[at] == self._parameter(len(at), lambda p, _, at=at: p.lower[at])
+        if len(at := _indices(s.lower)):
+            yield w[at] >= self._parameter(len(at), lambda p, _, at=at: p.lower[at])
+        if len(at := _indices(s.upper)):
+            yield w[at] <= self._parameter(len(at), lambda p, _, at=at: p.upper[at])
+
+    def _trading_cost(self) -> Any:
+        import cvxpy as cp
+
+        total: Any = 0.0
+        for name, packed in self.structure.costs:
+            if not len(at := _indices(packed)):
+                continue
+            rate = self._parameter(len(at), lambda p, _, at=at, name=name: getattr(p.cost, name)[at], nonneg=True)
+            if name in ("buy", "sell"):
+                total += rate @ self._part(name, packed)
+            else:
+                size = self._part("buy", packed) + self._part("sell", packed)
+                total += rate @ (cp.square(size) if name == "quadratic" else cp.power(size, 1.5))
+        return total
+
+    def _carry(self) -> Any:
+        total: Any = 0.0
+        for name, packed in self.structure.carry:
+            if len(at := _indices(packed)):
+                rate = self._parameter(
+                    len(at), lambda p, scale, at=at, name=name: getattr(p.cost, name)[at] / scale
+                )
+                total += rate @ self._part(name, packed)
+        return total
+
+    def _elastic(self) -> list[Any]:
+        import cvxpy as cp
+
+        elastic = self.structure.elastic
+        allowed = set() if elastic is None else set(_indices(elastic).tolist())
+        self._excess = [cp.Variable(nonneg=True) if j in allowed else None for j in range(len(self.structure.rows))]
+        return self._excess
+
+    def _row(self, j: int, excess: Any) -> Any:
+        with_cost, parts = self.structure.rows[j]
+        left: Any = 0.0
+        for name, packed in parts:
+            at = _indices(packed)
+            coefficient = self._parameter(
+                len(at), lambda p, _, at=at, name=name: getattr(p.rows, name)[j, at]
+            )
+            left += coefficient @ self._part(name, packed)
+        if with_cost:
+            left += self._parameter((), lambda p, _: p.rows.cost[j], nonneg=True) * self._cost
+        right = self._parameter((), lambda p, _: min(p.rows.upper[j], 1e6))
+        return left <= (right if excess is None else right + excess)
+
+    def _cone(self, j: int, away: Any) -> Any:
+        import cvxpy as cp
+
+        size, diagonal = self.structure.cones[j]
+        at = _indices(diagonal)
+        # Centred on the target, as all cones so far are; another centre shifts by a constant.
+        shift = self._parameter(self.structure.assets, lambda p, _: p.target - p.cones[j][1].centre)
+        x = cp.Variable(self.structure.assets)
+        parts = []
+        if size:
+            parts.append(self._parameter((size, self.structure.assets), lambda p, _: p.cones[j][1].matrix) @ x)
+        if len(at):
+            parts.append(
+                cp.multiply(self._parameter(len(at), lambda p, _: p.cones[j][1].diagonal[at], nonneg=True), x[at])
+            )
+        self._links.append(x == away + shift)
+        inside = cp.hstack(parts) if parts else cp.Constant(0.0)
+        return cp.norm(inside, 2) <= self._parameter((), lambda p, _: p.cones[j][1].upper)
+
+    def _opaque(self, problem: Problem) -> list[tuple[str, Any]]:
+        return [
+            (title, constraint)
+            for title, piece in problem.opaque
+            for constraint in piece.build(self.weights, self.weights - problem.before)
+        ]
+
+    def _risk(self, away: Any) -> Any:
+        import cvxpy as cp
+
+        s = self.structure
+        total: Any = 0.0
+        if s.factors:
+            exposure = cp.Variable(s.factors)
+            factors = self._parameter(
+                (s.factors, s.assets), lambda p, scale: np.sqrt(p.aversion / scale) * p.risk.factors
+            )
+            self._links.append(exposure == factors @ away)
+            total += 0.5 * cp.sum_squares(exposure)
+        if len(at := _indices(s.specific)):
+            volatility = self._parameter(
+                len(at), lambda p, scale: np.sqrt(p.aversion / scale * p.risk.specific[at]), nonneg=True
+            )
+            total += 0.5 * cp.sum_squares(cp.multiply(volatility, away[at]))
+        return total
+
+    def _prices(self, problem: Problem, scale: float) -> Prices:
+        def dual(constraint: Any) -> float:
+            value = constraint.dual_value
+            return 0.0 if value is None or not np.all(np.isfinite(value)) else max(float(np.sum(value)), 0.0) * scale
+
+        budget = self._budget.dual_value
+        prices = Prices(
+            np.array([dual(row) for row in self._rows]),
+            np.array([dual(cone) for cone in self._cones]),
+            None if budget is None else float(budget) * scale,
+        )
+        slopes, offset = np.zeros(len(problem.assets)), 0.0
+        for _, constraint in self._custom:
+            slope, at_zero = _supporting_plane(constraint, self.weights, scale)
+            slopes, offset = slopes + slope, offset + at_zero
+        return replace(prices, slopes=slopes, offset=offset) if self._custom else prices
+
+
+def _supporting_plane(constraint: Any, weights: Any, scale: float) -> tuple[Array, float]:
+    """slope·w + offset ≤ price·g(w) for a custom rule g(w) ≤ 0 (or = 0): its plane at the answer, priced."""
+    nothing = np.zeros(weights.shape[0]), 0.0
+    price = constraint.dual_value
+    gradient = constraint.expr.grad.get(weights)
+    if price is None or gradient is None:
+        return nothing
+    price = np.ravel(np.asarray(price, dtype=float), order="F") * scale
+    if type(constraint).__name__ == "Inequality":
+        price = np.maximum(price, 0.0)
+    value = np.ravel(np.asarray(constraint.expr.value, dtype=float), order="F")
+    slope = np.asarray(gradient @ price).ravel()
+    if not (np.all(np.isfinite(slope)) and np.all(np.isfinite(value))):
+        return nothing
+    return slope, float(price @ value - slope @ weights.value)
+
+
+def _scale(problem: Problem) -> float:
+    """The size of the objective, so that a solver's absolute tolerances mean something."""
+    away = problem.before - problem.target
+    size = 0.5 * problem.aversion * float(problem.risk.variance(away)) + problem.trading_cost(problem.target) / problem.horizon
+    spread = problem.aversion * float(np.max(problem.risk.specific + np.sum(problem.risk.factors**2, axis=0)))
+    return max(size, 1e-6 * spread, 1e-12)
+
+
+def compiled(problem: Problem, elastic: Array | None = None) -> Program:
+    """The program of this problem's structure, from this thread's cache."""
+    structure = Structure.of(problem, elastic)
+    if problem.opaque:
+        return Program(structure, problem)
+    if not hasattr(_cache, "programs"):
+        _cache.programs = OrderedDict()
+    programs: OrderedDict[Structure, Program] = _cache.programs
+    if structure not in programs:
+        programs[structure] = Program(structure)
+        if len(programs) > _CACHE_SIZE:
+            programs.popitem(last=False)
+    programs.move_to_end(structure)
+    return programs[structure]
+
+
+def solve(problem: Problem) -> Solution:
+    """The first answer on the ladder that passes our own check, with its certificate.
+
+    `status` UNSOLVED means that none did; if a solver called the problem infeasible, `attempts` says so
+    (the explanation, which proves it or does not, is made elsewhere).
+    """
+    program = compiled(problem)
+    attempts: list[Attempt] = []
+    best: Solution | None = None
+    for name, solver, settings in LADDER:
+        said, raw, prices = program.solve(problem, solver, settings)
+        if raw is None or prices is None:
+            attempts.append(Attempt(name, said, "no answer"))
+            if said == "infeasible":
+                break
+            continue
+        weights = cleaned(problem, raw)
+        violation = problem.violation(weights)
+        if violation > FEASIBILITY_TOLERANCE:
+            attempts.append(Attempt(name, said, f"refused: a rule is broken by {violation:.1e} of NAV"))
+            continue
+        answer = certified(problem, weights, prices, name)
+        attempts.append(Attempt(name, said, f"accepted: gap {answer.gap:.1e}"))
+        if best is None or answer.gap < best.gap:
+            best = answer
+        if best.status is Status.OPTIMAL:
+            break
+    if best is None:
+        return Solution(Status.UNSOLVED, "none", attempts=tuple(attempts))
+    return replace(best, attempts=tuple(attempts))
+
+
+def cleaned(problem: Problem, raw: Array) -> Array:
+    """Weights within their bounds, without trades that are only a solver's noise, the cash as the residual."""
+    inside = np.clip(raw, problem.lower, problem.upper)
+    weights = problem.settled(inside)
+    quiet = np.where(np.abs(inside - problem.before) < _DUST, np.clip(problem.before, problem.lower, problem.upper), inside)
+    for bound in (problem.lower, problem.upper):
+        quiet = np.where(np.abs(quiet - bound) < 1e-9, bound, quiet)
+    quiet = problem.settled(quiet)
+    worse = problem.objective(quiet) - problem.objective(weights)
+    if problem.violation(quiet) <= FEASIBILITY_TOLERANCE and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
+        return quiet
+    return weights

@@ -1,0 +1,128 @@
+"""The front door: a policy, and portfolios to apply it to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipoise.constraints.base import Rule
+from equipoise.constraints.errors import InputError
+from equipoise.optimizer.choose import solve as solve_convex
+from equipoise.optimizer.costs import Cost
+from equipoise.optimizer.plan import Plan
+from equipoise.optimizer.portfolio import Portfolio, exact
+from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.risk import Risk
+from equipoise.optimizer.solution import Solution, Status, close_enough
+from equipoise.optimizer.verify import verify
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.optimizer.batch import Plans
+    from equipoise.optimizer.triggers import Due, Trigger
+
+
+class Rebalancer:
+    """Rebalances portfolios by one policy.
+
+        minimise    (aversion/2)·(w − b)ᵀΣ(w − b) + cost(z)/horizon + carry(w)      in NAV per year
+        subject to  every rule in `constraints`, and the cash after costs not below its floor
+
+    risk: a model of the annual covariance Σ (`CovarianceRisk`, `FactorRisk`); None for the squared distance of
+    the weights (the cash not counted). costs: `ProportionalCost`, `ImpactCost`, `QuadraticCost`, `HoldingCost`.
+    cash: the label of the settlement cash, a row with price 1. aversion: how much a unit of annual variance
+    around the target is worth in NAV per year. horizon: the years over which one-off trading costs are worth
+    paying (1: a trade must earn its cost within a year). trigger: what `due` asks.
+    """
+
+    def __init__(
+        self,
+        *,
+        cash: str,
+        risk: Risk | None = None,
+        costs: Sequence[Cost] = (),
+        constraints: Sequence[Rule] = (),
+        aversion: float = 10.0,
+        horizon: float = 1.0,
+        trigger: Trigger | None = None,
+    ) -> None:
+        self.cash = cash
+        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon)
+        self.trigger = trigger
+
+    def portfolio(self, table: pd.DataFrame, *, name: str | None = None, universe: Iterable[str] = ()) -> Portfolio:
+        """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
+        known = {*universe, *getattr(self.policy.risk, "assets", ())}
+        return Portfolio.from_table(table, self.cash, name=name, universe=known)
+
+    def problem(self, table: pd.DataFrame, *, name: str | None = None) -> Problem:
+        """The convex program of this table, for `choose` and for the curious."""
+        return self.policy.problem(self.portfolio(table, name=name))
+
+    def solve(self, table: pd.DataFrame, *, name: str | None = None) -> Plan:
+        """The verified plan for one portfolio: columns quantity, price, target, and those the rules name.
+
+        Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
+        `message` say why.
+        """
+        problem = self.problem(table, name=name)
+        return finished(problem, solve_convex([problem])[0])
+
+    def solve_batch(self, table: pd.DataFrame) -> Plans:
+        """A plan for every `portfolio_id` of a long table, in the order of their first rows.
+
+        Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
+        """
+        from equipoise.optimizer.batch import solve_batch
+
+        return solve_batch(self, table)
+
+    def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
+        """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""
+        asked = trigger or self.trigger
+        if asked is None:
+            raise InputError("there is no trigger to ask; give the Rebalancer or this call one", column="trigger")
+        return asked.due(self.problem(table), now=now, last=last)
+
+
+def finished(problem: Problem, solution: Solution) -> Plan:
+    """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check."""
+    name = problem.portfolio.name
+    if solution.weights is None:
+        return Plan(solution.status, name, solution.explanation, problem, solution)
+    weights, lots = solution.weights, None
+    whole = problem.step is not None
+    if solution.status is Status.NO_TRADE:
+        trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
+    elif whole:
+        from equipoise.optimizer.lots import rounded
+
+        found, why = rounded(problem, weights)
+        if found is None:
+            return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
+        weights, lots, trades = found.weights, found.lots, found.quantities
+    else:
+        trades = _continuous(problem, weights)
+    checked = verify(problem, trades, whole_lots=whole)
+    status = solution.status
+    if whole and status is not Status.NO_TRADE:
+        status = Status.OPTIMAL if close_enough(problem.objective(weights), solution.bound) else Status.FEASIBLE
+    plan = Plan(status, name, "", problem, solution, checked, trades, lots, weights)
+    if not checked.passed:
+        broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
+        return Plan(Status.UNSOLVED, name, f"the orders did not pass the exact check: {broken}", problem, solution, checked)
+    return plan
+
+
+def _continuous(problem: Problem, weights: np.ndarray[Any, Any]) -> tuple[Fraction, ...]:
+    """Traded quantities of any size; a weight of exactly 0 closes the position exactly."""
+    portfolio = problem.portfolio
+    units = (weights - problem.before) * portfolio.nav / portfolio.price
+    return tuple(
+        Fraction(0) if i == problem.cash or weights[i] == problem.before[i] else -held if weights[i] == 0 else exact(units[i])
+        for i, held in enumerate(portfolio.exact_quantity)
+    )

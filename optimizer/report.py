@@ -1,0 +1,114 @@
+"""A plan as text, for a person to read."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equipoise.optimizer.problem import OUTER_BOUND
+
+if TYPE_CHECKING:
+    from equipoise.optimizer.plan import Plan
+
+
+def text(plan: Plan) -> str:
+    """Status, the table of assets, and the figures below it."""
+    title = f"Portfolio {clean(plan.name)}: " if plan.name is not None else ""
+    lines = [f"{title}{plan.status.value}"]
+    if plan.message:
+        lines.append(clean(plan.message))
+    if plan.problem is not None:
+        lines += ["", *_assets(plan), "", *_figures(plan)]
+    return "\n".join(lines)
+
+
+def clean(name: object) -> str:
+    """Text from data without control characters: a label cannot move the cursor or start a line."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(name))
+
+
+def table(rows: list[list[str]], left: int = 1) -> list[str]:
+    """Aligned columns: the first `left` and the last to the left, numbers to the right."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    last = len(widths) - 1
+    return [
+        "  ".join(
+            cell.ljust(width) if c < left or c == last else cell.rjust(width)
+            for c, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _assets(plan: Plan) -> list[str]:
+    weights, orders, ok = plan.weights, plan.orders, plan.status.ok
+    rows = [["asset", "before", "after", "target", "band", "order", "notional", "cost", "reason"]]
+    for asset, w in weights.iterrows():
+        band = _band(float(w["lower"]), float(w["upper"]))
+        order = ["", "", "", ""]
+        if asset in orders.index:
+            o = orders.loc[asset]
+            order = [f"{o['side']} {o['quantity']:,.10g}", f"{o['notional']:,.2f}", f"{o['cost']:,.2f}", clean(o["reason"])]
+        after = _percent(w["after"]) if ok else "-"
+        rows.append([clean(asset), _percent(w["before"]), after, _percent(w["target"]), band, *order])
+    return table(rows)
+
+
+def _figures(plan: Plan) -> list[str]:
+    problem = plan.problem
+    assert problem is not None
+    nav = problem.portfolio.nav
+    before, after = plan.tracking_error
+    distance = "tracking error, annual" if problem.portfolio.risk is not None else "distance from target"
+    rows = [["NAV", f"{nav:,.2f}"]]
+    if not plan.status.ok:
+        return table([*rows, [distance, _percent(before)]])
+    rows.append([distance, f"{_percent(before)} -> {_percent(after)}"])
+    rows.append(["turnover, one-way", _percent(plan.turnover)])
+    rows.append(["trading cost", f"{plan.cost:,.2f} ({1e4 * plan.cost / nav:.2f} bp of NAV)"])
+    rows += [[name, value] for name, value in _ratios(plan)]
+    gap = max(plan.gap, 0.0)
+    rows.append(
+        ["certified gap", f"at most {1e4 * gap:.2g} bp of NAV a year ({gap * nav:,.2f}) from the best possible plan"]
+    )
+    rows.append(["solver", clean(plan.solver)])
+    checks = plan.checks
+    rows.append(["exact checks passed", f"{int(checks['passed'].sum())} of {len(checks)}"])
+    binding = checks[(checks["shadow_price"] > 0) & (checks["slack"] < 1e-6)]
+    if len(binding):
+        names = dict.fromkeys(f"{r.rule}{f' of {r.asset}' if isinstance(r.asset, str) else ''}" for r in binding.itertuples())
+        rows.append(["binding", clean(", ".join(names))])
+    return table(rows, left=1)
+
+
+def _ratios(plan: Plan) -> list[tuple[str, str]]:
+    """Every rule that is a ratio (health factor, collateral, margin): before, after and its limit."""
+    problem = plan.problem
+    assert problem is not None
+    found = []
+    shown = {(c.rule, c.detail): c.value for c in plan.verified.checks if c.asset is None} if plan.verified else {}
+    for title, row in zip(problem.rows.titles, problem.rows.rows, strict=True):
+        if row.per is None or (title, row.label) not in shown:
+            continue
+        still = np.zeros_like(problem.before)
+        per = row.per.of(problem.before, still)
+        excess = row.of(problem.before, still) - row.upper
+        limit = row.limit if row.limit is not None else row.upper
+        before = limit + (-1.0 if row.at_least else 1.0) * excess / per if per else math.inf
+        sense = "at least" if row.at_least else "at most"
+        found.append((row.label, f"{before:.4g} -> {shown[title, row.label]:.4g} ({sense} {limit:g})"))
+    return found
+
+
+def _band(lower: float, upper: float) -> str:
+    if lower <= -OUTER_BOUND and upper >= OUTER_BOUND:
+        return ""
+    low = "" if lower <= -OUTER_BOUND else _percent(lower)
+    high = "" if upper >= OUTER_BOUND else _percent(upper)
+    return f"{low}..{high}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}%"

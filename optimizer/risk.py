@@ -1,0 +1,495 @@
+"""Risk: what a distance from the target costs in variance.
+
+Every model hands the solvers the same thing, the factored form of an annual covariance,
+
+    Σ = FᵀF + diag(d²)        F (k × n) factors, d² (n,) specific variance,
+
+so that a solver needs k factor prices instead of an n × n matrix, and nobody has to test Σ for definiteness
+again: this form is positive semidefinite whatever the numbers. A covariance is checked and factored once, in
+units of correlation (every asset divided by its own volatility), so that its scale does not matter.
+Portfolios that hold a part of its assets, in any order, then select columns by label.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from equipoise.constraints.errors import InputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+Array: TypeAlias = NDArray[np.float64]
+Labels: TypeAlias = tuple[Any, ...]
+
+# Tolerances, in units of correlation. Rounding moves the eigenvalues of a correlation matrix by a few ε·λmax
+# (1e-12 for some thousand assets): what lies below ROUNDING·λmax is taken for zero. INDEFINITE is far above
+# that noise, and to clip what is smaller changes the variance of x by at most 1e-10·Σ(xᵢσᵢ)², too little to
+# matter. A matrix that misses by more is wrong: pairs from different samples, a typing error, rounded digits.
+ROUNDING = 16 * np.finfo(np.float64).eps
+INDEFINITE = 1e-10
+ASYMMETRY = 1e-10
+
+STALE = 1e-14  # A return is price/price − 1, so a smaller spread than this is the rounding of the prices.
+TRANSPOSED = "; loadings looks transposed: factors are its rows and assets its columns, so pass loadings.T"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FactoredRisk:
+    """Σ = FᵀF + diag(d²), an annual covariance of returns, for n assets in a fixed order.
+
+    `factors` is F (k × n, annual volatility per unit of factor), `specific` is d² (n,), an annual variance;
+    both are copied to read-only float64. Raises InputError for shapes that do not fit, entries that are not
+    finite, or a negative variance.
+    """
+
+    factors: Array
+    specific: Array
+
+    def __post_init__(self) -> None:
+        factors, specific = (np.array(part, dtype=np.float64) for part in (self.factors, self.specific))
+        if factors.ndim != 2 or specific.shape != factors.shape[1:]:
+            raise InputError(
+                f"factors must be (k, n) and specific (n,), not {factors.shape} and {specific.shape}; "
+                "a risk without factors has factors of shape (0, n)"
+            )
+        if not (np.isfinite(factors).all() and np.isfinite(specific).all() and (specific >= 0).all()):
+            raise InputError("factors must be finite, and specific variances finite and not negative")
+        for name, part in (("factors", factors), ("specific", specific)):
+            part.setflags(write=False)
+            object.__setattr__(self, name, part)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FactoredRisk, (self.factors, self.specific)  # an unpickled array would be writable
+
+    def __repr__(self) -> str:
+        return f"FactoredRisk({self.factors.shape[1]} assets, {len(self.factors)} factors)"
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether there are no factors, so that assets do not interact."""
+        return len(self.factors) == 0
+
+    def variance(self, x: ArrayLike) -> Array:
+        """xᵀΣx = ‖Fx‖² + Σ dᵢ²xᵢ² for x of shape (..., n), in O(nk): the annual variance of x."""
+        x = np.asarray(x, dtype=np.float64)
+        return np.asarray(np.square(x @ self.factors.T).sum(axis=-1) + np.square(x) @ self.specific)
+
+    def gradient(self, x: ArrayLike) -> Array:
+        """Σx for x of shape (..., n), the gradient of ½·xᵀΣx."""
+        x = np.asarray(x, dtype=np.float64)
+        return (x @ self.factors.T) @ self.factors + x * self.specific
+
+    def covariance(self) -> Array:
+        """Σ itself (n × n). For reports and tests: solvers do not need it."""
+        return self.factors.T @ self.factors + np.diag(self.specific)
+
+
+@runtime_checkable
+class Risk(Protocol):
+    """A risk model: anything that can give the risk of these assets, by label."""
+
+    def aligned(self, assets: Sequence[str], cash: str) -> FactoredRisk:
+        """The annual covariance of `assets`, in their order; `cash` is the settlement cash among them.
+
+        The cash is the unit in which returns are measured, so it is riskless unless the model contains it.
+        Raises InputError, naming the asset, for any other asset that the model does not know.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredDistance:
+    """No risk model: Σ = 1 for every asset and 0 for the settlement cash, so that xᵀΣx = Σ xᵢ².
+
+    The squared distance of the weights from the target, for those who have no covariance. It is diagonal.
+    """
+
+    def aligned(self, assets: Sequence[str], cash: str) -> FactoredRisk:
+        """See Risk.aligned; it knows every asset."""
+        return FactoredRisk(np.zeros((0, len(assets))), np.array([float(asset != cash) for asset in assets]))
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class _Labelled:
+    """A factored risk with a label on each column; `assets` are those that the model itself contains."""
+
+    assets: tuple[str, ...]
+    _model: FactoredRisk
+    _columns: Mapping[str, int]
+
+    def _store(
+        self,
+        assets: Sequence[str],
+        factors: Array,
+        specific: Array,
+        riskless: tuple[str, ...],
+        alias: Mapping[str, str] | None,
+    ) -> None:
+        # Column n, after those of the n assets, is all zero: that of the riskless.
+        columns = {asset: i for i, asset in enumerate(assets)} | dict.fromkeys(riskless, len(assets))
+        own = frozenset(columns)
+        for asset, source in (alias or {}).items():
+            if asset in own:
+                raise InputError(
+                    "an alias may not replace a risk of the asset's own; take it out of alias, "
+                    "or out of the model and of riskless",
+                    asset=asset,
+                )
+            if source not in own:
+                raise InputError(
+                    f"its alias {source!r} is not in the risk model; name an asset that the model contains "
+                    "or that riskless lists (an alias of an alias does not count)",
+                    asset=asset,
+                )
+            columns[asset] = columns[source]
+        padded = FactoredRisk(np.pad(factors, ((0, 0), (0, 1))), np.append(specific, 0.0))
+        for name, value in (("assets", tuple(assets)), ("_model", padded), ("_columns", columns)):
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.assets)} assets, {len(self._model.factors)} factors)"
+
+    def aligned(self, assets: Sequence[str], cash: str) -> FactoredRisk:
+        """See Risk.aligned. At most min(k, n) factors, and one for each asset in several rows by alias."""
+        missing = [asset for asset in assets if asset not in self._columns and asset != cash]
+        if missing:
+            others = f" (nor {', '.join(map(repr, missing[1:]))})" if missing[1:] else ""
+            raise InputError(
+                f"the risk model does not contain it{others}; add it to the model, list it in "
+                "riskless=[...], or give it the risk of another asset with alias={...}",
+                asset=missing[0],
+            )
+        zero = len(self.assets)
+        wanted = np.array([self._columns.get(asset, zero) for asset in assets], dtype=np.intp)
+        used, position, times = np.unique(wanted, return_inverse=True, return_counts=True)
+        factors, specific = self._model.factors[:, used], self._model.specific[used]
+        # Rows that share a column are one asset: its specific risk is common to them, so it must be a factor.
+        shared = np.flatnonzero((times > 1) & (specific > 0))
+        common = np.zeros((len(shared), len(used)))
+        common[np.arange(len(shared)), shared] = np.sqrt(specific[shared])
+        specific[shared] = 0.0
+        # FᵀF = RᵀR for F = QR: a few assets out of a large model need no more factors than there are assets.
+        if len(factors) > len(used):
+            factors = np.asarray(np.linalg.qr(factors, mode="r"))
+        factors = np.vstack([factors[factors.any(axis=1)], common])
+        return FactoredRisk(factors[:, position], specific[position])
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class CovarianceRisk(_Labelled):
+    """The risk of an annual covariance matrix, given as a DataFrame or as an array with `assets=` labels.
+
+    Checked and factored once: with σ the volatilities, C = VΛVᵀ the correlations and θ = λmin(C) ≥ 0,
+
+        Σ = FᵀF + diag(d²),   F = (Λ − θ)^½ Vᵀ diag(σ),   d² = θσ²,
+
+    which puts as much as it can into the diagonal, whose curvature makes the solvers' bounds tight. Rows of F
+    that are zero are dropped; a diagonal Σ has none left.
+
+    riskless: labels that get zero risk, whether or not the matrix contains them (what it says is not read).
+    alias: {asset: other} gives an asset exactly the risk of another, such as a debt in the coin that is owed:
+        the two are perfectly correlated.
+    repair: a matrix that is not positive semidefinite is refused unless repair=True: then the negative
+        eigenvalues of C are set to zero and its diagonal is scaled back to 1, so that correlations move and
+        volatilities stay. `repaired` is the Frobenius norm of the change in C, None if there was none.
+
+    Raises InputError, naming the asset or the pair, for labels that are not unique or differ between the axes
+    (rows in another order than the columns are put right), entries that are not finite, a negative variance,
+    a zero variance with a covariance that is not zero, an asymmetry above 1e-10·σᵢσⱼ (below it, the mean of
+    both is taken), and an eigenvalue of C below −1e-10.
+    """
+
+    repaired: float | None
+
+    def __init__(
+        self,
+        cov: DataFrame | ArrayLike,
+        *,
+        assets: Iterable[str] | None = None,
+        riskless: Iterable[str] = (),
+        alias: Mapping[str, str] | None = None,
+        repair: bool = False,
+    ) -> None:
+        riskless = _names(riskless)
+        values, labels = _square(cov, assets, "covariance")
+        labels, at = _risky(labels, riskless)
+        values = values[np.ix_(at, at)]
+        σ, λ, V, repaired = _spectrum(values, labels, "covariance", repair)
+        θ = λ.min(initial=1.0)
+        kept = λ - θ > ROUNDING * λ.max(initial=1.0)
+        factors = np.sqrt(λ[kept] - θ)[:, None] * V.T[kept] * σ
+        self._store(labels, factors, θ * np.diag(values), riskless, alias)
+        object.__setattr__(self, "repaired", repaired)
+
+    @classmethod
+    def from_returns(
+        cls,
+        returns: DataFrame,
+        *,
+        method: Literal["sample", "ewma", "ledoit_wolf"] = "sample",
+        periods_per_year: float = 252,
+        half_life: float | None = None,
+        riskless: Iterable[str] = (),
+        alias: Mapping[str, str] | None = None,
+    ) -> CovarianceRisk:
+        """The covariance of a table of simple returns: T periods, oldest first, × n assets (the columns).
+
+        The covariance of one period is multiplied by periods_per_year: 252 for days of an exchange, 365 for
+        days of coins, 52 for weeks, 12 for months. With rₜ the returns of period t = 1 … T:
+
+        sample:       Σₜ (rₜ − r̄)(rₜ − r̄)ᵀ / (T − 1), r̄ the mean.
+        ewma:         Σₜ pₜ(rₜ − m)(rₜ − m)ᵀ with m = Σₜ pₜrₜ and pₜ = 0.5^((T − t)/half_life), divided by
+                      their sum; half_life in periods. No correction for bias; pandas calls it
+                      ewm(halflife=half_life).cov(bias=True).
+        ledoit_wolf:  scikit-learn's shrinkage to a multiple of the identity (Ledoit and Wolf 2004, "A
+                      well-conditioned estimator for large-dimensional covariance matrices"); needs
+                      equipoise[risk].
+
+        Raises InputError for a return that is not finite (naming asset and row), fewer than 2 rows, an asset
+        whose return never changes (a stale price) unless riskless lists it, and half_life without ewma or the
+        reverse; ImportError if ledoit_wolf finds no scikit-learn. `riskless` and `alias` as for the class.
+        """
+        riskless = _names(riskless)
+        if method not in ("sample", "ewma", "ledoit_wolf"):
+            raise InputError("method must be 'sample', 'ewma' or 'ledoit_wolf'", value=method)
+        if (half_life is not None) != (method == "ewma"):
+            raise InputError("half_life (in periods) belongs to method='ewma'; it needs it", value=half_life)
+        for name, number in (("half_life", half_life), ("periods_per_year", periods_per_year)):
+            if number is not None and not 0 < number < np.inf:
+                raise InputError(f"{name} must be a finite number above zero", value=number)
+        values, rows, columns = _table(returns, None, "returns")
+        labels, at = _risky(columns, riskless)
+        values = values[:, at]
+        problem = "a return must be a finite number; fill or drop that row, or drop the asset"
+        _forbid(~np.isfinite(values), values, "returns", problem, labels, rows)
+        if len(values) < 2:
+            raise InputError("a covariance needs returns of at least 2 periods", value=len(values))
+
+        age = np.arange(len(values))[::-1]
+        p = 0.5 ** (age / half_life) if half_life is not None else np.ones(len(values))
+        p /= p.sum()
+        r = values - p @ values
+        spread = np.sqrt(p @ r**2)
+        problem = "the return never changes (under these weights), which looks like a stale price"
+        problem += "; drop the asset, or list it in riskless=[...] if it has no risk"
+        _forbid(spread <= STALE * (1 + np.abs(values).max(axis=0)), spread, "returns", problem, labels)
+        if method == "ledoit_wolf" and labels:
+            cov = _ledoit_wolf(values)
+        else:
+            cov = (p[:, None] * r).T @ r
+            if method == "sample":
+                cov *= len(values) / (len(values) - 1)
+        return cls(periods_per_year * (cov + cov.T) / 2, assets=labels, riskless=riskless, alias=alias)
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class FactorRisk(_Labelled):
+    """The risk of a factor model: Σ = LᵀΩL + diag(s), annual.
+
+    loadings: L (k × n), a row for each factor and a column for each asset: a DataFrame, or an array with
+        `assets=` labels.
+    specific_variance: s (n,), annual variances (not volatilities): by label (a Series or mapping, which may
+        have more), or an array in the order of the columns of L.
+    factor_covariance: Ω (k × k), annual: a DataFrame, matched to the rows of L by label, or an array in their
+        order; the identity if omitted. It is checked as CovarianceRisk checks its matrix (without repair) and
+        folded into F = RL with Ω = RᵀR.
+    riskless, alias: as for CovarianceRisk.
+
+    Raises InputError, naming asset and factor, for labels that are not unique or do not match (it says so
+    when L looks transposed), entries that are not finite, a negative variance, and a faulty Ω.
+    """
+
+    def __init__(
+        self,
+        loadings: DataFrame | ArrayLike,
+        specific_variance: Series[Any] | Mapping[str, float] | ArrayLike,
+        *,
+        assets: Iterable[str] | None = None,
+        factor_covariance: DataFrame | ArrayLike | None = None,
+        riskless: Iterable[str] = (),
+        alias: Mapping[str, str] | None = None,
+    ) -> None:
+        riskless = _names(riskless)
+        L, rows, columns = _table(loadings, assets, "loadings")
+        factors = _unique(rows, "loadings")
+        s = _by_label(specific_variance, columns, factors, riskless)
+        labels, at = _risky(columns, riskless)
+        L, s = L[:, at], s[at]
+        problem = "a loading must be a finite number; 0 for none"
+        _forbid(~np.isfinite(L), L, "loadings", problem, labels, factors)
+        problem = "a specific variance must be a finite number, not negative; correct it"
+        _forbid(~((s >= 0) & (s < np.inf)), s, "specific_variance", problem, labels)
+        if factor_covariance is not None:
+            L = _root(factor_covariance, factors, columns) @ L
+        self._store(labels, L, s, riskless, alias)
+
+
+def _spectrum(
+    cov: Array, labels: Labels, column: str, repair: bool = False
+) -> tuple[Array, Array, Array, float | None]:
+    """σ (n,), λ ≥ 0 (m,), V (n × m) with Σ = diag(σ) V diag(λ) Vᵀ diag(σ), and how far a repair moved C."""
+    problem = "a covariance must be a finite number; estimate it, or leave the asset out"
+    _forbid(~np.isfinite(cov), cov, column, problem, labels)
+    variance = np.diag(cov)
+    _forbid(variance < 0, variance, column, "a variance must not be negative; correct the matrix", labels)
+    σ = np.sqrt(variance)
+    live = np.flatnonzero(σ > 0)
+    zero = (σ == 0)[:, None] | (σ == 0)
+    problem = "what has zero variance cannot covary; correct the matrix, or list the asset in riskless=[...]"
+    _forbid((cov != 0) & zero, cov, column, problem, labels)
+
+    unit = np.where(σ > 0, σ, 1.0)
+    with np.errstate(over="ignore"):
+        C = cov / np.outer(unit, unit)
+    problem = "a covariance this large cannot belong to variances so small; correct the matrix"
+    _forbid(np.isinf(C), cov, column, problem, labels)
+    asymmetry = np.abs(C - C.T)
+    worst = (asymmetry > ASYMMETRY) & (asymmetry == asymmetry.max(initial=0.0))
+    problem = "a covariance must be symmetric, and its mirror image is another number; correct one of them"
+    _forbid(worst, cov, column, problem, labels)
+    beyond = np.abs(C) > 1 + INDEFINITE
+    C = (C + C.T)[np.ix_(live, live)] / 2
+    np.fill_diagonal(C, 1.0)
+    λ, V = np.linalg.eigh(C)
+    lowest = λ.min(initial=0.0)
+    λ = np.where(λ > ROUNDING * λ.max(initial=1.0), λ, 0.0)
+    repaired = None
+    if lowest < -INDEFINITE:
+        if not repair:
+            problem = (
+                "a covariance matrix must be positive semidefinite, and the smallest eigenvalue of its "
+                f"correlations is {lowest:.6g}; estimate all pairs from the same periods, or let "
+                "CovarianceRisk(..., repair=True) move the correlations"
+            )
+            _forbid(beyond, cov, column, problem, labels)  # a correlation above 1 shows which pair it is
+            raise InputError(problem, column=column)
+        V /= np.sqrt(V**2 @ λ)[:, None]  # clipping has raised the diagonal: back to 1
+        repaired = float(np.linalg.norm((V * λ) @ V.T - C))
+    vectors = np.zeros((len(cov), len(live)))
+    vectors[live] = V
+    return σ, λ, vectors, repaired
+
+
+def _root(omega: Any, factors: Labels, assets: Labels) -> Array:
+    """R with Ω = RᵀR, its columns in the order of the factors."""
+    column = "factor_covariance"
+    values, labels = _square(omega, None if _is_frame(omega) else factors, column)
+    for odd in sorted(set(labels) ^ set(factors), key=str):
+        problem = f"its labels must be those of the rows of loadings, and {odd!r} is only in one of them"
+        raise InputError(problem + (TRANSPOSED if set(labels) == set(assets) else ""), column=column)
+    order = [labels.index(factor) for factor in factors]
+    σ, λ, V, _ = _spectrum(values[np.ix_(order, order)], factors, column)
+    return np.sqrt(λ[λ > 0])[:, None] * V.T[λ > 0] * σ
+
+
+def _by_label(given: Any, assets: Labels, factors: Labels, riskless: Labels) -> Array:
+    """Specific variances in the order of the assets; those of the riskless need not be there."""
+    column = "specific_variance"
+    if hasattr(given, "keys"):  # a Series or a mapping
+        labels = _unique(given.keys(), column)
+        for asset in assets:
+            if asset not in given and asset not in riskless:
+                problem = "every asset needs one; 0 if it has none"
+                raise InputError(
+                    problem + (TRANSPOSED if set(factors) <= set(labels) else ""), asset=asset, column=column
+                )
+        given = [given.get(asset, 0.0) for asset in assets]
+    values = _numbers(given, column)
+    if values.shape != (len(assets),):
+        problem = f"its shape is {values.shape}, and loadings has {len(assets)} columns"
+        raise InputError(problem + (TRANSPOSED if values.shape == (len(factors),) else ""), column=column)
+    return values
+
+
+def _is_frame(table: Any) -> bool:
+    return hasattr(table, "columns") and hasattr(table, "index")  # an array should not have to import pandas
+
+
+def _table(table: Any, labels: Iterable[Any] | None, column: str) -> tuple[Array, Labels, Labels]:
+    """Numbers, labels of the rows and of the columns: a DataFrame's, or an array's with labelled columns."""
+    if _is_frame(table) != (labels is None):
+        problem = "labels are given once: a DataFrame carries its own, an array needs assets=[...]"
+        raise InputError(problem, column=column)
+    values = _numbers(table, column)
+    columns = _unique(table.columns if labels is None else labels, column)
+    if values.ndim != 2 or values.shape[1] != len(columns):
+        problem = f"its shape is {values.shape}, and {len(columns)} labels need as many columns"
+        swapped = column == "loadings" and len(values) == len(columns)
+        raise InputError(problem + (TRANSPOSED if swapped else ""), column=column)
+    return values, tuple(table.index) if labels is None else tuple(range(len(values))), columns
+
+
+def _square(table: Any, labels: Iterable[Any] | None, column: str) -> tuple[Array, Labels]:
+    """A matrix with the same labels on both axes, the rows brought into the order of the columns."""
+    values, rows, columns = _table(table, labels, column)
+    if labels is None:
+        at = {label: i for i, label in enumerate(_unique(rows, column))}
+        for odd in sorted(at.keys() ^ set(columns), key=str):
+            axis = "row" if odd in at else "column"
+            problem = f"every label needs a row and a column, and it has only a {axis}"
+            raise InputError(problem, asset=odd, column=column)
+        values = values[[at[label] for label in columns]]
+    elif len(values) != len(columns):
+        raise InputError(f"the matrix must be square, and its shape is {values.shape}", column=column)
+    return values, columns
+
+
+def _numbers(given: Any, column: str) -> Array:
+    try:
+        if _is_frame(given):
+            return np.asarray(given.to_numpy(dtype=np.float64, na_value=np.nan))
+        return np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"it must hold numbers only ({error})", column=column) from None
+
+
+def _unique(labels: Iterable[Any], column: str) -> Labels:
+    counts = Counter(labels)
+    for label in [label for label, times in counts.items() if times > 1][:1]:
+        raise InputError("the label occurs more than once; labels must be unique", asset=label, column=column)
+    return tuple(counts)
+
+
+def _names(riskless: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(riskless, str):  # or every letter would become a label
+        raise InputError(f"riskless is a list of labels; write riskless=[{riskless!r}]")
+    return tuple(riskless)
+
+
+def _risky(labels: Labels, riskless: Labels) -> tuple[Labels, list[int]]:
+    at = [i for i, label in enumerate(labels) if label not in riskless]
+    return tuple(labels[i] for i in at), at
+
+
+def _forbid(
+    bad: NDArray[np.bool_],
+    values: Array,
+    column: str,
+    problem: str,
+    labels: Labels,
+    rows: Labels | None = None,
+) -> None:
+    """InputError for the first bad entry, naming its asset, its pair of assets, or its row and asset."""
+    for place in np.argwhere(bad)[:1]:
+        value = float(values[tuple(place)])
+        if rows is not None:
+            problem = f"row {str(rows[place[0]])!r}: {problem}"
+        names = tuple(dict.fromkeys(labels[i] for i in (place if rows is None else place[1:])))
+        raise InputError(problem, asset=names if len(names) > 1 else names[0], column=column, value=value)
+
+
+def _ledoit_wolf(returns: Array) -> Array:
+    try:
+        from sklearn.covariance import ledoit_wolf
+    except ImportError:
+        raise ImportError(
+            "method='ledoit_wolf' needs scikit-learn: pip install 'equipoise[risk]', or use another method"
+        ) from None
+    return np.asarray(ledoit_wolf(returns)[0])

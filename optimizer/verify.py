@@ -1,0 +1,197 @@
+"""The check of the orders themselves, in exact arithmetic.
+
+From the table's own decimal numbers and the exact traded quantities, with integers and fractions only: what
+is held after the trades, what they cost, what cash is left, and for every rule by how much it is kept. It uses
+no solver and no cvxpy, and nothing of the search that made the orders. (Two things have no exact value: the
+3/2 power of impact costs, which is rounded up, and the norm of a cone, which is squared; a custom rule is
+asked itself.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Row, Step, part
+from equipoise.optimizer.portfolio import exact
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule at the final orders: value and limit in the rule's own unit, slack in fractions of NAV.
+
+    `slack` < 0 by more than the tolerance is a broken rule. `asset` is None for rules on several assets.
+    """
+
+    rule: str
+    detail: str
+    asset: str | None
+    value: float
+    limit: float
+    at_least: bool
+    slack: float
+    passed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """What the orders lead to, exactly: money and quantities after them, and all checks."""
+
+    quantities: tuple[Fraction, ...]
+    cost: Fraction
+    costs: tuple[Fraction, ...]
+    cash: Fraction
+    nav: Fraction
+    weights: Array
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) -> Verified:
+    """Check these traded quantities (signed units, one an asset, 0 for the cash) against the raw table.
+
+    Rules stated in floating point (a band around 0.1) are kept if they are not broken by more than 1e-12 of
+    NAV; where quantities are not whole lots but a continuous solver's answer, by 1e-9.
+    """
+    account = problem.portfolio
+    tolerance = Fraction(ROUNDING_TOLERANCE if whole_lots else FEASIBILITY_TOLERANCE)
+    price = account.exact_price
+    nav = sum((q * p for q, p in zip(account.exact_quantity, price, strict=True)), Fraction(0))
+    traded = [q * p for q, p in zip(trades, price, strict=True)]
+    costs = [_cost(problem, i, x, nav) for i, x in enumerate(traded)]
+    after = [q + x for q, x in zip(account.exact_quantity, trades, strict=True)]
+    after[problem.cash] -= sum(traded, Fraction(0)) - traded[problem.cash] + sum(costs, Fraction(0))
+    value = [q * p for q, p in zip(after, price, strict=True)]
+
+    def found(slack: Fraction, **what: object) -> Check:
+        return Check(slack=float(slack / nav), passed=slack >= -tolerance * nav, **what)  # type: ignore[arg-type]
+
+    checks: list[Check] = []
+    for title, piece in problem.pieces:
+        match piece:
+            case Bound():
+                checks += _bounds(title, piece, problem, value, nav, found)
+            case Row():
+                checks.append(_row(title, piece, value, traded, nav, found))
+            case Cone():
+                checks.append(_cone(title, piece, value, nav, found))
+            case Step():
+                checks += _steps(title, piece, problem, trades, after)
+            case Opaque():
+                w = np.array([float(x / nav) for x in value])
+                z = np.array([float(x / nav) for x in traded])
+                w[problem.cash] += float(sum(costs, Fraction(0)) / nav)  # custom rules see the cash before costs
+                z[problem.cash] = w[problem.cash] - account.before[problem.cash]
+                broken = piece.violation(w, z)
+                kept = broken <= FEASIBILITY_TOLERANCE
+                checks.append(Check(title, piece.label, None, broken, 0.0, False, -broken, kept))
+    conserved = sum(value, Fraction(0)) + sum(costs, Fraction(0)) == nav
+    checks.append(Check("Cash", "trades, costs and cash add up", None, 0.0, 0.0, False, 0.0, conserved))
+    weights = np.array([float(x / nav) for x in value])
+    return Verified(tuple(after), sum(costs, Fraction(0)), tuple(costs), value[problem.cash], nav, weights, tuple(checks))
+
+
+def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction:
+    """What this trade costs, in cash: exact rates times exact money; bent costs rounded up."""
+    terms, size = problem.cost, abs(traded)
+    if not size:
+        return Fraction(0)
+    cost = exact(float(terms.buy[i] if traded > 0 else terms.sell[i])) * size
+    if terms.quadratic[i]:
+        cost += Fraction(float(terms.quadratic[i])) * size * size / nav
+    if terms.impact[i]:
+        z = size / nav
+        # √z from above: an integer square root at 2⁻¹²⁸.
+        root = Fraction(math.isqrt(math.ceil(z * 2**256)) + 1, 2**128)
+        cost += Fraction(float(terms.impact[i])) * size * root
+    return cost
+
+
+def _bounds(title: str, bound: Bound, problem: Problem, value: list[Fraction], nav: Fraction, found) -> Iterator[Check]:  # type: ignore[no-untyped-def]
+    for i, asset in enumerate(problem.assets):
+        low, high = float(bound.lower[i]), float(bound.upper[i])
+        sides = [
+            (value[i] - Fraction(low) * nav, low, True) if math.isfinite(low) else None,
+            (Fraction(high) * nav - value[i], high, False) if math.isfinite(high) else None,
+        ]
+        given = [side for side in sides if side is not None]
+        if given:
+            slack, limit, at_least = min(given, key=lambda side: side[0])
+            yield found(
+                slack,
+                rule=title,
+                detail=bound.label,
+                asset=asset,
+                value=float(value[i] / nav),
+                limit=limit,
+                at_least=at_least,
+            )
+
+
+def _of(parts: Parts, value: Sequence[Fraction], traded: Sequence[Fraction]) -> Fraction:
+    total = Fraction(0)
+    for name in Parts.NAMES:
+        coefficients = getattr(parts, name)
+        if coefficients is not None:
+            for i in np.flatnonzero(coefficients):
+                x = part(name, value[i], traded[i])
+                if x:
+                    total += Fraction(float(coefficients[i])) * x
+    return total
+
+
+def _row(title: str, row: Row, value: list[Fraction], traded: list[Fraction], nav: Fraction, found) -> Check:  # type: ignore[no-untyped-def]
+    excess = _of(row, value, traded) - Fraction(row.upper) * nav
+    sign = -1 if row.at_least else 1
+    limit = row.limit if row.limit is not None else sign * row.upper
+    per = nav if row.per is None else _of(row.per, value, traded)
+    # With no debt a health factor is infinite: excess over nothing.
+    shown = limit + sign * float(excess / per) if per else math.copysign(math.inf, sign * float(excess) or sign * -1.0)
+    return found(
+        -excess, rule=title, detail=row.label, asset=None, value=shown, limit=limit, at_least=row.at_least
+    )
+
+
+def _cone(title: str, cone: Cone, value: list[Fraction], nav: Fraction, found) -> Check:  # type: ignore[no-untyped-def]
+    length = cone.of(np.array([float(x / nav) for x in value]))
+    # The norm in floating point, raised by more than its rounding error.
+    safe = length * (1 + 1e-13)
+    return found(
+        Fraction(cone.upper - safe) * nav,
+        rule=title,
+        detail=cone.label,
+        asset=None,
+        value=length,
+        limit=cone.upper,
+        at_least=False,
+    )
+
+
+def _steps(
+    title: str, step: Step, problem: Problem, trades: Sequence[Fraction], after: Sequence[Fraction]
+) -> Iterator[Check]:
+    price = problem.portfolio.exact_price
+    for i, asset in enumerate(problem.assets):
+        size = abs(trades[i])
+        if i == problem.cash or not size or after[i] == 0:  # closing a position is exempt
+            continue
+        if step.lot[i] > 0:
+            lots = size / exact(step.lot[i])
+            yield Check(title, "whole lots", asset, float(lots), round(float(lots)), False, 0.0, lots.denominator == 1)
+        for least, amount, unit, per in (
+            (step.min_quantity[i], size, "least quantity", price[i]),
+            (step.min_notional[i], size * price[i], "least notional", Fraction(1)),
+        ):
+            if least > 0:
+                slack = amount - exact(least)
+                in_nav = float(slack * per) / problem.portfolio.nav
+                yield Check(title, unit, asset, float(amount), float(least), True, in_nav, slack >= 0)

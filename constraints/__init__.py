@@ -2,7 +2,15 @@
 
 from equipoise.constraints.bands import DriftBand
 from equipoise.constraints.base import Account, Bound, Cone, Opaque, Parts, Piece, Row, Rule, Step
-from equipoise.constraints.bounds import BuyOnly, LongOnly, NoTrade, SellOnly, ShortOnly, TradeLimit, WeightBounds
+from equipoise.constraints.bounds import (
+    BuyOnly,
+    LongOnly,
+    NoTrade,
+    SellOnly,
+    ShortOnly,
+    TradeLimit,
+    WeightBounds,
+)
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.collateral import CollateralRatio, HealthFactor, InitialMargin
 from equipoise.constraints.custom import Custom, Trade

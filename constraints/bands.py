@@ -93,14 +93,18 @@ class DriftBand(Rule):
         if self.by is None:
             low, high = self.band(account)
             return (Bound(label="drift band", lower=self._shrunk(low, account), upper=self._shrunk(high, account)),)
-        rows = []
-        for label, member, target, low, high in self.groups(account):
+        rows: list[Row] = []
+        for label, member, centre, least, most in self.groups(account):
             rows += [
-                Row(label=f"{label} above its band", weight=member, upper=target + self.inside * (high - target)),
+                Row(
+                    label=f"{label} above its band",
+                    weight=member,
+                    upper=centre + self.inside * (most - centre),
+                ),
                 Row(
                     label=f"{label} below its band",
                     weight=-member,
-                    upper=-(target - self.inside * (target - low)),
+                    upper=-(centre - self.inside * (centre - least)),
                     at_least=True,
                 ),
             ]

@@ -225,14 +225,10 @@ def check_number(value: Any, argument: str, *, at_least: float | None = None, ab
         raise InputError(f"must be above {above:g}", column=argument, value=value)
 
 
-def check_range(
-    values: Array, account: Account, argument: str, *, at_least: float, at_most: float = np.inf
-) -> None:
+def check_range(values: Array, account: Account, argument: str, *, at_least: float, at_most: float = np.inf) -> None:
     """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside."""
     wrong = ~((values >= at_least) & (values <= at_most))
     if wrong.any():
         where = int(np.argmax(wrong))
         wanted = f"at least {at_least:g}" + (f" and at most {at_most:g}" if np.isfinite(at_most) else "")
         raise InputError(f"must be {wanted}", asset=account.assets[where], column=argument, value=values[where])
-
-

@@ -21,7 +21,9 @@ from equipoise.constraints.base import (
 from equipoise.constraints.errors import InputError
 
 
-def _bound(account: Account, label: str, assets: Sequence[str] | None, lower: Array | float, upper: Array | float) -> Bound:
+def _bound(
+    account: Account, label: str, assets: Sequence[str] | None, lower: Array | float, upper: Array | float
+) -> Bound:
     """lower ≤ w ≤ upper at these assets (None: all but the cash), no bound elsewhere."""
     low, high = unbounded(account)
     where = account.positions(assets, "assets")

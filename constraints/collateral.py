@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.constraints.base import Account, Array, Numbers, Parts, Piece, Row, Rule, check_number, check_range
+from equipoise.constraints.base import (
+    Account,
+    Array,
+    Numbers,
+    Parts,
+    Piece,
+    Row,
+    Rule,
+    check_number,
+    check_range,
+)
 
 
 def _coverage(label: str, at_least: float, collateral: Array) -> Row:

@@ -68,15 +68,23 @@ class Custom(Rule):
             for constraint in constraints:
                 if not isinstance(constraint, cp.constraints.constraint.Constraint):
                     raise InputError(
-                        "a custom rule must return cvxpy constraints", column=self.title, value=type(constraint).__name__
+                        "a custom rule must return cvxpy constraints",
+                        column=self.title,
+                        value=type(constraint).__name__,
                     )
-                if not isinstance(constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality):
+                if not isinstance(
+                    constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality
+                ):
                     raise InputError(
-                        "a custom rule must have the form ≤, ≥ or ==", column=self.title, value=str(constraint)
+                        "a custom rule must have the form ≤, ≥ or ==",
+                        column=self.title,
+                        value=str(constraint),
                     )
                 if not constraint.is_dcp():
                     raise InputError(
-                        "a custom rule must be convex by cvxpy's rules (DCP)", column=self.title, value=str(constraint)
+                        "a custom rule must be convex by cvxpy's rules (DCP)",
+                        column=self.title,
+                        value=str(constraint),
                     )
             return constraints
 

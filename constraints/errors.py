@@ -30,7 +30,12 @@ class InputError(ValueError):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        places = (("portfolio", self.portfolio), ("asset", self.asset), ("column", self.column), ("value", self.value))
+        places = (
+            ("portfolio", self.portfolio),
+            ("asset", self.asset),
+            ("column", self.column),
+            ("value", self.value),
+        )
         place = ", ".join(f"{name} {_shown(where)}" for name, where in places if where is not None)
         return f"{place}: {self.problem}" if place else self.problem
 
@@ -40,9 +45,7 @@ class InputError(ValueError):
 
     def within(self, portfolio: Any) -> InputError:
         """The same error, said of this portfolio."""
-        return InputError(
-            self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value
-        )
+        return InputError(self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value)
 
 
 def _shown(value: Any) -> str:

@@ -99,7 +99,7 @@ class FactorLimit(Rule):
         if isinstance(self.loadings, str):
             return {self.loadings: self.loadings}
         if isinstance(self.loadings, Mapping) and all(isinstance(v, str | Mapping) for v in self.loadings.values()):
-            return self.loadings  # type: ignore[return-value]
+            return self.loadings
         return {self.title: self.loadings}  # type: ignore[dict-item]
 
 

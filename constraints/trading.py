@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from equipoise.constraints.base import Account, Numbers, Piece, Row, Rule, Step, check_number, check_range, ones
+from equipoise.constraints.base import (
+    Account,
+    Numbers,
+    Piece,
+    Row,
+    Rule,
+    Step,
+    check_number,
+    check_range,
+    ones,
+)
 from equipoise.constraints.errors import InputError
 
 # The part of a buy and of a sale that counts, for each kind of turnover.
@@ -31,9 +41,7 @@ class Turnover(Rule):
     def pieces(self, account: Account) -> Sequence[Piece]:
         buy, sell = _KINDS[self.kind]
         label = f"{self.kind.replace('_', '-')} turnover"
-        return (
-            Row(label=label, buy=ones(account, value=buy), sell=ones(account, value=sell), upper=self.limit),
-        )
+        return (Row(label=label, buy=ones(account, value=buy), sell=ones(account, value=sell), upper=self.limit),)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,14 @@
 
 from equipoise.optimizer.batch import Plans
 from equipoise.optimizer.choose import Choice, choose
-from equipoise.optimizer.costs import Cost, CostTerms, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.costs import (
+    Cost,
+    CostTerms,
+    HoldingCost,
+    ImpactCost,
+    ProportionalCost,
+    QuadraticCost,
+)
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio, read_table
 from equipoise.optimizer.problem import Policy, Problem

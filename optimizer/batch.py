@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from equipoise.constraints.errors import InputError
@@ -100,7 +100,7 @@ def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame) -> Plans:
     universe = {label for label in _assets(table) if isinstance(label, str)}
     problems: list[Problem | Plan] = []
     for name, rows in tables:
-        problems.append(_guarded(name, lambda n=name, r=rows: _problem(rebalancer, n, r, universe)))
+        problems.append(_guarded(name, partial(_problem, rebalancer, name, rows, universe)))
     asked = [problem for problem in problems if isinstance(problem, Problem)]
     answers = iter(_answers(asked))
     plans: list[Plan] = []
@@ -109,11 +109,7 @@ def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame) -> Plans:
             plans.append(problem)
             continue
         answer = next(answers)
-        plans.append(
-            answer
-            if isinstance(answer, Plan)
-            else _guarded(name, lambda p=problem, a=answer: finished(p, a))
-        )
+        plans.append(answer if isinstance(answer, Plan) else _guarded(name, partial(finished, problem, answer)))
     return Plans(tuple(plans))
 
 
@@ -132,7 +128,11 @@ def _answers(problems: list[Problem]) -> list[Solution | Plan]:
     try:
         return list(solve_convex(problems))
     except Exception:
-        return [_guarded(p.portfolio.name, lambda p=p: solve_convex([p])[0]) for p in problems]
+        return [_guarded(p.portfolio.name, partial(_alone, p)) for p in problems]
+
+
+def _alone(problem: Problem) -> Solution:
+    return solve_convex([problem])[0]
 
 
 def _guarded(name: Any, work: Callable[[], _T]) -> _T | Plan:

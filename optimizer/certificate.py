@@ -12,6 +12,8 @@ because ½γ|F(w − b)|² ≥ λᵀF(w − b) − |λ|²/(2γ) and y·x ≤ ‖
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from equipoise.constraints.base import Array
@@ -85,7 +87,7 @@ def _linear_part(problem: Problem, weights: Array, prices: Prices, objective: fl
     return slope, constant
 
 
-def _maximised(dual, start: float) -> float:  # type: ignore[no-untyped-def]
+def _maximised(dual: Callable[[float], tuple[float, float]], start: float) -> float:
     """The largest value of a concave function of one variable, by the sign of its derivative."""
     step = max(abs(start), 1e-6)
     low, high = start - step, start + step

@@ -50,7 +50,10 @@ def solve(problems: Sequence[Problem]) -> list[Solution]:
     for group in closed.values():
         for i, answer in zip(group, threshold.solve([problems[i] for i in group]), strict=True):
             answers[i] = answer
-    return [answer if answer is not None else _by_program(problem) for problem, answer in zip(problems, answers, strict=True)]
+    return [
+        answer if answer is not None else _by_program(problem)
+        for problem, answer in zip(problems, answers, strict=True)
+    ]
 
 
 def _by_program(problem: Problem) -> Solution:

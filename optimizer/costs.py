@@ -50,7 +50,7 @@ class CostTerms:
         """φ of each asset's trade, in fractions of NAV."""
         size = np.abs(trades)
         linear = np.where(trades > 0, self.buy, self.sell) * size
-        return linear + self.quadratic * size**2 + self.impact * size * np.sqrt(size)
+        return np.asarray(linear + self.quadratic * size**2 + self.impact * size * np.sqrt(size))
 
 
 class Cost(ABC):

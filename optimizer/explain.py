@@ -120,8 +120,15 @@ def _least(
     against = tuple(title for title in binding(problem, weights, replace(prices)) if title != rows.titles[j])
     others = f" while {', '.join(against)} {'holds' if len(against) == 1 else 'hold'}" if against else ""
     if row.at_least:
-        return f"{title}: the {row.label} reaches {_shown(value, row)} at best{others}; {_shown(limit, row)} is asked for.", against
-    return f"{title}: the {row.label} must be at least {_shown(value, row)}{others}; the limit is {_shown(limit, row)}.", against
+        return (
+            f"{title}: the {row.label} reaches {_shown(value, row)} at best{others}; "
+            f"{_shown(limit, row)} is asked for.",
+            against,
+        )
+    return (
+        f"{title}: the {row.label} must be at least {_shown(value, row)}{others}; the limit is {_shown(limit, row)}.",
+        against,
+    )
 
 
 def _value(problem: Problem, row: Row, weights: Array, limit: float, excess: float) -> float:
@@ -139,7 +146,9 @@ def _cone(problem: Problem) -> Explanation:
     risk = replace(problem.risk, factors=cone.matrix, specific=cone.diagonal**2)
     free = replace(rest, risk=risk, cost=problem.cost.of(len(problem.assets)), aversion=1.0)
     if not np.array_equal(cone.centre, problem.target):
-        return Explanation(Status.UNSOLVED, f"No solver gave an answer that passed the check; {title} may be in conflict.")
+        return Explanation(
+            Status.UNSOLVED, f"No solver gave an answer that passed the check; {title} may be in conflict."
+        )
     answer = solve(free)
     if answer.weights is None:
         return explain(rest)

@@ -1,31 +1,35 @@
 """Is there a whole-lot plan at all? A small integer program, asked only where the search found none.
 
 Every rule is linear in buys, sales, long and short parts, so that feasibility in whole lots is a mixed-integer
-linear program (HiGHS, through scipy; one thread, a limit on nodes instead of time, so that the answer does not
-depend on the machine). It looks for the point nearest to the convex optimum in Σ|w − w*|. Costs that bend are
-replaced by their largest slope (safe); cones are left to the check of what comes back.
+linear program (HiGHS, through scipy; one thread, a limit on nodes instead of time, so that the answer does
+not depend on the machine). It looks for the point nearest to the convex optimum in Σ|w − w*|. Costs that bend
+are replaced by their largest slope (safe); cones are left to the check of what comes back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.base import Array, Parts
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.lots import Integers, Search
+    from equipoise.optimizer.lot_points import Integers, Mask
+    from equipoise.optimizer.lot_search import Search
 
 _NODES = 2_000
 _FINE = 2.0**31  # more lots than this are treated as continuous and rounded to the safe side
 
 
-def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, NDArray[np.bool_]] | None, bool]:
+def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, Mask] | None, bool]:
     """(a point that keeps all linear rules in whole lots, or None; whether "None" is proven)."""
     from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array, eye_array, hstack, vstack
+
+    # scipy's types do not follow sparse blocks.
+    sparse: Any = importlib.import_module("scipy.sparse")
+    csr_array, hstack = sparse.csr_array, sparse.hstack
 
     allowed, problem = search.allowed, search.problem
     n, m, cash = len(problem.assets), len(search.upper), problem.cash
@@ -48,23 +52,24 @@ def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, NDAr
     price = np.zeros(8 * n)
     price[bought], price[sold], price[closes] = buy_rate * size, sell_rate * size, closing
 
-    rows = search.parts["weight"] @ z
-    rows[:, long] += search.parts["long"]
-    rows[:, short] += search.parts["short"]
-    rows[:, bought] += search.parts["buy"] * size
-    rows[:, sold] += search.parts["sell"] * size
-    rows[:, closes] += np.abs(problem.before) * np.where(problem.before > 0, search.parts["sell"], search.parts["buy"])
+    weight, on_long, on_short, on_buy, on_sell = (search.parts.get(name, np.zeros((m, n))) for name in Parts.NAMES)
+    rows = weight @ z
+    rows[:, long] += on_long
+    rows[:, short] += on_short
+    rows[:, bought] += on_buy * size
+    rows[:, sold] += on_sell * size
+    rows[:, closes] += np.abs(problem.before) * np.where(problem.before > 0, on_sell, on_buy)
     rows += search.cost_weight[:, None] * price
-    limit = search.upper - search.parts["weight"] @ problem.before
+    limit = search.upper - weight @ problem.before
     finite = np.isfinite(limit)
 
-    one = eye_array(n, format="csr")
+    one = sparse.eye_array(n, format="csr")
     none = csr_array((n, n))
 
-    def block(**at: object) -> csr_array:
+    def block(**at: Any) -> Any:
         return hstack([at.get(name, none) for name in _NAMES], format="csr")
 
-    def diagonal(values: Array) -> csr_array:
+    def diagonal(values: Array) -> Any:
         return one.multiply(values[None, :]).tocsr()
 
     constraints = [
@@ -94,7 +99,9 @@ def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, NDAr
         if down.any():
             constraints.append(LinearConstraint((total - free)[down], -np.inf, -forced_down[down].astype(float)))
 
-    upper = np.concatenate([most_bought, most_sold, *(np.full(n, np.inf),) * 3, np.ones(n), np.ones(n), allowed.closable])
+    upper = np.concatenate(
+        [most_bought, most_sold, *(np.full(n, np.inf),) * 3, np.ones(n), np.ones(n), allowed.closable]
+    )
     upper[[bought[cash], sold[cash], buys[cash], sells[cash]]] = 0.0
     whole = np.concatenate([most_bought < _FINE, most_sold < _FINE, np.zeros(3 * n), np.ones(3 * n)]).astype(int)
     goal = np.zeros(8 * n)
@@ -102,7 +109,7 @@ def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, NDAr
     goal[np.concatenate([long, short])] = 1e-6  # so that long and short parts do not overlap
     found = milp(
         goal,
-        constraints=[LinearConstraint(vstack([csr_array(c.A)]), c.lb, c.ub) for c in constraints],
+        constraints=[LinearConstraint(csr_array(c.A), c.lb, c.ub) for c in constraints],
         bounds=Bounds(np.zeros(8 * n), upper),
         integrality=whole,
         options={"node_limit": _NODES, "mip_rel_gap": 0.05},

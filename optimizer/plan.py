@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ORDER_COLUMNS = ("side", "quantity", "lots", "price", "notional", "cost", "reason")
-CHECK_COLUMNS = ("rule", "detail", "asset", "value", "limit", "sense", "slack", "slack_money", "shadow_price", "passed")
+CHECK_COLUMNS = (
+    "rule",
+    "detail",
+    "asset",
+    "value",
+    "limit",
+    "sense",
+    "slack",
+    "slack_money",
+    "shadow_price",
+    "passed",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +122,18 @@ class Plan:
                 lots = None if self._off_grid(i) else int(abs(self.lots[i]))
             cost = float(self.verified.costs[i])
             price = float(portfolio.price[i])
-            rows.append((portfolio.assets[i], side, float(abs(quantity)), lots, price, notional, cost, self._reason(i)))
+            rows.append(
+                (
+                    portfolio.assets[i],
+                    side,
+                    float(abs(quantity)),
+                    lots,
+                    price,
+                    notional,
+                    cost,
+                    self._reason(i),
+                )
+            )
         return sorted(rows, key=lambda row: (row[1] != "sell", -row[5], row[0]))
 
     def _off_grid(self, i: int) -> bool:

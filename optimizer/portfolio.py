@@ -37,7 +37,7 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
     import pandas as pd
 
     text = {"asset": str, "portfolio_id": str}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])  # type: ignore[arg-type]
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
     if "asset" not in table.columns:
         raise InputError(f"{path} has no column 'asset'", column="asset")
     return table if "portfolio_id" in table.columns else table.set_index("asset")
@@ -184,9 +184,7 @@ class Portfolio:
 
     def labels(self, column: str) -> tuple[str | None, ...]:
         if column not in self.columns:
-            raise InputError(
-                f"the table has no such label column; it has {', '.join(self.columns)}", column=column
-            )
+            raise InputError(f"the table has no such label column; it has {', '.join(self.columns)}", column=column)
         return tuple(None if _blank(x) else str(x) for x in self.columns[column])
 
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.intp]:
@@ -237,12 +235,16 @@ def _checked_labels(labels: list[Any], cash: str) -> list[str]:
         if same in seen:
             other = "twice" if seen[same] == label else f"as {seen[same]!r} too, in another Unicode form"
             raise InputError(
-                f"the asset stands in the table {other}; add the rows up or rename one", asset=label, column="asset"
+                f"the asset stands in the table {other}; add the rows up or rename one",
+                asset=label,
+                column="asset",
             )
         seen[same] = label
     if cash not in labels:
         raise InputError(
-            "the settlement cash has no row; add one with price 1 (quantity 0 is fine)", asset=cash, column="asset"
+            "the settlement cash has no row; add one with price 1 (quantity 0 is fine)",
+            asset=cash,
+            column="asset",
         )
     return labels
 
@@ -271,9 +273,7 @@ def _column(
 ) -> Array:
     """A column as finite floats; blanks become `missing`, or are errors; the row `skip` is not looked at."""
     if column not in columns:
-        raise InputError(
-            f"the table has no such column; it has {', '.join(columns) or 'none at all'}", column=column
-        )
+        raise InputError(f"the table has no such column; it has {', '.join(columns) or 'none at all'}", column=column)
     values = np.zeros(len(assets))
     for i, cell in enumerate(columns[column]):
         if i == skip:

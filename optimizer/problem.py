@@ -16,7 +16,19 @@ from functools import cached_property
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Rule, Step, check_number, part
+from equipoise.constraints.base import (
+    Array,
+    Bound,
+    Cone,
+    Opaque,
+    Parts,
+    Piece,
+    Row,
+    Rule,
+    Step,
+    check_number,
+    part,
+)
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.costs import Cost, CostTerms, total
@@ -63,7 +75,7 @@ class Policy:
         pieces = tuple((rule.title, piece) for rule in rules for piece in rule.pieces(portfolio))
         if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
-        return Problem(portfolio, risk, total(self.costs, portfolio), self.aversion, self.horizon, pieces)
+        return Problem(portfolio, risk, total(self.costs, portfolio), self.aversion, self.horizon, pieces, rules)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +108,8 @@ class Problem:
     aversion: float
     horizon: float
     pieces: tuple[tuple[str, Piece], ...]
+    #: The rules that the pieces were made of (a trigger asks a DriftBand for its full width).
+    rules: tuple[Rule, ...] = ()
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -119,19 +133,17 @@ class Problem:
 
     @cached_property
     def lower(self) -> Array:
-        return np.max([np.full(len(self.assets), -OUTER_BOUND), *(b.lower for _, b in self.bounds)], axis=0)
+        return np.asarray(np.max([np.full(len(self.assets), -OUTER_BOUND), *(b.lower for _, b in self.bounds)], axis=0))
 
     @cached_property
     def upper(self) -> Array:
-        return np.min([np.full(len(self.assets), OUTER_BOUND), *(b.upper for _, b in self.bounds)], axis=0)
+        return np.asarray(np.min([np.full(len(self.assets), OUTER_BOUND), *(b.upper for _, b in self.bounds)], axis=0))
 
     @cached_property
     def rows(self) -> Rows:
         named = [(title, piece) for title, piece in self.pieces if isinstance(piece, Row)]
         # A floor under the cash is a row: it holds after costs.
-        floors = [
-            (title, b.label, b.lower[self.cash]) for title, b in self.bounds if np.isfinite(b.lower[self.cash])
-        ]
+        floors = [(title, b.label, b.lower[self.cash]) for title, b in self.bounds if np.isfinite(b.lower[self.cash])]
         if floors:
             title, label, floor = max(floors, key=lambda found: float(found[2]))
             of_cash = np.zeros(len(self.assets))

@@ -17,15 +17,16 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Parts
+from equipoise.constraints.base import Array
 from equipoise.optimizer.certificate import certified
-from equipoise.optimizer.problem import OUTER_BOUND, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Attempt, Prices, Solution, Status
+from equipoise.optimizer.structure import Structure, indices
 
 #: The solvers in the order in which they are tried, each with its settings: named, never defaulted; one
 #: thread each. A later one is asked only if the earlier ones' answers did not pass our own check.
@@ -58,62 +59,6 @@ _cache = threading.local()  # A cvxpy problem must not be shared between threads
 _DUST = 1e-7
 
 
-@dataclass(frozen=True)
-class Structure:
-    """What a compiled program depends on. Index sets are bytes, so that structures can be compared."""
-
-    assets: int
-    factors: int
-    cash: int
-    specific: bytes
-    fixed: bytes
-    lower: bytes
-    upper: bytes
-    costs: tuple[tuple[str, bytes], ...]
-    carry: tuple[tuple[str, bytes], ...]
-    rows: tuple[tuple[bool, tuple[tuple[str, bytes], ...]], ...]
-    cones: tuple[tuple[int, bytes], ...]
-    #: The rows that may be exceeded at a price of 1 each; then the total excess is the objective.
-    elastic: bytes | None = None
-
-    @classmethod
-    def of(cls, problem: Problem, elastic: Array | None = None) -> Structure:
-        rows, cost = problem.rows, problem.cost
-        fixed = problem.lower == problem.upper
-        return cls(
-            assets=len(problem.assets),
-            factors=len(problem.risk.factors),
-            cash=problem.cash,
-            specific=_where(problem.risk.specific != 0),
-            fixed=_where(fixed),
-            lower=_where(~fixed & (problem.lower > -OUTER_BOUND)),
-            upper=_where(~fixed & (problem.upper < OUTER_BOUND)),
-            costs=tuple((name, _where(getattr(cost, name) != 0)) for name in ("buy", "sell", "quadratic", "impact")),
-            carry=tuple((name, _where(getattr(cost, name) != 0)) for name in ("long", "short")),
-            rows=tuple(
-                (
-                    bool(rows.cost[j] > 0),
-                    tuple(
-                        (name, _where(getattr(rows, name)[j] != 0))
-                        for name in Parts.NAMES
-                        if np.any(getattr(rows, name)[j] != 0)
-                    ),
-                )
-                for j in range(len(rows.upper))
-            ),
-            cones=tuple((len(cone.matrix), _where(cone.diagonal != 0)) for _, cone in problem.cones),
-            elastic=None if elastic is None else _where(elastic),
-        )
-
-
-def _where(mask: Any) -> bytes:
-    return np.flatnonzero(mask).astype(np.int32).tobytes()
-
-
-def _indices(packed: bytes) -> Any:
-    return np.frombuffer(packed, dtype=np.int32).astype(np.intp)
-
-
 class Program:
     """One compiled structure: `fill` it with a problem's numbers, then solve."""
 
@@ -132,8 +77,8 @@ class Program:
         linked = [away == w - self._parameter(n, lambda p, _: p.target), cp.sum(w) == 1]
         self._budget = linked[-1]
 
-        traded = sorted({i for _, packed in s.costs for i in _indices(packed)} | self._used("buy", "sell"))
-        held = sorted({i for _, packed in s.carry for i in _indices(packed)} | self._used("long", "short"))
+        traded = sorted({i for _, packed in s.costs for i in indices(packed)} | self._used("buy", "sell"))
+        held = sorted({i for _, packed in s.carry for i in indices(packed)} | self._used("long", "short"))
         self._split = {
             "buy": self._column(traded),
             "sell": self._column(traded),
@@ -141,7 +86,7 @@ class Program:
             "short": self._column(held),
         }
         if traded:
-            before = self._parameter(len(traded), lambda p, _, at=np.array(traded): p.before[at])
+            before = self._parameter(len(traded), lambda p, _: p.before[traded])
             linked.append(w[traded] == before + self._split["buy"][0] - self._split["sell"][0])
         if held:
             linked.append(w[held] == self._split["long"][0] - self._split["short"][0])
@@ -159,12 +104,15 @@ class Program:
         else:
             objective = sum(e for e in excess if e is not None)
         self._problem = cp.Problem(
-            cp.Minimize(objective), [*linked, *self._links, *self._rows, *self._cones, *(c for _, c in self._custom)]
+            cp.Minimize(objective),
+            [*linked, *self._links, *self._rows, *self._cones, *(c for _, c in self._custom)],
         )
         if not self._problem.is_dcp(dpp=problem is None):
             raise AssertionError("the program is not DPP: every solve would compile it again")
 
-    def solve(self, problem: Problem, solver: str, settings: Mapping[str, Any]) -> tuple[str, Array | None, Prices | None]:
+    def solve(
+        self, problem: Problem, solver: str, settings: Mapping[str, Any]
+    ) -> tuple[str, Array | None, Prices | None]:
         """(what the solver said, weights, prices); no weights if it has none. Believes nothing."""
         scale = _scale(problem)
         for parameter, value in self._filled:
@@ -182,7 +130,11 @@ class Program:
         if weights is None or not np.all(np.isfinite(weights)):
             return said, None, None
         # An elastic program's objective is the excess itself, without a scale.
-        return said, np.array(weights, dtype=float), self._prices(problem, scale if self.structure.elastic is None else 1.0)
+        return (
+            said,
+            np.array(weights, dtype=float),
+            self._prices(problem, scale if self.structure.elastic is None else 1.0),
+        )
 
     def excess(self) -> Array:
         """For elastic programs: by how much each row was exceeded."""
@@ -198,7 +150,7 @@ class Program:
         return parameter
 
     def _used(self, *names: str) -> set[int]:
-        return {int(i) for _, parts in self.structure.rows for name, at in parts if name in names for i in _indices(at)}
+        return {int(i) for _, parts in self.structure.rows for name, at in parts if name in names for i in indices(at)}
 
     def _column(self, positions: list[int]) -> tuple[Any, dict[int, int]]:
         import cvxpy as cp
@@ -208,7 +160,7 @@ class Program:
 
     def _part(self, name: str, packed: bytes) -> Any:
         """w, w⁺, w⁻, z⁺ or z⁻ of these assets, as an expression."""
-        at = _indices(packed)
+        at = indices(packed)
         if name == "weight":
             return self.weights[at]
         variable, place = self._split[name]
@@ -216,11 +168,11 @@ class Program:
 
     def _bounds(self) -> Iterator[Any]:
         s, w = self.structure, self.weights
-        if len(at := _indices(s.fixed)):
+        if len(at := indices(s.fixed)):
             yield w[at] == self._parameter(len(at), lambda p, _, at=at: p.lower[at])
-        if len(at := _indices(s.lower)):
+        if len(at := indices(s.lower)):
             yield w[at] >= self._parameter(len(at), lambda p, _, at=at: p.lower[at])
-        if len(at := _indices(s.upper)):
+        if len(at := indices(s.upper)):
             yield w[at] <= self._parameter(len(at), lambda p, _, at=at: p.upper[at])
 
     def _trading_cost(self) -> Any:
@@ -228,7 +180,7 @@ class Program:
 
         total: Any = 0.0
         for name, packed in self.structure.costs:
-            if not len(at := _indices(packed)):
+            if not len(at := indices(packed)):
                 continue
             rate = self._parameter(len(at), lambda p, _, at=at, name=name: getattr(p.cost, name)[at], nonneg=True)
             if name in ("buy", "sell"):
@@ -241,10 +193,8 @@ class Program:
     def _carry(self) -> Any:
         total: Any = 0.0
         for name, packed in self.structure.carry:
-            if len(at := _indices(packed)):
-                rate = self._parameter(
-                    len(at), lambda p, scale, at=at, name=name: getattr(p.cost, name)[at] / scale
-                )
+            if len(at := indices(packed)):
+                rate = self._parameter(len(at), lambda p, scale, at=at, name=name: getattr(p.cost, name)[at] / scale)
                 total += rate @ self._part(name, packed)
         return total
 
@@ -252,7 +202,7 @@ class Program:
         import cvxpy as cp
 
         elastic = self.structure.elastic
-        allowed = set() if elastic is None else set(_indices(elastic).tolist())
+        allowed = set() if elastic is None else set(indices(elastic).tolist())
         self._excess = [cp.Variable(nonneg=True) if j in allowed else None for j in range(len(self.structure.rows))]
         return self._excess
 
@@ -260,10 +210,8 @@ class Program:
         with_cost, parts = self.structure.rows[j]
         left: Any = 0.0
         for name, packed in parts:
-            at = _indices(packed)
-            coefficient = self._parameter(
-                len(at), lambda p, _, at=at, name=name: getattr(p.rows, name)[j, at]
-            )
+            at = indices(packed)
+            coefficient = self._parameter(len(at), lambda p, _, at=at, name=name: getattr(p.rows, name)[j, at])
             left += coefficient @ self._part(name, packed)
         if with_cost:
             left += self._parameter((), lambda p, _: p.rows.cost[j], nonneg=True) * self._cost
@@ -274,7 +222,7 @@ class Program:
         import cvxpy as cp
 
         size, diagonal = self.structure.cones[j]
-        at = _indices(diagonal)
+        at = indices(diagonal)
         # Centred on the target, as all cones so far are; another centre shifts by a constant.
         shift = self._parameter(self.structure.assets, lambda p, _: p.target - p.cones[j][1].centre)
         x = cp.Variable(self.structure.assets)
@@ -308,7 +256,7 @@ class Program:
             )
             self._links.append(exposure == factors @ away)
             total += 0.5 * cp.sum_squares(exposure)
-        if len(at := _indices(s.specific)):
+        if len(at := indices(s.specific)):
             volatility = self._parameter(
                 len(at), lambda p, scale: np.sqrt(p.aversion / scale * p.risk.specific[at]), nonneg=True
             )
@@ -353,7 +301,10 @@ def _supporting_plane(constraint: Any, weights: Any, scale: float) -> tuple[Arra
 def _scale(problem: Problem) -> float:
     """The size of the objective, so that a solver's absolute tolerances mean something."""
     away = problem.before - problem.target
-    size = 0.5 * problem.aversion * float(problem.risk.variance(away)) + problem.trading_cost(problem.target) / problem.horizon
+    size = (
+        0.5 * problem.aversion * float(problem.risk.variance(away))
+        + problem.trading_cost(problem.target) / problem.horizon
+    )
     spread = problem.aversion * float(np.max(problem.risk.specific + np.sum(problem.risk.factors**2, axis=0)))
     return max(size, 1e-6 * spread, 1e-12)
 
@@ -410,7 +361,9 @@ def cleaned(problem: Problem, raw: Array) -> Array:
     """Weights within their bounds, without trades that are only a solver's noise, the cash as the residual."""
     inside = np.clip(raw, problem.lower, problem.upper)
     weights = problem.settled(inside)
-    quiet = np.where(np.abs(inside - problem.before) < _DUST, np.clip(problem.before, problem.lower, problem.upper), inside)
+    quiet = np.where(
+        np.abs(inside - problem.before) < _DUST, np.clip(problem.before, problem.lower, problem.upper), inside
+    )
     for bound in (problem.lower, problem.upper):
         quiet = np.where(np.abs(quiet - bound) < 1e-9, bound, quiet)
     quiet = problem.settled(quiet)

@@ -114,7 +114,14 @@ def finished(problem: Problem, solution: Solution) -> Plan:
     plan = Plan(status, name, "", problem, solution, checked, trades, lots, weights)
     if not checked.passed:
         broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
-        return Plan(Status.UNSOLVED, name, f"the orders did not pass the exact check: {broken}", problem, solution, checked)
+        return Plan(
+            Status.UNSOLVED,
+            name,
+            f"the orders did not pass the exact check: {broken}",
+            problem,
+            solution,
+            checked,
+        )
     return plan
 
 
@@ -123,6 +130,10 @@ def _continuous(problem: Problem, weights: np.ndarray[Any, Any]) -> tuple[Fracti
     portfolio = problem.portfolio
     units = (weights - problem.before) * portfolio.nav / portfolio.price
     return tuple(
-        Fraction(0) if i == problem.cash or weights[i] == problem.before[i] else -held if weights[i] == 0 else exact(units[i])
+        Fraction(0)
+        if i == problem.cash or weights[i] == problem.before[i]
+        else -held
+        if weights[i] == 0
+        else exact(units[i])
         for i, held in enumerate(portfolio.exact_quantity)
     )

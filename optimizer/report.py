@@ -45,12 +45,18 @@ def table(rows: list[list[str]], left: int = 1) -> list[str]:
 def _assets(plan: Plan) -> list[str]:
     weights, orders, ok = plan.weights, plan.orders, plan.status.ok
     rows = [["asset", "before", "after", "target", "band", "order", "notional", "cost", "reason"]]
-    for asset, w in weights.iterrows():
+    for asset in weights.index:
+        w = weights.loc[asset]
         band = _band(float(w["lower"]), float(w["upper"]))
         order = ["", "", "", ""]
         if asset in orders.index:
             o = orders.loc[asset]
-            order = [f"{o['side']} {o['quantity']:,.10g}", f"{o['notional']:,.2f}", f"{o['cost']:,.2f}", clean(o["reason"])]
+            order = [
+                f"{o['side']} {o['quantity']:,.10g}",
+                f"{o['notional']:,.2f}",
+                f"{o['cost']:,.2f}",
+                clean(o["reason"]),
+            ]
         after = _percent(w["after"]) if ok else "-"
         rows.append([clean(asset), _percent(w["before"]), after, _percent(w["target"]), band, *order])
     return table(rows)
@@ -71,14 +77,19 @@ def _figures(plan: Plan) -> list[str]:
     rows += [[name, value] for name, value in _ratios(plan)]
     gap = max(plan.gap, 0.0)
     rows.append(
-        ["certified gap", f"at most {1e4 * gap:.2g} bp of NAV a year ({gap * nav:,.2f}) from the best possible plan"]
+        [
+            "certified gap",
+            f"at most {1e4 * gap:.2g} bp of NAV a year ({gap * nav:,.2f}) from the best possible plan",
+        ]
     )
     rows.append(["solver", clean(plan.solver)])
     checks = plan.checks
     rows.append(["exact checks passed", f"{int(checks['passed'].sum())} of {len(checks)}"])
     binding = checks[(checks["shadow_price"] > 0) & (checks["slack"] < 1e-6)]
     if len(binding):
-        names = dict.fromkeys(f"{r.rule}{f' of {r.asset}' if isinstance(r.asset, str) else ''}" for r in binding.itertuples())
+        names = dict.fromkeys(
+            f"{r.rule}{f' of {r.asset}' if isinstance(r.asset, str) else ''}" for r in binding.itertuples()
+        )
         rows.append(["binding", clean(", ".join(names))])
     return table(rows, left=1)
 

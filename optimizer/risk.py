@@ -12,21 +12,31 @@ Portfolios that hold a part of its assets, in any order, then select columns by 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
+from equipoise.optimizer.labelled import (
+    TRANSPOSED,
+    Labels,
+    forbid,
+    is_frame,
+    labelled_square,
+    labelled_table,
+    names,
+    numbers,
+    risky,
+    unique,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-Array: TypeAlias = NDArray[np.float64]
-Labels: TypeAlias = tuple[Any, ...]
 
 # Tolerances, in units of correlation. Rounding moves the eigenvalues of a correlation matrix by a few ε·λmax
 # (1e-12 for some thousand assets): what lies below ROUNDING·λmax is taken for zero. INDEFINITE is far above
@@ -37,7 +47,6 @@ INDEFINITE = 1e-10
 ASYMMETRY = 1e-10
 
 STALE = 1e-14  # A return is price/price − 1, so a smaller spread than this is the rounding of the prices.
-TRANSPOSED = "; loadings looks transposed: factors are its rows and assets its columns, so pass loadings.T"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -217,9 +226,9 @@ class CovarianceRisk(_Labelled):
         alias: Mapping[str, str] | None = None,
         repair: bool = False,
     ) -> None:
-        riskless = _names(riskless)
-        values, labels = _square(cov, assets, "covariance")
-        labels, at = _risky(labels, riskless)
+        riskless = names(riskless)
+        values, labels = labelled_square(cov, assets, "covariance")
+        labels, at = risky(labels, riskless)
         values = values[np.ix_(at, at)]
         σ, λ, V, repaired = _spectrum(values, labels, "covariance", repair)
         θ = λ.min(initial=1.0)
@@ -256,7 +265,7 @@ class CovarianceRisk(_Labelled):
         whose return never changes (a stale price) unless riskless lists it, and half_life without ewma or the
         reverse; ImportError if ledoit_wolf finds no scikit-learn. `riskless` and `alias` as for the class.
         """
-        riskless = _names(riskless)
+        riskless = names(riskless)
         if method not in ("sample", "ewma", "ledoit_wolf"):
             raise InputError("method must be 'sample', 'ewma' or 'ledoit_wolf'", value=method)
         if (half_life is not None) != (method == "ewma"):
@@ -264,11 +273,11 @@ class CovarianceRisk(_Labelled):
         for name, number in (("half_life", half_life), ("periods_per_year", periods_per_year)):
             if number is not None and not 0 < number < np.inf:
                 raise InputError(f"{name} must be a finite number above zero", value=number)
-        values, rows, columns = _table(returns, None, "returns")
-        labels, at = _risky(columns, riskless)
+        values, rows, columns = labelled_table(returns, None, "returns")
+        labels, at = risky(columns, riskless)
         values = values[:, at]
         problem = "a return must be a finite number; fill or drop that row, or drop the asset"
-        _forbid(~np.isfinite(values), values, "returns", problem, labels, rows)
+        forbid(~np.isfinite(values), values, "returns", problem, labels, rows)
         if len(values) < 2:
             raise InputError("a covariance needs returns of at least 2 periods", value=len(values))
 
@@ -279,7 +288,7 @@ class CovarianceRisk(_Labelled):
         spread = np.sqrt(p @ r**2)
         problem = "the return never changes (under these weights), which looks like a stale price"
         problem += "; drop the asset, or list it in riskless=[...] if it has no risk"
-        _forbid(spread <= STALE * (1 + np.abs(values).max(axis=0)), spread, "returns", problem, labels)
+        forbid(spread <= STALE * (1 + np.abs(values).max(axis=0)), spread, "returns", problem, labels)
         if method == "ledoit_wolf" and labels:
             cov = _ledoit_wolf(values)
         else:
@@ -316,16 +325,16 @@ class FactorRisk(_Labelled):
         riskless: Iterable[str] = (),
         alias: Mapping[str, str] | None = None,
     ) -> None:
-        riskless = _names(riskless)
-        L, rows, columns = _table(loadings, assets, "loadings")
-        factors = _unique(rows, "loadings")
+        riskless = names(riskless)
+        L, rows, columns = labelled_table(loadings, assets, "loadings")
+        factors = unique(rows, "loadings")
         s = _by_label(specific_variance, columns, factors, riskless)
-        labels, at = _risky(columns, riskless)
+        labels, at = risky(columns, riskless)
         L, s = L[:, at], s[at]
         problem = "a loading must be a finite number; 0 for none"
-        _forbid(~np.isfinite(L), L, "loadings", problem, labels, factors)
+        forbid(~np.isfinite(L), L, "loadings", problem, labels, factors)
         problem = "a specific variance must be a finite number, not negative; correct it"
-        _forbid(~((s >= 0) & (s < np.inf)), s, "specific_variance", problem, labels)
+        forbid(~((s >= 0) & (s < np.inf)), s, "specific_variance", problem, labels)
         if factor_covariance is not None:
             L = _root(factor_covariance, factors, columns) @ L
         self._store(labels, L, s, riskless, alias)
@@ -336,24 +345,24 @@ def _spectrum(
 ) -> tuple[Array, Array, Array, float | None]:
     """σ (n,), λ ≥ 0 (m,), V (n × m) with Σ = diag(σ) V diag(λ) Vᵀ diag(σ), and how far a repair moved C."""
     problem = "a covariance must be a finite number; estimate it, or leave the asset out"
-    _forbid(~np.isfinite(cov), cov, column, problem, labels)
+    forbid(~np.isfinite(cov), cov, column, problem, labels)
     variance = np.diag(cov)
-    _forbid(variance < 0, variance, column, "a variance must not be negative; correct the matrix", labels)
+    forbid(variance < 0, variance, column, "a variance must not be negative; correct the matrix", labels)
     σ = np.sqrt(variance)
     live = np.flatnonzero(σ > 0)
     zero = (σ == 0)[:, None] | (σ == 0)
     problem = "what has zero variance cannot covary; correct the matrix, or list the asset in riskless=[...]"
-    _forbid((cov != 0) & zero, cov, column, problem, labels)
+    forbid((cov != 0) & zero, cov, column, problem, labels)
 
     unit = np.where(σ > 0, σ, 1.0)
     with np.errstate(over="ignore"):
         C = cov / np.outer(unit, unit)
     problem = "a covariance this large cannot belong to variances so small; correct the matrix"
-    _forbid(np.isinf(C), cov, column, problem, labels)
+    forbid(np.isinf(C), cov, column, problem, labels)
     asymmetry = np.abs(C - C.T)
     worst = (asymmetry > ASYMMETRY) & (asymmetry == asymmetry.max(initial=0.0))
     problem = "a covariance must be symmetric, and its mirror image is another number; correct one of them"
-    _forbid(worst, cov, column, problem, labels)
+    forbid(worst, cov, column, problem, labels)
     beyond = np.abs(C) > 1 + INDEFINITE
     C = (C + C.T)[np.ix_(live, live)] / 2
     np.fill_diagonal(C, 1.0)
@@ -368,7 +377,7 @@ def _spectrum(
                 f"correlations is {lowest:.6g}; estimate all pairs from the same periods, or let "
                 "CovarianceRisk(..., repair=True) move the correlations"
             )
-            _forbid(beyond, cov, column, problem, labels)  # a correlation above 1 shows which pair it is
+            forbid(beyond, cov, column, problem, labels)  # a correlation above 1 shows which pair it is
             raise InputError(problem, column=column)
         V /= np.sqrt(V**2 @ λ)[:, None]  # clipping has raised the diagonal: back to 1
         repaired = float(np.linalg.norm((V * λ) @ V.T - C))
@@ -380,7 +389,7 @@ def _spectrum(
 def _root(omega: Any, factors: Labels, assets: Labels) -> Array:
     """R with Ω = RᵀR, its columns in the order of the factors."""
     column = "factor_covariance"
-    values, labels = _square(omega, None if _is_frame(omega) else factors, column)
+    values, labels = labelled_square(omega, None if is_frame(omega) else factors, column)
     for odd in sorted(set(labels) ^ set(factors), key=str):
         problem = f"its labels must be those of the rows of loadings, and {odd!r} is only in one of them"
         raise InputError(problem + (TRANSPOSED if set(labels) == set(assets) else ""), column=column)
@@ -393,7 +402,7 @@ def _by_label(given: Any, assets: Labels, factors: Labels, riskless: Labels) -> 
     """Specific variances in the order of the assets; those of the riskless need not be there."""
     column = "specific_variance"
     if hasattr(given, "keys"):  # a Series or a mapping
-        labels = _unique(given.keys(), column)
+        labels = unique(given.keys(), column)
         for asset in assets:
             if asset not in given and asset not in riskless:
                 problem = "every asset needs one; 0 if it has none"
@@ -401,88 +410,11 @@ def _by_label(given: Any, assets: Labels, factors: Labels, riskless: Labels) -> 
                     problem + (TRANSPOSED if set(factors) <= set(labels) else ""), asset=asset, column=column
                 )
         given = [given.get(asset, 0.0) for asset in assets]
-    values = _numbers(given, column)
+    values = numbers(given, column)
     if values.shape != (len(assets),):
         problem = f"its shape is {values.shape}, and loadings has {len(assets)} columns"
         raise InputError(problem + (TRANSPOSED if values.shape == (len(factors),) else ""), column=column)
     return values
-
-
-def _is_frame(table: Any) -> bool:
-    return hasattr(table, "columns") and hasattr(table, "index")  # an array should not have to import pandas
-
-
-def _table(table: Any, labels: Iterable[Any] | None, column: str) -> tuple[Array, Labels, Labels]:
-    """Numbers, labels of the rows and of the columns: a DataFrame's, or an array's with labelled columns."""
-    if _is_frame(table) != (labels is None):
-        problem = "labels are given once: a DataFrame carries its own, an array needs assets=[...]"
-        raise InputError(problem, column=column)
-    values = _numbers(table, column)
-    columns = _unique(table.columns if labels is None else labels, column)
-    if values.ndim != 2 or values.shape[1] != len(columns):
-        problem = f"its shape is {values.shape}, and {len(columns)} labels need as many columns"
-        swapped = column == "loadings" and len(values) == len(columns)
-        raise InputError(problem + (TRANSPOSED if swapped else ""), column=column)
-    return values, tuple(table.index) if labels is None else tuple(range(len(values))), columns
-
-
-def _square(table: Any, labels: Iterable[Any] | None, column: str) -> tuple[Array, Labels]:
-    """A matrix with the same labels on both axes, the rows brought into the order of the columns."""
-    values, rows, columns = _table(table, labels, column)
-    if labels is None:
-        at = {label: i for i, label in enumerate(_unique(rows, column))}
-        for odd in sorted(at.keys() ^ set(columns), key=str):
-            axis = "row" if odd in at else "column"
-            problem = f"every label needs a row and a column, and it has only a {axis}"
-            raise InputError(problem, asset=odd, column=column)
-        values = values[[at[label] for label in columns]]
-    elif len(values) != len(columns):
-        raise InputError(f"the matrix must be square, and its shape is {values.shape}", column=column)
-    return values, columns
-
-
-def _numbers(given: Any, column: str) -> Array:
-    try:
-        if _is_frame(given):
-            return np.asarray(given.to_numpy(dtype=np.float64, na_value=np.nan))
-        return np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"it must hold numbers only ({error})", column=column) from None
-
-
-def _unique(labels: Iterable[Any], column: str) -> Labels:
-    counts = Counter(labels)
-    for label in [label for label, times in counts.items() if times > 1][:1]:
-        raise InputError("the label occurs more than once; labels must be unique", asset=label, column=column)
-    return tuple(counts)
-
-
-def _names(riskless: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(riskless, str):  # or every letter would become a label
-        raise InputError(f"riskless is a list of labels; write riskless=[{riskless!r}]")
-    return tuple(riskless)
-
-
-def _risky(labels: Labels, riskless: Labels) -> tuple[Labels, list[int]]:
-    at = [i for i, label in enumerate(labels) if label not in riskless]
-    return tuple(labels[i] for i in at), at
-
-
-def _forbid(
-    bad: NDArray[np.bool_],
-    values: Array,
-    column: str,
-    problem: str,
-    labels: Labels,
-    rows: Labels | None = None,
-) -> None:
-    """InputError for the first bad entry, naming its asset, its pair of assets, or its row and asset."""
-    for place in np.argwhere(bad)[:1]:
-        value = float(values[tuple(place)])
-        if rows is not None:
-            problem = f"row {str(rows[place[0]])!r}: {problem}"
-        names = tuple(dict.fromkeys(labels[i] for i in (place if rows is None else place[1:])))
-        raise InputError(problem, asset=names if len(names) > 1 else names[0], column=column, value=value)
 
 
 def _ledoit_wolf(returns: Array) -> Array:

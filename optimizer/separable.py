@@ -86,4 +86,4 @@ class Separable:
             )
         free = self.before + side * size
         free = np.where(above, np.maximum(free, far), np.where(below, np.minimum(free, near), np.clip(free, near, far)))
-        return np.clip(free, self.lower, self.upper)
+        return np.asarray(np.clip(free, self.lower, self.upper))

@@ -54,7 +54,9 @@ def refusal(problem: Problem) -> str | None:
 
 def _is_cash_floor(row: Any, cash: int) -> bool:
     others = all(getattr(row, name) is None for name in ("long", "short", "buy", "sell"))
-    return others and row.weight is not None and np.flatnonzero(row.weight).tolist() == [cash] and row.weight[cash] == -1
+    return (
+        others and row.weight is not None and np.flatnonzero(row.weight).tolist() == [cash] and row.weight[cash] == -1
+    )
 
 
 def solve(problems: Sequence[Problem]) -> list[Solution | None]:

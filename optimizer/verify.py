@@ -10,9 +10,10 @@ asked itself.)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Check:
     at_least: bool
     slack: float
     passed: bool
+
+
+#: Makes a check of a slack in cash, judged by the tolerance in force.
+_Found: TypeAlias = Callable[..., Check]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,9 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     conserved = sum(value, Fraction(0)) + sum(costs, Fraction(0)) == nav
     checks.append(Check("Cash", "trades, costs and cash add up", None, 0.0, 0.0, False, 0.0, conserved))
     weights = np.array([float(x / nav) for x in value])
-    return Verified(tuple(after), sum(costs, Fraction(0)), tuple(costs), value[problem.cash], nav, weights, tuple(checks))
+    return Verified(
+        tuple(after), sum(costs, Fraction(0)), tuple(costs), value[problem.cash], nav, weights, tuple(checks)
+    )
 
 
 def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction:
@@ -116,7 +123,9 @@ def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction
     return cost
 
 
-def _bounds(title: str, bound: Bound, problem: Problem, value: list[Fraction], nav: Fraction, found) -> Iterator[Check]:  # type: ignore[no-untyped-def]
+def _bounds(
+    title: str, bound: Bound, problem: Problem, value: list[Fraction], nav: Fraction, found: _Found
+) -> Iterator[Check]:
     for i, asset in enumerate(problem.assets):
         low, high = float(bound.lower[i]), float(bound.upper[i])
         sides = [
@@ -142,26 +151,24 @@ def _of(parts: Parts, value: Sequence[Fraction], traded: Sequence[Fraction]) -> 
     for name in Parts.NAMES:
         coefficients = getattr(parts, name)
         if coefficients is not None:
-            for i in np.flatnonzero(coefficients):
+            for i in np.flatnonzero(coefficients).tolist():
                 x = part(name, value[i], traded[i])
                 if x:
                     total += Fraction(float(coefficients[i])) * x
     return total
 
 
-def _row(title: str, row: Row, value: list[Fraction], traded: list[Fraction], nav: Fraction, found) -> Check:  # type: ignore[no-untyped-def]
+def _row(title: str, row: Row, value: list[Fraction], traded: list[Fraction], nav: Fraction, found: _Found) -> Check:
     excess = _of(row, value, traded) - Fraction(row.upper) * nav
     sign = -1 if row.at_least else 1
     limit = row.limit if row.limit is not None else sign * row.upper
     per = nav if row.per is None else _of(row.per, value, traded)
     # With no debt a health factor is infinite: excess over nothing.
     shown = limit + sign * float(excess / per) if per else math.copysign(math.inf, sign * float(excess) or sign * -1.0)
-    return found(
-        -excess, rule=title, detail=row.label, asset=None, value=shown, limit=limit, at_least=row.at_least
-    )
+    return found(-excess, rule=title, detail=row.label, asset=None, value=shown, limit=limit, at_least=row.at_least)
 
 
-def _cone(title: str, cone: Cone, value: list[Fraction], nav: Fraction, found) -> Check:  # type: ignore[no-untyped-def]
+def _cone(title: str, cone: Cone, value: list[Fraction], nav: Fraction, found: _Found) -> Check:
     length = cone.of(np.array([float(x / nav) for x in value]))
     # The norm in floating point, raised by more than its rounding error.
     safe = length * (1 + 1e-13)

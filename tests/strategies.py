@@ -45,7 +45,7 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer.costs import Cost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
 from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.problem import Policy, Problem
 from equipoise.optimizer.risk import CovarianceRisk, FactorRisk, Risk
@@ -56,6 +56,7 @@ COSTS: dict[str, Cost] = {
     "proportional": ProportionalCost("fee"),
     "quadratic": QuadraticCost(0.1, "volume"),
     "impact": ImpactCost("volatility", "volume"),
+    "holding": HoldingCost("holding_rate", "borrow_rate"),
 }
 
 
@@ -288,6 +289,8 @@ def random_table(rng: np.random.Generator, n: int, shorts: int, nav: float) -> p
             "initial_margin": column(np.round(rng.uniform(0.05, 0.3, n), 3)),
             "volume": column(np.round(nav * 10.0 ** rng.uniform(-1, 2, n), 2), 1.0),
             "volatility": column(np.round(rng.uniform(0.005, 0.05, n), 4)),
+            "holding_rate": column(np.round(rng.uniform(-0.02, 0.02, n), 4)),
+            "borrow_rate": column(np.round(rng.uniform(0.02, 0.1, n), 4)),
             "beta": column(np.round(rng.normal(1.0, 0.5, n), 3)),
             "group": [*(f"group {g}" for g in rng.integers(0, 3, n)), None],
         },
@@ -296,9 +299,7 @@ def random_table(rng: np.random.Generator, n: int, shorts: int, nav: float) -> p
     return table.iloc[rng.permutation(n + 1)]
 
 
-def random_risk(
-    rng: np.random.Generator, assets: list[str], kind: str | None
-) -> tuple[Risk | None, pd.DataFrame]:
+def random_risk(rng: np.random.Generator, assets: list[str], kind: str | None) -> tuple[Risk | None, pd.DataFrame]:
     """A risk model of this kind and its annual covariance by label (the identity if there is none)."""
     risky = [asset for asset in assets if asset != CASH]
     n, k = len(risky), min(3, len(risky))
@@ -341,7 +342,7 @@ def instances(draw: st.DrawFn, *, among: Sequence[str] = tuple(RULES), **options
 
 
 def _cost(table: pd.DataFrame, trades: np.ndarray, costs: Sequence[str]) -> float:
-    """The trading cost in fractions of NAV, from the columns: see COSTS."""
+    """The trading cost in fractions of NAV, from the columns: see COSTS (holding costs are no part of it)."""
     size, nav = np.abs(trades), float(table.quantity @ table.price)
     fee, volatility, volume = (table[column].to_numpy() for column in ("fee", "volatility", "volume"))
     each = {
@@ -349,4 +350,4 @@ def _cost(table: pd.DataFrame, trades: np.ndarray, costs: Sequence[str]) -> floa
         "quadratic": 0.1 * size**2 * nav / volume,
         "impact": volatility * size**1.5 * np.sqrt(nav / volume),
     }
-    return float(sum(each[name].sum() for name in costs))
+    return float(sum(each[name].sum() for name in costs if name in each))

@@ -1,0 +1,69 @@
+"""What a compiled program depends on: which numbers there are, not what they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from equipoise.constraints.base import Array, Parts
+from equipoise.optimizer.problem import OUTER_BOUND, Problem
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a compiled program depends on. Index sets are bytes, so that structures can be compared."""
+
+    assets: int
+    factors: int
+    cash: int
+    specific: bytes
+    fixed: bytes
+    lower: bytes
+    upper: bytes
+    costs: tuple[tuple[str, bytes], ...]
+    carry: tuple[tuple[str, bytes], ...]
+    rows: tuple[tuple[bool, tuple[tuple[str, bytes], ...]], ...]
+    cones: tuple[tuple[int, bytes], ...]
+    #: The rows that may be exceeded at a price of 1 each; then the total excess is the objective.
+    elastic: bytes | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, elastic: Array | None = None) -> Structure:
+        rows, cost = problem.rows, problem.cost
+        fixed = problem.lower == problem.upper
+        return cls(
+            assets=len(problem.assets),
+            factors=len(problem.risk.factors),
+            cash=problem.cash,
+            specific=where(problem.risk.specific != 0),
+            fixed=where(fixed),
+            lower=where(~fixed & (problem.lower > -OUTER_BOUND)),
+            upper=where(~fixed & (problem.upper < OUTER_BOUND)),
+            costs=tuple((name, where(getattr(cost, name) != 0)) for name in ("buy", "sell", "quadratic", "impact")),
+            carry=tuple((name, where(getattr(cost, name) != 0)) for name in ("long", "short")),
+            rows=tuple(
+                (
+                    bool(rows.cost[j] > 0),
+                    tuple(
+                        (name, where(getattr(rows, name)[j] != 0))
+                        for name in Parts.NAMES
+                        if np.any(getattr(rows, name)[j] != 0)
+                    ),
+                )
+                for j in range(len(rows.upper))
+            ),
+            cones=tuple((len(cone.matrix), where(cone.diagonal != 0)) for _, cone in problem.cones),
+            elastic=None if elastic is None else where(elastic),
+        )
+
+
+def where(mask: ArrayLike) -> bytes:
+    """The positions where the mask is true, in a form that can be compared and hashed."""
+    return np.flatnonzero(mask).astype(np.int32).tobytes()
+
+
+def indices(packed: bytes) -> NDArray[np.intp]:
+    """The positions again."""
+    return np.frombuffer(packed, dtype=np.int32).astype(np.intp)

@@ -88,10 +88,15 @@ class Custom(Rule):
                     )
             return constraints
 
+        asked: list[Any] = []  # the expressions on two variables of their own, built when first asked
+
         def violation(weights: Array, trades: Array) -> float:
             import cvxpy as cp
 
-            at = cp.Variable(len(weights), value=weights), cp.Variable(len(trades), value=trades)
-            return max((float(np.max(c.violation())) for c in build(*at)), default=0.0)
+            if not asked:
+                asked.extend((cp.Variable(len(weights)), cp.Variable(len(trades))))
+                asked.append(build(*asked))
+            asked[0].value, asked[1].value = weights, trades
+            return max((float(np.max(c.violation())) for c in asked[2]), default=0.0)
 
         return (Opaque(label=self.title, build=build, violation=violation),)

@@ -63,6 +63,12 @@ def _by_program(problem: Problem) -> Solution:
     if answer.status is not Status.UNSOLVED:
         return answer
     found = explain(problem)
+    if found.status is Status.UNSOLVED and answer.attempts and answer.attempts[-1].said == "infeasible":
+        # Called infeasible, but not proven: the other solvers' turn.
+        later = program.solve(problem, first=1)
+        answer = replace(later, attempts=answer.attempts + later.attempts)
+        if answer.status is not Status.UNSOLVED:
+            return answer
     verdict = "conflict proven" if found.status is Status.INFEASIBLE else "no conflict proven"
     attempts = (*answer.attempts, Attempt("elastic program", "explained", verdict))
     return replace(answer, status=found.status, explanation=found.text, attempts=attempts)

@@ -115,8 +115,8 @@ def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, Mask
         options={"node_limit": _NODES, "mip_rel_gap": 0.05},
     )
     if found.x is None:
-        # scipy: status 2 is infeasible; everything else only means that the search was cut short.
-        return None, found.status == 2 and not search.cones and not np.any(bend)
+        # scipy: status 2 is infeasible, also without the cones; all else only means that it was cut short.
+        return None, found.status == 2 and not np.any(bend)
     closed = found.x[closes] > 0.5
     lots = np.round(found.x[bought] - found.x[sold]).astype(np.int64)
     return (np.where(closed, 0, lots), closed), False

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Parts, part
 from equipoise.optimizer.lot_points import SLACK, Integers, Lots, Mask
+from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
 
 _PAIRS = 12  # the best moves of each direction that are tried in pairs
 _ROUNDS = 500
@@ -102,7 +103,10 @@ class Search:
         weights = self.problem.settled(self.problem.before + trades)
         excess = self.sides(weights) - self.upper
         forms = [form.value(weights) - limit for form, limit in self.cones]
-        violation = float(np.sum(np.maximum(excess, 0.0)) + sum(max(f, 0.0) for f in forms))
+        # A custom rule is no data: it is asked itself, at each point that the search would go to.
+        custom = [p.violation(weights, weights - self.problem.before) for _, p in self.problem.opaque]
+        custom = [v for v in custom if v > FEASIBILITY_TOLERANCE]
+        violation = float(np.sum(np.maximum(excess, 0.0)) + sum(max(f, 0.0) for f in forms) + sum(custom))
         return State(lots, closed, weights, self.problem.objective(weights), violation)
 
     def sides(self, weights: Array) -> Array:

@@ -20,6 +20,7 @@ from equipoise.constraints.base import Array, Bound, Cone, Piece, Row
 from equipoise.optimizer.lot_points import SLACK, Integers, Lots, Mask
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
 
 _DECISIONS = 4  # rounds of deciding which orders below their minimum to drop
 
@@ -178,6 +179,12 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
         title
         for (title, _), (form, limit) in zip(search.problem.cones, search.cones, strict=True)
         if form.value(state.weights) > limit
+    ]
+    weights = state.weights
+    broken += [
+        title
+        for title, piece in search.problem.opaque
+        if piece.violation(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
     ]
     how = (
         "no plan in whole lots keeps all rules (proven)"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ORDER_COLUMNS = ("side", "quantity", "lots", "price", "notional", "cost", "reason")
+#: A shadow price below this is a solver's noise (costs and risks are worth 1e-4 and more a unit of NAV a year).
+MEANT = 1e-9
 CHECK_COLUMNS = (
     "rule",
     "detail",
@@ -169,7 +171,8 @@ class Plan:
             dict.fromkeys(
                 title
                 for j, title in enumerate(rows.titles)
-                if prices.rows[j] > 0 and (rows.cost[j] > 0 or any(getattr(rows, name)[j, i] for name in Parts.NAMES))
+                if prices.rows[j] > MEANT
+                and (rows.cost[j] > 0 or any(getattr(rows, name)[j, i] for name in Parts.NAMES))
             )
         )
 
@@ -249,7 +252,7 @@ class Plan:
             for i in np.flatnonzero(at):
                 if i != problem.cash:
                     found[title, bound.label, problem.assets[i]] = float(pushed[i])
-        return found
+        return {key: price for key, price in found.items() if price > MEANT}
 
     def failed(self) -> tuple[Check, ...]:
         """The checks that did not pass."""

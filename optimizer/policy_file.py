@@ -22,7 +22,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
-from types import NoneType, SimpleNamespace, UnionType
+from types import SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from equipoise.constraints.base import Rule
@@ -79,7 +79,7 @@ _SHAPES: dict[Any, tuple[type | tuple[type, ...], str]] = {
     Sequence: (list, "a list"),
     Iterable: (list, "a list"),
     Mapping: (dict, "a table by label"),
-    **{base: (dict, "a table") for base in _HOMES},
+    **dict.fromkeys(_HOMES, (dict, "a table")),
 }
 
 
@@ -156,24 +156,221 @@ class _Reader:
 
     def call(self, make: Callable[..., _T], given: Mapping[str, Any], place: str) -> _T:
         """make(**given), each value converted by the hint of its argument."""
+        return self.made(make, self.arguments(make, given, place), place)
+
+    def made(self, make: Callable[..., _T], arguments: Mapping[str, Any], place: str) -> _T:
+        try:
+            return make(**arguments)
+        except InputError as error:
+            raise self.error(place, str(error)) from None
+        except (TypeError, ValueError, ImportError) as error:
+            raise self.error(place, str(error)) from error
+
+    def arguments(self, make: Callable[..., Any], given: Mapping[str, Any], place: str) -> dict[str, Any]:
         known = {_file_name(name): parameter for name, parameter in inspect.signature(make).parameters.items()}
         hints = _hints(make)
         for key in given:
             if key not in known:
                 raise self.error(place, f"unknown key {key!r}{_nearest(key, known)}; it takes {_listed(known)}")
-        arguments = {}
+        found = {}
         for key, parameter in known.items():
             if key in given:
                 hint = hints[parameter.name]
                 where = ", ".join(filter(None, [place, _heading(key, hint)]))
-                arguments[key] = self.value(given[key], hint, where, endless=parameter.default == math.inf)
+                found[parameter.name] = self.value(given[key], hint, where, endless=parameter.default == math.inf)
             elif parameter.default is parameter.empty:
                 raise self.error(place, f"the key {key!r} is missing")
-        if get_origin(make) is None and any(issubclass(type(make), type) and make is risk for risk in ()):
-            raise AssertionError
+        return found
+
+    def value(self, given: Any, hint: Any, place: str, *, endless: bool = False) -> Any:
+        """This value as the hint wants it; `endless`: infinity is allowed."""
+        hints = [one for one in _either(hint) if (get_origin(one) or one) in _SHAPES]
+        fitting = [one for one in hints if _fits(given, one)]
+        if not fitting:
+            wanted = " or ".join(dict.fromkeys(_SHAPES[get_origin(one) or one][1] for one in hints))
+            raise self.error(place, f"must be {wanted or 'left to Python'}, not {_shown(given)}")
+        for one in fitting[:-1]:
+            try:
+                return self._converted(given, one, place, endless)
+            except InputError:
+                continue
+        return self._converted(given, fitting[-1], place, endless)
+
+    def _converted(self, given: Any, hint: Any, place: str, endless: bool) -> Any:
+        kind, of = get_origin(hint) or hint, get_args(hint)
+        if kind in _HOMES:
+            return self._object(given, kind, place)
+        if kind is float:
+            return self._number(given, place, endless)
+        if kind is Literal and given not in of:
+            raise self.error(place, f"must be one of {_listed(of)}, not {_shown(given)}")
+        if kind in (_Table, _Column):
+            return self._frame(given, place, one_column=kind is _Column)
+        if kind is Mapping:
+            return {name: self.value(one, of[1], f"{place}, entry {name!r}") for name, one in given.items()}
+        if kind in (tuple, Sequence, Iterable):
+            if kind is tuple and of[-1] is not Ellipsis and len(given) != len(of):
+                raise self.error(place, f"must have {len(of)} entries, not {len(given)}")
+            hints = of if len(of) == len(given) and of[-1] is not Ellipsis else of[:1] * len(given)
+            number = f"{place} " if of[0] in _HOMES else f"{place}, entry "
+            pairs = enumerate(zip(given, hints, strict=True), start=1)
+            return tuple(self.value(one, wanted, f"{number}{i}") for i, (one, wanted) in pairs)
+        return given
+
+    def _number(self, given: float, place: str, endless: bool) -> float:
         try:
-            return make(**{known[key].name: value for key, value in arguments.items()})
-        except InputError as error:
-            raise self.error(place, str(error)) from None
-        except (TypeError, ValueError, ImportError) as error:
-            raise self.error(place, str(error)) from error
+            number = float(given)
+        except OverflowError:
+            raise self.error(place, "the number is too large") from None
+        if math.isnan(number) or (math.isinf(number) and not endless):
+            raise self.error(place, f"must be a finite number, not {number}")
+        return number
+
+    def _object(self, given: Mapping[str, Any], base: Any, place: str) -> Any:
+        kinds, name = _kinds(base), given.get("type")
+        if not isinstance(name, str) or name not in kinds:
+            found = f"unknown type {_shown(name)}{_nearest(name, kinds)}" if "type" in given else "no key 'type'"
+            raise self.error(place, f"{found}; it is one of {_listed(kinds)}")
+        place, kind = f"{place} ({name})", kinds[name]
+        if any(get_origin(one) is Callable for hint in _hints(kind).values() for one in _either(hint)):
+            raise self.error(place, "is Python code, which is never read from a file; make the Rebalancer in Python")
+        rest = {key: value for key, value in given.items() if key != "type"}
+        if base is not Risk:
+            return self.call(kind, rest, place)
+        # A risk model can be made from one of several kinds of data, each by a constructor of its own.
+        ways = {_file_name(next(iter(inspect.signature(way).parameters), "")): way for way in _constructors(kind)}
+        named = [key for key in ways if key in rest]
+        if len(ways) > 1 and len(named) != 1:
+            raise self.error(place, f"takes exactly one of {_listed(ways)}, not {' and '.join(named) or 'none'}")
+        way = ways[named[0]] if named else kind
+        arguments, defaults = self.arguments(way, rest, place), inspect.signature(way).parameters
+        canonical = {name: getattr(value, "attrs", {}).get("sha256", value) for name, value in arguments.items()}
+        changed = {_file_name(name): one for name, one in canonical.items() if one != defaults[name].default}
+        self.risk = {"type": kind.__name__} | changed
+        return self.made(way, arguments, place)
+
+    def _frame(self, given: str, place: str, *, one_column: bool) -> pd.DataFrame | pd.Series[float]:
+        """A CSV file of numbers, with labels in its first row and its first column, which stay the text they are."""
+        import pandas as pd
+
+        path = self.path.parent / given
+        place = f"{place}, file {str(path)!r}"
+        try:
+            data = path.read_bytes()
+            text = data.decode("utf-8-sig")
+            header = next(csv.reader(io.StringIO(text)), [])
+            names = range(len(header))
+            rows = pd.read_csv(
+                io.StringIO(text), header=0, names=names, dtype={0: str}, keep_default_na=False, na_values=[""]
+            )
+        except OSError as error:
+            raise self.error(place, f"cannot be read: {error.strerror}") from None
+        except (ValueError, csv.Error) as error:  # not UTF-8, not a table, no possible path
+            raise self.error(place, f"is not a table: {error}") from None
+        if len(header) < 2 or not isinstance(rows.index, pd.RangeIndex) or rows[0].isna().any():
+            raise self.error(place, "needs a label and at least one number in every row, and as many cells in each")
+        for column in names[1:]:
+            cells = rows[column]
+            if not pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
+                wrong = int((pd.to_numeric(cells, errors="coerce").isna() & cells.notna()).argmax())
+                where = f"row {rows[0].iloc[wrong]!r}, column {header[column]!r}"
+                raise self.error(place, f"{where} must be a number, not {_shown(cells.iloc[wrong])}")
+        frame = rows.set_index(0).set_axis(header[1:], axis=1)
+        if one_column and len(header) != 2:
+            raise self.error(place, f"must have two columns, label and number, not {len(header)}")
+        result = frame.iloc[:, 0] if one_column else frame
+        result.attrs["sha256"] = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        return result
+
+
+def _hints(make: Callable[..., Any]) -> dict[str, Any]:
+    """The type hint of each argument; those of a dataclass are its fields'."""
+    parameters = getattr(make, "__dataclass_params__", None)
+    source = make if parameters is not None and parameters.init else getattr(make, "__init__", make)
+    return get_type_hints(make if inspect.ismethod(make) else source, localns=_NAMES)
+
+
+def _either(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the hint itself."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _fits(given: Any, hint: Any) -> bool:
+    shape = _SHAPES[get_origin(hint) or hint][0]
+    return isinstance(given, shape) and (not isinstance(given, bool) or shape is bool)
+
+
+def _heading(key: str, hint: Any) -> str:
+    """How the key is written: a table, tables one after the other, or a value."""
+    of = _either(hint)
+    if any(one in _HOMES for one in of):
+        return f"[{key}]"
+    return f"[[{key}]]" if any(get_args(one)[:1] and get_args(one)[0] in _HOMES for one in of) else f"key {key!r}"
+
+
+def _kinds(base: Any) -> dict[str, type]:
+    """The classes that a table of this kind can name."""
+    found = vars(import_module(_HOMES[base])).items()
+    return {
+        name: one
+        for name, one in sorted(found)
+        if isinstance(one, type) and issubclass(one, base) and one is not base and not name.startswith("_")
+    }
+
+
+def _constructors(kind: type) -> list[Callable[..., Any]]:
+    """The class, and its class methods from_..."""
+    return [kind, *(getattr(kind, name) for name in vars(kind) if name.startswith("from_"))]
+
+
+def _file_name(argument: str) -> str:
+    return _LONGER.get(argument, argument.rstrip("_"))
+
+
+def _nearest(given: Any, known: Iterable[str]) -> str:
+    near = get_close_matches(str(given), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(map(str, names)) or "nothing"
+
+
+def _shown(given: Any) -> str:
+    if isinstance(given, dict | list):
+        return "a table" if isinstance(given, dict) else "a list"
+    text = str(given).lower() if isinstance(given, bool) else repr(given)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _written(one: Any) -> dict[str, Any]:
+    """A rule, cost or trigger as a table: its type, and the fields that are not at their default."""
+    if isinstance(one, Mapping):
+        return dict(one)
+    name = type(one).__name__
+    if not any(_kinds(base).get(name) is type(one) for base in _HOMES):
+        raise InputError("is not one of the library's own, so no file can name it", column=name)
+    given = ((f, getattr(one, f.name)) for f in fields(one))
+    return {"type": name} | {_file_name(f.name): value for f, value in given if value != f.default}
+
+
+def _toml(value: Any) -> str:
+    """A value on one line of TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Real):
+        return repr(float(value))
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if is_dataclass(value) and not isinstance(value, type):
+        value = _written(value)
+    if isinstance(value, Mapping):
+        entries = ", ".join(f"{_key(key)} = {_toml(one)}" for key, one in value.items())
+        return f"{{ {entries} }}" if entries else "{}"
+    raise InputError("cannot be written to a file", value=value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)

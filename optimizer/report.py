@@ -85,7 +85,7 @@ def _figures(plan: Plan) -> list[str]:
     rows.append(["solver", clean(plan.solver)])
     checks = plan.checks
     rows.append(["exact checks passed", f"{int(checks['passed'].sum())} of {len(checks)}"])
-    binding = checks[(checks["shadow_price"] > 0) & (checks["slack"] < 1e-6)]
+    binding = checks[checks["shadow_price"] > 0]
     if len(binding):
         names = dict.fromkeys(
             f"{r.rule}{f' of {r.asset}' if isinstance(r.asset, str) else ''}" for r in binding.itertuples()

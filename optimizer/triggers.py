@@ -168,7 +168,7 @@ class Calendar(Trigger):
             return Due(repr(self), True, inf, 0.0, "days", "never rebalanced (no `last` was given)")
         then = self._after(since)
         value, threshold = ((moment - since).total_seconds() / 86400 for moment in (at, then))
-        reason = f"due since {then}" if at >= then else f"next due at {then}, in {threshold - value:.6g} days"
+        reason = f"due since {then}" if at >= then else f"next due at {then}, in {then - at}"
         return Due(repr(self), bool(at >= then), value, threshold, "days", f"{reason} (last: {since})")
 
     def _after(self, last: pd.Timestamp) -> pd.Timestamp:
@@ -295,7 +295,8 @@ class Drift(Trigger):
         width = np.where(w > b, high - b, np.where(w < b, b - low, np.minimum(high - b, b - low)))
         if not np.isfinite(width).any():
             return Due(repr(self), False, 0.0, inf, "NAV", "no asset has a drift band")
-        i, outside = int(np.argmin(width - value)), int(np.sum(value > width + ROUNDING_TOLERANCE))
+        outside = int(np.sum(value > width + ROUNDING_TOLERANCE))
+        i = int(np.argmin(np.round(width - value, 12)))  # of those that are equal but for rounding, the first
         side = "inside the edge of" if not outside else "above" if w[i] > b[i] else "below"
         reason = (
             f"{clean(names[i])} at {_percent(w[i])} is {_percent(abs(width[i] - value[i]))} {side} its band "

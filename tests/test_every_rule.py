@@ -774,9 +774,7 @@ def test_lots_in_the_exact_check(asset: str, quantity: str, kept: bool) -> None:
     rule = LotSize("lot", min_notional=10.0, min_quantity={"COIN": 0.25})
     trades = [Fraction(quantity) if a == asset else Fraction(0) for a in ASSETS]
     checks = verify(Policy(constraints=(rule,)).problem(account()), trades, whole_lots=True).checks
-    lots = [check for check in checks if check.rule == rule.title]
-    assert lots
-    assert all(check.passed for check in lots) is kept
+    assert all(check.passed for check in checks if check.rule == rule.title) is kept
 
 
 def test_closing_a_position_is_exempt_from_lots_and_minimums() -> None:

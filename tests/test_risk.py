@@ -489,9 +489,7 @@ def test_ledoit_wolf_is_that_of_scikit_learn() -> None:
     covariance = pytest.importorskip("sklearn.covariance")
     returns = random_returns(periods=12)
     model = CovarianceRisk.from_returns(returns, method="ledoit_wolf", periods_per_year=52)
-    assert_covariance(
-        model.aligned(ASSETS, "USD"), 52 * covariance.LedoitWolf().fit(returns.to_numpy()).covariance_
-    )
+    assert_covariance(model.aligned(ASSETS, "USD"), 52 * covariance.LedoitWolf().fit(returns.to_numpy()).covariance_)
 
 
 def test_ledoit_wolf_without_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,9 +580,7 @@ def test_nearly_stale_returns_are_kept() -> None:
 # ---- a factor model ---------------------------------------------------------------------------------------
 
 
-LOADINGS = pd.DataFrame(
-    [[1.0, 0.5, 2.0], [0.0, -1.0, 0.3]], index=["market", "size"], columns=["BTC", "ETH", "SOL"]
-)
+LOADINGS = pd.DataFrame([[1.0, 0.5, 2.0], [0.0, -1.0, 0.3]], index=["market", "size"], columns=["BTC", "ETH", "SOL"])
 OMEGA = pd.DataFrame([[0.04, 0.01], [0.01, 0.02]], index=["market", "size"], columns=["market", "size"])
 SPECIFIC = pd.Series({"ETH": 0.2, "SOL": 0.3, "BTC": 0.1, "not in the loadings": 9.0})
 WANTED = LOADINGS.T.to_numpy() @ OMEGA.to_numpy() @ LOADINGS.to_numpy() + np.diag([0.1, 0.2, 0.3])

@@ -1,0 +1,246 @@
+"""Plans as files: CSV tables for people and spreadsheets, JSON for machines and for the record.
+
+The bytes depend on the inputs alone: no clock, no paths, no set order. Quantities, prices and notionals are
+written as the exact decimal numbers that were verified.
+
+Spreadsheets run a cell that begins with = + - @ (or a tab or line break before them) as a formula, so text
+that begins so gets an apostrophe in front in CSV files. Numbers never do; JSON has the text as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import cache
+from importlib import metadata
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.constraints.errors import InputError
+from equipoise.optimizer.batch import Plans
+from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from equipoise.optimizer.policy_file import PolicyFile
+
+#: The version of the layout of plan.json; it changes when a reader would have to.
+SCHEMA_VERSION = 1
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
+    """The whole plan: orders, weights, checks, certificate, solver attempts, and what it was made from.
+
+    `inputs`: the SHA-256 of each input file by its role. What is not a finite number is null: a bound that is
+    not there, a health factor without a debt.
+    """
+    solution = plan.solution
+    before, after = plan.tracking_error
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "portfolio": plan.name,
+        "status": plan.status.name,
+        "sentence": plan.status.value,
+        "verified": plan.status.ok,
+        "message": plan.message,
+        "cash": policy.rebalancer.cash,
+        "orders": order_records(plan),
+        "positions": _positions(plan),
+        "weights": _records(plan.weights.reset_index()),
+        "figures": {
+            "nav": plan.problem.portfolio.nav if plan.problem else None,
+            "tracking_error_before": before,
+            "tracking_error": after,
+            "turnover": plan.turnover,
+            "cost": plan.cost,
+        },
+        "certificate": {
+            "unit": "fractions of NAV per year",
+            "objective": plan.objective,
+            "bound": plan.bound,
+            "gap": plan.gap,
+        },
+        "checks": _records(plan.checks),
+        "solver": {
+            "name": plan.solver,
+            "attempts": [
+                {"solver": attempt.solver, "said": attempt.said, "verdict": attempt.verdict}
+                for attempt in (solution.attempts if solution else ())
+            ],
+        },
+        "policy": {"sha256": policy.digest, "text": policy.text},
+        "inputs": dict(inputs),
+        "versions": versions(),
+    }
+    return json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
+
+
+def order_records(plan: Plan) -> list[dict[str, Any]]:
+    """The orders as `Plan.orders` has them, with exact numbers (Fractions) for quantity, price and notional."""
+    if plan.problem is None or not plan.status.ok:
+        return []
+    portfolio = plan.problem.portfolio
+    at = {asset: i for i, asset in enumerate(portfolio.assets)}
+    records = _records(plan.orders.reset_index())
+    for record in records:
+        i = at[record["asset"]]
+        quantity, price = abs(plan.trades[i]), portfolio.exact_price[i]
+        record |= {"quantity": quantity, "price": price, "notional": quantity * price}
+    return records
+
+
+def plan_files(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> dict[str, str]:
+    """What `equipoise solve` writes; the orders last, so that whoever sees them finds the rest."""
+    return {
+        "plan.json": plan_json(plan, policy, inputs),
+        "weights.csv": csv_text(_records(plan.weights.reset_index()), ("asset", *plan.weights.columns)),
+        "checks.csv": csv_text(_records(plan.checks), tuple(plan.checks.columns)),
+        "orders.csv": csv_text(order_records(plan), ("asset", *ORDER_COLUMNS)),
+    }
+
+
+def batch_files(
+    plans: Plans, policy: PolicyFile, inputs: Mapping[str, str], summary: Mapping[str, Any]
+) -> dict[str, str]:
+    """What `equipoise batch` writes."""
+    orders = [{"portfolio_id": plan.name} | record for plan in plans for record in order_records(plan)]
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        **summary,
+        "policy": {"sha256": policy.digest, "text": policy.text},
+        "inputs": dict(inputs),
+        "versions": versions(),
+    }
+    return {
+        "summary.json": json.dumps(_plain(record), indent=1, allow_nan=False) + "\n",
+        "results.csv": csv_text(_records(plans.results.reset_index()), ("portfolio_id", *plans.results.columns)),
+        "orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS)),
+    }
+
+
+def batch_summary(plans: Plans) -> dict[str, Any]:
+    """How many portfolios ended how, and the totals of the orders."""
+    statuses: dict[str, int] = {}
+    for plan in plans:
+        statuses[plan.status.name] = statuses.get(plan.status.name, 0) + 1
+    orders = [sum(1 for x in plan.trades if x) if plan.status.ok else 0 for plan in plans]
+    gaps = [plan.gap for plan in plans if plan.status.ok]
+    return {
+        "portfolios": len(plans),
+        "verified": sum(plan.status.ok for plan in plans),
+        "statuses": dict(sorted(statuses.items())),
+        "orders": sum(orders),
+        "notional": math.fsum(2 * plan.turnover * plan.problem.portfolio.nav for plan in plans if plan.problem),
+        "cost": math.fsum(plan.cost for plan in plans),
+        "worst_gap": max(gaps, default=None),
+    }
+
+
+def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A CSV table; blank where there is no (finite) number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(record[column]) for column in columns] for record in records)
+    return text.getvalue()
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """All files or, if one cannot be written, none: under other names first, then renamed one by one."""
+    tag = uuid.uuid4().hex
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, text in files.items():
+                with (folder / f".{name}.{tag}").open("x", encoding="utf-8", newline="") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name in files:
+                (folder / f".{name}.{tag}").replace(folder / name)
+        finally:
+            for name in files:
+                (folder / f".{name}.{tag}").unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from error
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, as sha256sum prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of this library and of those whose release can change a figure."""
+    found = {}
+    for name in ("equipoise", "numpy", "scipy", "cvxpy", "clarabel"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # a source tree that was never installed
+            found[name] = "unknown"
+    return found
+
+
+def decimal(number: Fraction) -> str:
+    """The number in full: as a decimal where it has an end, else as a fraction."""
+    digits, rest = 0, number.denominator
+    for prime in (2, 5):
+        power = 0
+        while rest % prime == 0:
+            rest //= prime
+            power += 1
+        digits = max(digits, power)
+    if rest != 1:
+        return str(number)
+    shifted = abs(number.numerator) * 10**digits // number.denominator
+    whole, part = divmod(shifted, 10**digits)
+    text = f"{whole}.{part:0{digits}d}" if digits else str(whole)
+    return f"-{text}" if number < 0 else text
+
+
+def _positions(plan: Plan) -> list[dict[str, Any]]:
+    """What is held before and after, in units, in the order of the table."""
+    if plan.problem is None:
+        return []
+    portfolio = plan.problem.portfolio
+    after = plan.verified.quantities if plan.verified and plan.status.ok else (None,) * len(portfolio.assets)
+    rows = sorted(zip(portfolio.order, portfolio.assets, portfolio.exact_quantity, after, strict=True))
+    return [{"asset": asset, "before": before, "after": then} for _, asset, before, then in rows]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as plain Python values, None where there is none."""
+    blank = table.astype(object).where(table.notna(), None)
+    return [dict(zip(blank.columns, row, strict=True)) for row in blank.itertuples(index=False, name=None)]
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: exact numbers as text, null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Fraction):
+        return decimal(value)
+    if isinstance(value, Real) and not isinstance(value, int):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA) else value
+    plain = _plain(value)
+    return "" if plain is None else repr(plain) if isinstance(plain, float) else str(plain)

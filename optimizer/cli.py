@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from equipoise.optimizer.batch import Plans
     from equipoise.optimizer.policy_file import PolicyFile
-    from equipoise.optimizer.rebalancer import Rebalancer
 
 OK, BAD_INPUT, INCOMPLETE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 SHOWN = 20  # so many portfolios at most are named on the screen
@@ -49,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         debug = options.debug
-        code, summary = options.run(options)
+        run: Callable[[argparse.Namespace], tuple[int, dict[str, Any]]] = options.run
+        code, summary = run(options)
     except (InputError, KeyboardInterrupt, Exception) as error:
         code, message = _failure(error)
         if debug:
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failure(error: BaseException) -> tuple[int, str]:
     if isinstance(error, InputError):
         return BAD_INPUT, clean(error)
+    if isinstance(error, BrokenPipeError):
+        return BAD_INPUT, "standard output was closed before the end"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
     return INTERNAL, clean(f"internal error, please report it: {type(error).__name__}: {error}")
@@ -107,13 +109,14 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from equipoise.optimizer.demo import demo
 
-    return OK, demo(everything=options.all)
+    summary = demo(everything=options.all)
+    return OK if summary["status"] == "verified" else INCOMPLETE, summary
 
 
 def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from equipoise.optimizer import output
 
-    policy, table = _policy(options), read(options.table)
+    policy, table = _policy(options), _read(options.table)
     if "portfolio_id" in table.columns:
         raise InputError(f"{options.table} has a column portfolio_id; use `equipoise batch`", column="portfolio_id")
     plan = policy.rebalancer.solve(table)
@@ -134,25 +137,142 @@ def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from equipoise.optimizer import output
 
-    policy, table = _policy(options), _batch_table(options)
+    policy = _policy(options)
+    table, unknown = _batch_table(options)
     count = table["portfolio_id"].nunique(dropna=False)
-    print(f"equipoise: solving {count:,} portfolios, {len(table):,} rows", file=sys.stderr, flush=True)
+    print(f"equipoise: {count:,} portfolios, {len(table):,} rows", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    plans = solve_batch(policy.rebalancer, table, _assets(options))
+    plans = _without(policy.rebalancer.solve_batch(table), unknown)
     seconds = time.perf_counter() - start
     print(f"equipoise: solved in {seconds:.1f} s, {count / seconds:,.0f} a second", file=sys.stderr, flush=True)
     summary = output.batch_summary(plans)
     output.write_files(options.out, output.batch_files(plans, policy, _digests(options), summary))
-    for name, number in summary["statuses"].items():
-        print(f"{number:>7,}  {name}")
-    _name(plan for plan in plans if not plan.status.ok)
-    print(f"\nwritten to {clean(options.out)}: summary.json, results.csv, orders.csv")
-    complete = summary["verified"] == len(plans)
+    print("\n".join(f"{number:>9,}  {name}" for name, number in summary["statuses"].items()))
+    _list([f"{plan.name}: {plan.status.name}: {plan.message}" for plan in plans if not plan.status.ok])
+    print(f"written to {clean(options.out)}: summary.json, results.csv, orders.csv")
+    complete = summary["verified"] == count
     return OK if complete else INCOMPLETE, {"status": "verified" if complete else "incomplete", **summary}
 
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from equipoise.optimizer.policy_file import load  # noqa: F401
+    policy, table = _policy(options), _read(options.table)
+    rebalancer = policy.rebalancer
+    rules = ", ".join(rule.title for rule in rebalancer.policy.constraints)
+    print(f"policy: {clean(rules) or 'no rules'}; sha256 {policy.digest}")
+    if "portfolio_id" not in table.columns:
+        if options.assets is not None:
+            raise InputError("--assets belongs to a table with a column portfolio_id", column="portfolio_id")
+        portfolio = rebalancer.problem(table).portfolio
+        print(f"table: {len(portfolio.assets)} assets, NAV {portfolio.nav:,.2f}; all is well")
+        return OK, {"status": "ok", "portfolios": 1, "invalid": 0}
+    table, unknown = _batch_table(options)
+    universe = {label for label in table["asset"] if isinstance(label, str)}
+    invalid, names = [], []
+    for name, rows in table.groupby("portfolio_id", sort=False, dropna=False):
+        names.append(name)
+        try:
+            if name in unknown:
+                raise InputError(unknown[name], portfolio=name)
+            if not isinstance(name, str):
+                raise InputError("a row has no portfolio_id", column="portfolio_id")
+            rows = rows.drop(columns="portfolio_id")
+            rebalancer.policy.problem(rebalancer.portfolio(rows, name=name, universe=universe))
+        except InputError as error:
+            invalid.append(str(error))
+    _list(invalid)
+    print(
+        f"table: {len(names):,} portfolios, {len(table):,} rows; "
+        + (f"{len(invalid):,} invalid" if invalid else "all is well")
+    )
+    if invalid:
+        return BAD_INPUT, {
+            "status": "invalid",
+            "portfolios": len(names),
+            "invalid": len(invalid),
+            "message": invalid[0],
+        }
+    return OK, {"status": "ok", "portfolios": len(names), "invalid": 0}
 
-    policy, table = _policy(options), read(options.table)
-    return OK, {"status": "ok"}
+
+def _policy(options: argparse.Namespace) -> PolicyFile:
+    from equipoise.optimizer.policy_file import load
+
+    return load(options.policy, returns=options.returns, covariance=options.covariance)
+
+
+def _digests(options: argparse.Namespace) -> dict[str, str]:
+    """Of the tables; the policy and its data have theirs in the policy's canonical text."""
+    from equipoise.optimizer.output import digest
+
+    files = {"table": options.table, "assets": getattr(options, "assets", None)}
+    return {role: digest(path) for role, path in files.items() if path is not None}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    from equipoise.optimizer.portfolio import read_table
+
+    try:
+        return read_table(path)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # pandas: empty, ragged, not UTF-8
+        raise InputError(f"{path}: is not a table: {str(error).strip()}") from None
+
+
+def _batch_table(options: argparse.Namespace) -> tuple[pd.DataFrame, dict[Any, str]]:
+    """The batch with the columns of --assets, and what to say of the portfolios with assets that it lacks."""
+    table = _read(options.table)
+    if "portfolio_id" not in table.columns:
+        raise InputError(f"{options.table}: a batch needs a column portfolio_id", column="portfolio_id")
+    if table.empty:
+        raise InputError(f"{options.table}: the table has no rows")
+    if options.assets is None:
+        return table, {}
+    assets = _read(options.assets)
+    if "portfolio_id" in assets.columns:
+        raise InputError(f"{options.assets}: has one row an asset, and no column portfolio_id", column="portfolio_id")
+    # A portfolio's quantities are its own, so that the table of one account can serve as --assets.
+    assets = assets.drop(columns="quantity", errors="ignore")
+    twice = sorted(set(assets.columns) & set(table.columns))
+    if twice:
+        raise InputError(f"the column is in {options.table} and in {options.assets}; drop one", column=twice[0])
+    seen: set[str] = set()
+    for label in assets.index:
+        same = unicodedata.normalize("NFC", label) if isinstance(label, str) else ""
+        if not same or same in seen:
+            problem = "the asset stands there twice" if same else "a row has no asset label"
+            raise InputError(f"{options.assets}: {problem}", asset=label if same else None, column="asset")
+        seen.add(same)
+    known = set(assets.index)
+    lost = table[[isinstance(label, str) and label not in known for label in table["asset"]]]
+    unknown: dict[Any, str] = {}
+    for name, label in zip(lost["portfolio_id"], lost["asset"], strict=True):
+        unknown.setdefault(name, f"{InputError(f'{options.assets} has no row for it', asset=label)}")
+    return table.join(assets, on="asset"), unknown
+
+
+def _without(plans: Plans, unknown: dict[Any, str]) -> Plans:
+    """The plans, but INVALID_INPUT for portfolios with assets of which nothing is known."""
+    from equipoise.optimizer.batch import Plans
+    from equipoise.optimizer.plan import Plan
+    from equipoise.optimizer.solution import Status
+
+    def kept(plan: Plan) -> Plan:
+        if plan.name not in unknown:
+            return plan
+        return Plan(Status.INVALID_INPUT, plan.name, str(InputError(unknown[plan.name], portfolio=plan.name)))
+
+    return Plans(tuple(kept(plan) for plan in plans)) if unknown else plans
+
+
+def _list(lines: Sequence[str]) -> None:
+    for line in lines[:SHOWN]:
+        print(f"  {clean(line)}")
+    if len(lines) > SHOWN:
+        print(f"  and {len(lines) - SHOWN:,} more")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from equipoise.optimizer.lot_search import Search
 
 _NODES = 2_000
-_FINE = 2.0**31  # more lots than this are treated as continuous and rounded to the safe side
+_FINE = 1e5  # assets with more lots than this are treated as continuous; the search rounds them afterwards
 
 
 def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, Mask] | None, bool]:

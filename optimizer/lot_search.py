@@ -119,8 +119,24 @@ class Search:
             better = self._step(state)
             if better is None:
                 return state
-            state = better
+            state = self._further(state, better)
         return state
+
+    def _further(self, state: State, better: State) -> State:
+        """The same step again, twice as far each time, while that is better still: fine lots need big steps."""
+        allowed, step = self.allowed, better.lots - state.lots
+        if state.violation > SLACK or np.any(better.closed) or np.any(state.closed):
+            return better
+        while True:
+            step = 2 * step
+            lots = better.lots + step
+            gap = (lots != 0) & (np.abs(lots) < allowed.least)
+            if np.any(gap | (lots < allowed.lowest) | (lots > allowed.highest)):
+                return better
+            further = self.state(lots, better.closed)
+            if further.violation > SLACK or further.objective >= better.objective:
+                return better
+            better = further
 
     def _step(self, state: State) -> State | None:
         singles = self._singles(state)

@@ -16,12 +16,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Piece, Row
+from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
+from equipoise.constraints.custom import tightened
 from equipoise.optimizer.lot_points import SLACK, Integers, Lots, Mask
 from equipoise.optimizer.lot_search import Search, State
-from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.problem import OUTER_BOUND, Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
 
+_ROOM = 1e-10  # how much a decided order may still move, in fractions of NAV
+_CUSTOM_TRIES = 5
 _DECISIONS = 4  # rounds of deciding which orders below their minimum to drop
 
 
@@ -43,14 +46,9 @@ def starts(search: Search, optimum: Array) -> Iterator[State]:
     point within the rules. With fine lots this is next to the optimum; with coarse lots there may be none.
     """
     allowed, problem = search.allowed, search.problem
-
-    def near(weights: Array) -> State:
-        exactly = (weights - problem.before) / allowed.size
-        return search.state(*allowed.nearest(weights - problem.before, np.round(exactly) > exactly))
-
     # Debts round up (less debt), everything else towards more cash.
     first = search.state(*allowed.nearest(optimum - problem.before, optimum < 0))
-    second = near(optimum)
+    second = _near(search, optimum)
     yield first
     yield second
     small = (first.lots != 0) | (second.lots != 0)
@@ -58,9 +56,16 @@ def starts(search: Search, optimum: Array) -> Iterator[State]:
         if np.all((allowed.lowest <= 0) & (allowed.highest >= 0)):
             nothing = np.zeros(len(optimum), dtype=np.int64)
             yield search.state(nothing, np.zeros(len(optimum), dtype=bool))
-        yield from (near(decided) for decided in _decided(search, optimum))
+        yield from (_near(search, decided) for decided in _decided(search, optimum))
     if min(first.violation, second.violation) > SLACK and (inner := _tightened(search)) is not None:
-        yield near(inner)
+        yield _near(search, inner)
+
+
+def _near(search: Search, weights: Array) -> State:
+    """The state of the allowed points nearest to these weights."""
+    trades = weights - search.problem.before
+    exactly = trades / search.allowed.size
+    return search.state(*search.allowed.nearest(trades, np.round(exactly) > exactly))
 
 
 def _decided(search: Search, optimum: Array) -> Iterator[Array]:
@@ -71,7 +76,10 @@ def _decided(search: Search, optimum: Array) -> Iterator[Array]:
     from equipoise.optimizer.program import solve
 
     problem, minimum = search.problem, search.allowed.least * search.allowed.size
-    lower, upper, weights = problem.lower.copy(), problem.upper.copy(), optimum
+    # Every asset gets bounds, and none is fixed quite: all decisions then share one compiled program.
+    lower, upper = np.maximum(problem.lower, -0.99 * OUTER_BOUND), np.minimum(problem.upper, 0.99 * OUTER_BOUND)
+    lower, upper = np.minimum(lower, upper - _ROOM), np.maximum(upper, lower + _ROOM)
+    weights = optimum
     for _ in range(_DECISIONS):
         trade = weights - problem.before
         small = (np.abs(trade) > 0) & (np.abs(trade) < minimum * (1 - 1e-9)) & (search.allowed.least > 1)
@@ -80,20 +88,32 @@ def _decided(search: Search, optimum: Array) -> Iterator[Array]:
             return
         drop = small & (np.abs(trade) < 0.5 * minimum)
         raised = small & ~drop
-        lower = np.where(drop, problem.before, np.where(raised & (trade > 0), problem.before + minimum, lower))
-        upper = np.where(drop, problem.before, np.where(raised & (trade < 0), problem.before - minimum, upper))
+        lower = np.where(drop, problem.before - _ROOM, np.where(raised & (trade > 0), problem.before + minimum, lower))
+        upper = np.where(drop, problem.before + _ROOM, np.where(raised & (trade < 0), problem.before - minimum, upper))
         if np.any(lower > upper):
             return
         bounds = ("decided orders", Bound(label="decided", lower=lower, upper=upper))
-        answer = solve(replace(problem, pieces=(*problem.pieces, bounds)))
+        others = tuple((title, piece) for title, piece in problem.pieces if not isinstance(piece, Bound))
+        floor = tuple((title, _only_cash(piece, problem.cash)) for title, piece in problem.bounds)
+        answer = solve(replace(problem, pieces=(*others, *floor, bounds)))
         if answer.weights is None:
             return
         weights = answer.weights
         yield weights
 
 
-def _tightened(search: Search) -> Array | None:
-    """The optimum of the problem with every row tighter by the most that rounding to a lot can move it."""
+def _only_cash(bound: Bound, cash: int) -> Bound:
+    """The bound on the cash, nothing on the others."""
+    here = np.arange(len(bound.lower)) == cash
+    lower, upper = np.where(here, bound.lower, -np.inf), np.where(here, bound.upper, np.inf)
+    return replace(bound, lower=lower, upper=upper)
+
+
+def _tightened(search: Search, custom: float = 0.0) -> Array | None:
+    """The optimum of the problem with every row tighter by the most that rounding to a lot can move it.
+
+    Custom rules do not say how far that is: they get the margin `custom`.
+    """
     from equipoise.optimizer.program import solve
 
     problem, size, cash = search.problem, search.allowed.size, search.problem.cash
@@ -116,7 +136,7 @@ def _tightened(search: Search) -> Array | None:
             return replace(piece, lower=piece.lower + floor, upper=piece.upper - floor)
         if isinstance(piece, Cone):
             return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
-        return piece
+        return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
 
     inner = replace(problem, pieces=tuple((title, tighter(piece)) for title, piece in problem.pieces))
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
@@ -147,6 +167,8 @@ def rounded(problem: Problem, optimum: Array) -> tuple[LotPlan | None, str]:
         inside = [state for state in begun if state.violation <= SLACK]
         reached = [search.run(state) for state in inside or begun]
         best = min(reached, key=lambda s: (max(s.violation, SLACK), s.objective))
+        if best.violation > SLACK and problem.opaque:
+            best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
         if best.violation > SLACK:
             point, proven = feasible_point(search, optimum)
             if point is not None:
@@ -156,6 +178,18 @@ def rounded(problem: Problem, optimum: Array) -> tuple[LotPlan | None, str]:
             quantities = allowed.quantities(best.lots, best.closed)
             return LotPlan(quantities, best.lots, best.closed, best.weights, best.objective), ""
     return None, reason
+
+
+def _custom_tries(search: Search, violation: float) -> Iterator[State]:
+    """Plans for custom rules kept by more and more, until one is within them all."""
+    for power in range(_CUSTOM_TRIES):
+        inner = _tightened(search, violation * 4.0**power)
+        if inner is None:
+            return
+        state = search.run(_near(search, inner))
+        yield state
+        if state.violation <= SLACK:
+            return
 
 
 def _no_point(problem: Problem, i: int, allowed: Lots) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from generators import CASH, names, problem
-from strategies import CONVEX, Instance, many
+from strategies import many
 
 from equipoise.constraints import (
     CashBand,
@@ -220,57 +220,51 @@ def test_the_efficient_frontiers_of_the_or_library(k: int) -> None:
 # --- bounds ------------------------------------------------------------------------------------------------
 
 
-def random_instances() -> Iterator[tuple[Instance, Problem, np.ndarray]]:
-    """Problems of all kinds with a planted point that keeps every rule."""
-    rng = np.random.default_rng(12)
-    for instance in many(40, seed=12, rules=None):
-        names_ = [str(name) for name in rng.permutation(list(CONVEX))[:0]]
-        assert names_ == []
-        given = instance.problem()
-        yield instance, given, instance.planted_weights()
+Solved = tuple[Problem, np.ndarray, Solution]
 
 
-def test_no_feasible_point_is_below_the_bound_and_the_gap_is_closed() -> None:
-    """On random problems with every kind of rule; the planted point keeps all rules by construction."""
-    solved = 0
-    for _, given, planted in random_instances():
+@pytest.fixture(scope="module")
+def solved() -> list[Solved]:
+    """Random problems of all kinds, each with a planted point that keeps every rule, and the program's answer."""
+    made = [(instance.problem(), instance.planted_weights()) for instance in many(40, seed=12)]
+    return [(given, planted, program.solve(given)) for given, planted in made]
+
+
+def test_no_feasible_point_is_below_the_bound_and_the_gap_is_closed(solved: list[Solved]) -> None:
+    """The planted point keeps all rules by construction, and is no better than the answer or its bound."""
+    for given, planted, answer in solved:
         assert given.violation(planted) <= 1e-12
-        answer = program.solve(given)
         assert answer.weights is not None
         assert given.violation(answer.weights) <= FEASIBILITY_TOLERANCE
+        assert answer.objective == given.objective(answer.weights)
         assert answer.objective <= given.objective(planted) + 1e-9
         assert answer.bound <= given.objective(planted)
-        assert answer.objective == given.objective(answer.weights)
-        solved += answer.status is Status.OPTIMAL
-    assert solved >= 38
+    assert sum(answer.status is Status.OPTIMAL for _, _, answer in solved) >= 38
 
 
-def test_any_price_gives_a_valid_bound() -> None:
+def test_any_price_gives_a_valid_bound(solved: list[Solved]) -> None:
     """Random, zero, huge and misplaced prices, steered by random weights: never above a feasible objective;
     and only good ones are tight."""
     rng = np.random.default_rng(13)
-    loose = 0
-    for _, given, planted in random_instances():
-        if given.opaque:
-            continue
-        answer = program.solve(given)
-        best, right = answer.objective, answer.prices
+    loose = tried = 0
+    for given, planted, answer in solved:
+        right = answer.prices
         assert right is not None
-        feasible = min(best, given.objective(planted))
         # The best point breaks rules by up to 1e-9 of NAV: what that may save at the right prices.
         leeway = 1e-9 * (1.0 + abs(right.budget or 0.0) + float(right.rows.sum() + right.cones.sum()))
-        for scale in (0.0, 1e-3, 0.1, 1.0, 30.0):
+        for scale in (0.0, 0.1, 30.0):
             rows = scale * rng.exponential(size=len(right.rows)) * (rng.random(len(right.rows)) < 0.7)
             cones = scale * rng.exponential(size=len(right.cones))
             wrong = Prices(rows, cones, float(rng.normal(0, scale)) if rng.random() < 0.5 else None)
             factor = rng.uniform(0, 3)
-            scaled = replace(right, rows=factor * right.rows, cones=factor * right.cones)
+            if right.slopes is None and rng.random() < 0.5:
+                wrong = replace(right, rows=factor * right.rows, cones=factor * right.cones)
             steer = planted + rng.normal(0, rng.choice([0.0, 0.01, 0.3]), len(planted))
-            for prices in (wrong, scaled):
-                bound = lower_bound(given, steer, prices)
-                assert bound <= feasible + leeway
-                loose += bound < best - 1e-3 * abs(best)
-    assert loose >= 200
+            bound = lower_bound(given, steer, wrong)
+            assert bound <= min(answer.objective + leeway, given.objective(planted))
+            loose += bound < answer.objective - 1e-3 * abs(answer.objective)
+            tried += 1
+    assert loose >= 0.5 * tried
 
 
 def test_the_right_prices_make_the_bound_tight_and_half_of_them_do_not() -> None:
@@ -343,12 +337,15 @@ def test_a_poor_answer_is_not_called_optimal(monkeypatch: Any) -> None:
     assert answer.gap >= given.objective(given.before) - 0.000497857143 > 0.02
 
 
-def test_a_rule_that_cannot_be_evaluated_is_not_kept(monkeypatch: Any) -> None:
-    """The logarithm of a debt is no number; that is no reason to accept the debt."""
-    given = simple(Custom(lambda t: cp.sum(cp.log(t.weights)) >= -4.0, name="spread"))
+@pytest.mark.parametrize("more", [[], [lambda t: t.weights[0] <= 1.0]])
+def test_a_rule_that_cannot_be_evaluated_is_not_kept(monkeypatch: Any, more: list[Any]) -> None:
+    """The logarithm of a debt is no number; that is no reason to accept the debt, also after a rule that is kept."""
+    rules = [*more, lambda t: cp.sum(cp.log(t.weights)) >= -4.0]
+    given = simple(Custom(lambda t: [rule(t) for rule in rules], name="spread"))
     debt = np.array([0.9, -0.1, 0.2])
     monkeypatch.setattr(Program, "solve", lambda *_: ("optimal", debt, Prices.none(given)))
     with np.errstate(all="ignore"):
+        assert not given.opaque[0][1].violation(debt, debt - given.before) <= FEASIBILITY_TOLERANCE
         answer = program.solve(given)
     assert answer.weights is None
 
@@ -448,7 +445,7 @@ def test_a_nav_of_any_size(nav: float) -> None:
         ),
         (lambda t: cp.norm1(t.trades[:2]) / 2 <= 0.1, Turnover(0.1)),
         (lambda t: -cp.sum(cp.pos(t.trades[:2])) >= -0.15, Turnover(0.15, "buy")),
-        (lambda t: cp.norm(t.weights - t.target, 2) <= 0.2, None),
+        (lambda t: cp.norm(t.weights - 1 / 3, 2) <= 0.2, None),
         (lambda t: cp.sum_squares(t.trades) <= 0.02, None),
         (lambda t: cp.max(cp.vstack([t.weight("A000"), 2 * t.weight("A001")])) <= 0.6, None),
         (lambda t: cp.sum(cp.log(t.weights)) >= -3.4, None),
@@ -487,7 +484,7 @@ def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
     assert prices.slopes is not None
     assert answer.weights is not None
     loose = 0
-    for _ in range(300):
+    for _ in range(60):
         step = rng.normal(size=3)
         step -= step.mean()
         point = given.before + step / np.linalg.norm(step) * rng.uniform(0, 0.1)
@@ -497,7 +494,7 @@ def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
         bound = lower_bound(given, answer.weights + rng.normal(0, 0.05, 3), wrong)
         assert bound <= answer.objective + 1e-9
         loose += bound < answer.objective - 1e-4
-    assert loose >= 200
+    assert loose >= 40
 
 
 def test_a_custom_rule_is_measured_by_its_own_violation() -> None:

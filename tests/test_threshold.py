@@ -30,7 +30,7 @@ from equipoise.optimizer.problem import Policy, Problem
 from equipoise.optimizer.risk import CovarianceRisk
 from equipoise.optimizer.solution import Solution, Status
 
-STRUCTURES, DRAWS = 45, 30
+STRUCTURES, DRAWS = 32, 42
 
 
 def closed(given: Problem) -> Solution:
@@ -241,7 +241,7 @@ def plain_cvxpy(given: Problem) -> float:
 def test_a_formulation_of_its_own_agrees() -> None:
     """Written without the program's parameters, splits and scales."""
     compared = 0
-    for structure in range(60):
+    for structure in range(42):
         given = next(separable_problems(np.random.default_rng([2, structure]), 1))
         (answer,) = threshold.solve([given])
         if answer is None:
@@ -250,7 +250,7 @@ def test_a_formulation_of_its_own_agrees() -> None:
         expected = plain_cvxpy(given)
         assert answer.objective == pytest.approx(expected, rel=1e-6, abs=1e-9)
         assert given.objective(answer.weights) == answer.objective
-    assert compared >= 40
+    assert compared >= 30
 
 
 # --- batches, scales, order --------------------------------------------------------------------------------
@@ -271,10 +271,10 @@ def same_bits(one: Solution | None, other: Solution | None) -> bool:
 def test_a_batch_gives_the_bits_of_its_single_problems() -> None:
     """Whatever else is in the batch, and in whatever order."""
     of_size: dict[int, list[Problem]] = {}
-    for structure in range(24):
+    for structure in range(16):
         for given in separable_problems(np.random.default_rng([3, structure]), 6):
             of_size.setdefault(len(given.assets), []).append(given)
-    assert sum(len(batch) > 10 for batch in of_size.values()) >= 4
+    assert sum(len(batch) > 10 for batch in of_size.values()) >= 3
     different = []
     for size, batch in of_size.items():
         together, backwards = threshold.solve(batch), threshold.solve(batch[::-1])[::-1]
@@ -292,7 +292,7 @@ def test_an_empty_batch() -> None:
 @pytest.mark.parametrize("power", [-30, -3, 10, 40])
 def test_a_nav_of_any_size_gives_the_same_bits(power: int) -> None:
     """From 1e-9 to 1e12: a power of two changes no bit of a weight, so none of the answer."""
-    for structure in range(12):
+    for structure in range(6):
         seed, nav = [4, structure], 2.0**power
         ones = threshold.solve(list(separable_problems(np.random.default_rng(seed), 4)))
         scaled = threshold.solve(list(separable_problems(np.random.default_rng(seed), 4, nav=nav)))
@@ -301,7 +301,7 @@ def test_a_nav_of_any_size_gives_the_same_bits(power: int) -> None:
 
 @pytest.mark.parametrize("nav", [1e-9, 1e-3, 1e5, 1e12])
 def test_a_nav_of_any_size_gives_the_same_answer(nav: float) -> None:
-    for structure in range(12):
+    for structure in range(6):
         ones = threshold.solve(list(separable_problems(np.random.default_rng([4, structure]), 4)))
         scaled = threshold.solve(list(separable_problems(np.random.default_rng([4, structure]), 4, nav=nav)))
         for one, other in zip(ones, scaled, strict=True):

@@ -468,10 +468,10 @@ def test_half_the_sum_of_the_drifts() -> None:
 
 
 def test_tracking_error() -> None:
-    """Volatilities of 20 and 10 %, correlation ½; drifts of +10 and −10 points:
-    0.1·√(0.04 + 0.01 − 2·½·0.2·0.1) = 0.1·√0.03."""
+    """Volatilities of 20 and 10 %, correlation ½; drifts of −10 and +10 points:
+    0.1·√(0.04 + 0.01 − 2·½·0.2·0.1) = 0.1·√0.03, all of it by the first."""
     covariance = pd.DataFrame([[0.04, 0.01], [0.01, 0.01]], ["A", "B"], ["A", "B"])
-    given = problem({"A": 0.6, "B": 0.4}, {"A": 0.5, "B": 0.5}, risk=CovarianceRisk(covariance))
+    given = problem({"A": 0.4, "B": 0.6}, {"A": 0.5, "B": 0.5}, risk=CovarianceRisk(covariance))
     due = check(Drift(tracking_error=0.017).due(given))
     assert (due.fired, due.name) == (True, "A")
     assert due.value == pytest.approx(0.1 * sqrt(0.03), rel=1e-12)

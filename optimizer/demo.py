@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from importlib.resources import files
@@ -14,6 +15,7 @@ from equipoise.optimizer.policy_file import load
 from equipoise.optimizer.portfolio import read_table
 from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.report import clean, table
+from equipoise.optimizer.solution import Status
 
 if TYPE_CHECKING:
     from equipoise.optimizer.batch import Plans
@@ -52,7 +54,7 @@ def _treasury(data: Path) -> Plan:
     rows = [["turnover at most", "turnover", "health factor", "tracking error", "cost", "orders", ""]]
     for limit in (0.3, 0.1, 0.07):
         capped = _capped(policy, limit).solve(holdings)
-        health = capped.checks.set_index("rule").loc["HealthFactor", "value"]
+        health = dict(zip(capped.checks["rule"], capped.checks["value"], strict=True)).get("HealthFactor", math.nan)
         figures = [f"{capped.turnover:.1%}", f"{health:.2f}", f"{capped.tracking_error[1]:.2%}", f"{capped.cost:,.0f}"]
         rows.append([f"{limit:.0%}", *figures, str(len(capped.orders)), capped.status.name])
     print("\n".join(table(rows)))
@@ -102,7 +104,7 @@ def _batch(data: Path, everything: bool) -> Plans:
     shown = "all" if everything else f"the first {len(plans):,} of"
     _title(f"3. The same policy for {shown} {len(names):,} accounts around that portfolio")
     summary = batch_summary(plans)
-    rows = [[f"{count:,} accounts", name] for name, count in summary["statuses"].items()]
+    rows = [[f"{count:,} accounts", Status[name].value] for name, count in summary["statuses"].items()]
     rows.append([f"{len(plans) / seconds:,.0f} a second", f"in this run ({seconds:.1f} s, one process)"])
     rows.append(
         [f"{summary['orders']:,} orders", f"over {summary['notional']:,.0f} USD; they cost {summary['cost']:,.0f}"]

@@ -21,6 +21,8 @@ Mask: TypeAlias = NDArray[np.bool_]
 SLACK = 0.5 * ROUNDING_TOLERANCE
 #: Assets without a lot trade in decimal steps worth at most this fraction of NAV.
 _QUANTUM = 1e-10
+#: Lots finer than this part of it are taken by powers of ten together, so that their number is a float exactly.
+_FINEST = Fraction(1, 100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,8 @@ class Lots:
         lots, least = [], []
         for i, given in enumerate(step.lot):
             price = float(portfolio.price[i])
-            lots.append(exact(given) if given > 0 else _quantum(portfolio.nav / price))
+            finest = _quantum(portfolio.nav / price)
+            lots.append(_at_least(exact(given), finest * _FINEST) if given > 0 else finest)
             # Minimums are inclusive; they are compared as the decimals that the user wrote.
             need = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / portfolio.exact_price[i])
             least.append(max(1, -((-need) // lots[-1])))
@@ -113,3 +116,10 @@ class Lots:
 def _quantum(units: float) -> Fraction:
     """The power of ten just below `_QUANTUM` of the NAV, in units of an asset of which NAV buys `units`."""
     return Fraction(10) ** int(np.floor(np.log10(_QUANTUM * units)))
+
+
+def _at_least(lot: Fraction, finest: Fraction) -> Fraction:
+    """The least power of ten times this lot that is not below `finest`."""
+    while lot < finest:
+        lot *= 10
+    return lot

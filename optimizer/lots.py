@@ -18,7 +18,7 @@ import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
 from equipoise.constraints.custom import tightened
-from equipoise.optimizer.lot_points import SLACK, Integers, Lots, Mask
+from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import OUTER_BOUND, Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
@@ -30,13 +30,10 @@ _DECISIONS = 4  # rounds of deciding which orders below their minimum to drop
 
 @dataclass(frozen=True, eq=False)
 class LotPlan:
-    """Whole-lot trades: exact quantities, number of lots, weights (cash before costs), objective."""
+    """Whole-lot trades: exact quantities, and the weights after them (cash before costs)."""
 
     quantities: tuple[Fraction, ...]
-    lots: Integers
-    closed: Mask
     weights: Array
-    objective: float
 
 
 def starts(search: Search, optimum: Array) -> Iterator[State]:
@@ -175,8 +172,7 @@ def rounded(problem: Problem, optimum: Array) -> tuple[LotPlan | None, str]:
                 best = search.run(search.state(*point))
             reason = _unkept(search, best, proven)
         if best.violation <= SLACK:
-            quantities = allowed.quantities(best.lots, best.closed)
-            return LotPlan(quantities, best.lots, best.closed, best.weights, best.objective), ""
+            return LotPlan(allowed.quantities(best.lots, best.closed), best.weights), ""
     return None, reason
 
 

@@ -9,9 +9,7 @@ that begins so gets an apostrophe in front in CSV files. Numbers never do; JSON 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -148,11 +146,8 @@ def batch_summary(plans: Plans) -> dict[str, Any]:
 
 def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """A CSV table; blank where there is no (finite) number."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(record[column]) for column in columns] for record in records)
-    return text.getvalue()
+    rows = [columns, *([_cell(record[column]) for column in columns] for record in records)]
+    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
@@ -237,6 +232,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Real) and not isinstance(value, int):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+def _quoted(cell: str) -> str:
+    # Python's csv module (before 3.13) leaves a carriage return bare, at which readers start a new row.
+    return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\r\n') else cell
 
 
 def _cell(value: Any) -> str:

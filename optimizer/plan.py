@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Parts
 from equipoise.optimizer.certificate import reduced_costs
+from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import OUTER_BOUND, Problem
 from equipoise.optimizer.solution import Solution, Status
 from equipoise.optimizer.verify import Check, Verified
@@ -54,7 +54,6 @@ class Plan:
     verified: Verified | None = None
     #: Traded quantities in signed units, exact, one an asset in the order of `problem.assets`.
     trades: tuple[Fraction, ...] = ()
-    lots: NDArray[np.int64] | None = None
     #: The weights of the plan with the cash before costs: what the objective is about.
     planned: Array | None = field(default=None, repr=False)
 
@@ -119,29 +118,14 @@ class Plan:
             side = "buy" if quantity > 0 else "sell"
             notional = float(abs(quantity) * portfolio.exact_price[i])
             step = self.problem.step
-            lots = None
-            if step is not None and step.lot[i] > 0 and self.lots is not None:
-                lots = None if self._off_grid(i) else int(abs(self.lots[i]))
-            cost = float(self.verified.costs[i])
-            price = float(portfolio.price[i])
+            lots = abs(quantity) / exact(step.lot[i]) if step is not None and step.lot[i] > 0 else None
+            # A position closed in full may be no whole number of lots.
+            whole = int(lots) if lots is not None and lots.denominator == 1 else None
+            cost, price = float(self.verified.costs[i]), float(portfolio.price[i])
             rows.append(
-                (
-                    portfolio.assets[i],
-                    side,
-                    float(abs(quantity)),
-                    lots,
-                    price,
-                    notional,
-                    cost,
-                    self._reason(i),
-                )
+                (portfolio.assets[i], side, float(abs(quantity)), whole, price, notional, cost, self._reason(i))
             )
         return sorted(rows, key=lambda row: (row[1] != "sell", -row[5], row[0]))
-
-    def _off_grid(self, i: int) -> bool:
-        """A position closed in full that is no whole number of lots."""
-        assert self.lots is not None
-        return bool(self.lots[i] == 0)
 
     def _reason(self, i: int) -> str:
         """Why this asset is traded: the rule it broke, its target, or the rules that price it."""

@@ -274,7 +274,7 @@ class _Reader:
             if not pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
                 wrong = int((pd.to_numeric(cells, errors="coerce").isna() & cells.notna()).argmax())
                 where = f"row {rows[0].iloc[wrong]!r}, column {header[column]!r}"
-                raise self.error(place, f"{where} must be a number, not {_shown(cells.iloc[wrong])}")
+                raise self.error(place, f"{where} must be a number, not {_shown(cells.tolist()[wrong])}")
         frame = rows.set_index(0).set_axis(header[1:], axis=1)
         if one_column and len(header) != 2:
             raise self.error(place, f"must have two columns, label and number, not {len(header)}")
@@ -329,7 +329,7 @@ def _file_name(argument: str) -> str:
 
 def _nearest(given: Any, known: Iterable[str]) -> str:
     near = get_close_matches(str(given), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -83,7 +83,7 @@ class Rebalancer:
 
     def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""
-        asked = trigger or self.trigger
+        asked = trigger if trigger is not None else self.trigger
         if asked is None:
             raise InputError("there is no trigger to ask; give the Rebalancer or this call one", column="trigger")
         return asked.due(self.problem(table), now=now, last=last)
@@ -94,7 +94,7 @@ def finished(problem: Problem, solution: Solution) -> Plan:
     name = problem.portfolio.name
     if solution.weights is None:
         return Plan(solution.status, name, solution.explanation, problem, solution)
-    weights, lots = solution.weights, None
+    weights = solution.weights
     whole = problem.step is not None
     if solution.status is Status.NO_TRADE:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
@@ -104,14 +104,14 @@ def finished(problem: Problem, solution: Solution) -> Plan:
         found, why = rounded(problem, weights)
         if found is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        weights, lots, trades = found.weights, found.lots, found.quantities
+        weights, trades = found.weights, found.quantities
     else:
         trades = _continuous(problem, weights)
     checked = verify(problem, trades, whole_lots=whole)
     status = solution.status
     if whole and status is not Status.NO_TRADE:
         status = Status.OPTIMAL if close_enough(problem.objective(weights), solution.bound) else Status.FEASIBLE
-    plan = Plan(status, name, "", problem, solution, checked, trades, lots, weights)
+    plan = Plan(status, name, "", problem, solution, checked, trades, weights)
     if not checked.passed:
         broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
         return Plan(

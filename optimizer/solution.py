@@ -15,7 +15,7 @@ FEASIBILITY_TOLERANCE = 1e-9
 #: What the rounding of limits and weights to floating point may explain, in fractions of NAV.
 ROUNDING_TOLERANCE = 1e-12
 #: It is called optimal if its gap is at most this fraction of the objective, or this fraction of NAV a year.
-GAP_RELATIVE, GAP_ABSOLUTE = 1e-6, 1e-12
+GAP_RELATIVE, GAP_ABSOLUTE = 1e-6, 1e-11
 
 
 class Status(Enum):

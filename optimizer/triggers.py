@@ -89,6 +89,10 @@ class Trigger(ABC):
     def __or__(self, other: Trigger) -> Joined:
         return Joined.of("|", self, other) if isinstance(other, Trigger) else NotImplemented
 
+    def __bool__(self) -> bool:
+        # `a and b` would silently be b alone.
+        raise InputError("join triggers with & and |, not with and / or; ask due(...) whether one has fired")
+
     def __repr__(self) -> str:
         given = [(f, value) for f in fields(self) if (value := getattr(self, f.name)) != f.default]
         shown = (f"{f.name}={value!r}" if f.kw_only else repr(value) for f, value in given)

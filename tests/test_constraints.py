@@ -35,7 +35,6 @@ from equipoise.optimizer.program import solve
 from equipoise.optimizer.solution import Status
 from equipoise.optimizer.verify import verify
 
-
 MAY_BORROW, FULLY_INVESTED = CashFloor(-10.0), CashBand(0.0, 1e-8)
 
 

@@ -652,3 +652,9 @@ def test_the_page_prints_what_it_says() -> None:
         with contextlib.redirect_stdout(out):
             exec(compile(code, "docs/triggers.md", "exec"), {})
         assert out.getvalue().strip() == printed.strip()
+
+
+def test_and_or_cannot_drop_a_trigger() -> None:
+    """`a and b` would be `b` alone: it is an error that says what to write."""
+    with pytest.raises(InputError, match="&"):
+        bool(Drift(0.05) and Calendar("1D"))

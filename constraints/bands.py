@@ -42,7 +42,8 @@ class DriftBand(Rule):
     trigger `Drift` fires at its full width. 1 is the edge, 0.5 half-way, 0 the target itself
     (reference: a trigger of 200 basis points with a destination of 175 is inside=0.875).
 
-    The settlement cash has no band unless `cash=True`: its limits are CashFloor and CashBand.
+    The settlement cash has no band unless `cash=True` (or `assets` names it): its limits are CashFloor and
+    CashBand.
     """
 
     absolute: Width | None = None
@@ -121,7 +122,9 @@ class DriftBand(Rule):
         def width(given: Width, argument: str, side: int, scale: Array) -> Array:
             one = given[side] if isinstance(given, tuple) else given
             # A blank is no band at all; so is the cash, unless it was asked for.
-            each = account.numbers(one, argument, cash=None if self.cash else np.inf, missing=np.inf)
+            each = account.numbers(
+                one, argument, cash=None if self.cash or self.assets is not None else np.inf, missing=np.inf
+            )
             check_range(each, account, argument, at_least=0.0)
             return np.multiply(each, scale, out=np.full_like(each, np.inf), where=np.isfinite(each))
 

@@ -49,7 +49,7 @@ class LongOnly(Rule):
 class ShortOnly(Rule):
     """w ≤ 0 for these assets: a debt can be repaid, but not turned into a holding."""
 
-    assets: Sequence[str] = ()
+    assets: Sequence[str]
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         return (_bound(account, "no long position", self.assets, -np.inf, 0.0),)
@@ -63,12 +63,17 @@ class WeightBounds(Rule):
     upper: Numbers | None = None
     assets: Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        if self.lower is None and self.upper is None:
+            raise InputError("give lower=, upper= or both", column="WeightBounds")
+
     def pieces(self, account: Account) -> Sequence[Piece]:
         low, high = unbounded(account)
+        all_but_cash = self.assets is None
         if self.lower is not None:
-            low = account.numbers(self.lower, "lower", cash=-np.inf, missing=-np.inf)
+            low = account.numbers(self.lower, "lower", cash=-np.inf if all_but_cash else None, missing=-np.inf)
         if self.upper is not None:
-            high = account.numbers(self.upper, "upper", cash=np.inf, missing=np.inf)
+            high = account.numbers(self.upper, "upper", cash=np.inf if all_but_cash else None, missing=np.inf)
         crossed = low > high
         if crossed.any():
             where = int(np.argmax(crossed))

@@ -51,6 +51,8 @@ class CashBand(Rule):
 
     def __post_init__(self) -> None:
         check_number(self.lower, "lower")
+        if self.upper != np.inf:
+            check_number(self.upper, "upper")
         if not self.upper >= self.lower:
             raise InputError(f"must be at least the lower limit {self.lower:g}", column="upper", value=self.upper)
 

@@ -23,6 +23,8 @@ from equipoise.constraints.base import (
     check_range,
 )
 
+_LARGEST_RATE = 100.0  # a margin of a hundred times the position: an infinite one would not be a number
+
 
 def _coverage(label: str, at_least: float, collateral: Array) -> Row:
     """Σ collateral·w⁺ ≥ at_least · Σ w⁻, reported as the ratio of the two."""
@@ -96,7 +98,7 @@ class InitialMargin(Rule):
     def pieces(self, account: Account) -> Sequence[Piece]:
         rate = account.numbers(self.rate, "rate", cash=0.0, missing=0.0)
         haircut = account.numbers(self.haircut, "haircut", missing=0.0)
-        check_range(rate, account, "rate", at_least=0.0)
+        check_range(rate, account, "rate", at_least=0.0, at_most=_LARGEST_RATE)
         check_range(haircut, account, "haircut", at_least=0.0, at_most=1.0)
         return (
             Row(

@@ -72,6 +72,10 @@ class Custom(Rule):
 
     build: Callable[[Trade], Any]
 
+    def __post_init__(self) -> None:
+        if not callable(self.build):
+            raise InputError("must be a function of a Trade", column="build", value=self.build)
+
     def pieces(self, account: Account) -> Sequence[Piece]:
         def build(weights: Any, trades: Any) -> Sequence[Any]:
             import cvxpy as cp
@@ -94,6 +98,13 @@ class Custom(Rule):
                         column=self.title,
                         value=str(constraint),
                     )
+                own = {v.id for v in (*weights.variables(), *trades.variables())}
+                if {v.id for v in constraint.variables()} - own:
+                    raise InputError(
+                        "a custom rule may use no variables but the trade's own",
+                        column=self.title,
+                        value=str(constraint),
+                    )
                 if not constraint.is_dcp():
                     raise InputError(
                         "a custom rule must be convex by cvxpy's rules (DCP)",
@@ -111,6 +122,7 @@ class Custom(Rule):
                 asked.extend((cp.Variable(len(weights)), cp.Variable(len(trades))))
                 asked.append(build(*asked))
             asked[0].value, asked[1].value = weights, trades
-            return max((float(np.max(c.violation())) for c in asked[2]), default=0.0)
+            worst = np.max([0.0, *(np.max(c.violation()) for c in asked[2])])
+            return np.inf if np.isnan(worst) else float(worst)  # the logarithm of a debt, for example
 
         return (Opaque(label=self.title, build=build, violation=violation),)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Account, Array, Cone, Numbers, Piece, Row, Rule, check_number, ones
+from equipoise.constraints.base import Account, Array, Cone, Numbers, Piece, Row, Rule, check_number, check_range, ones
 from equipoise.constraints.errors import InputError
 
 #: One limit for every label, or a limit for each label named.
@@ -53,20 +53,25 @@ class GroupLimit(Rule):
     upper: Limits | None = None
     lower: Limits | None = None
 
+    def __post_init__(self) -> None:
+        _check_limits(self.upper, self.lower, "GroupLimit")
+
     def pieces(self, account: Account) -> Sequence[Piece]:
         labels = account.labels(self.by)
         known = sorted({label for label in labels if label is not None})
         rows = []
-        for limits, at_least in ((self.upper, False), (self.lower, True)):
-            if limits is None:
-                continue
-            for label in known:
-                limit = limits.get(label) if isinstance(limits, Mapping) else limits
-                if limit is None:
-                    continue
-                check_number(limit, f"{self.by}={label}")
-                member = np.array([float(other == label) for other in labels])
-                rows.append(_limited(f"{self.by} {label}", member, limit, at_least))
+        for limits, argument in ((self.upper, "upper"), (self.lower, "lower")):
+            for label, limit in _by_name(limits, known):
+                check_number(limit, f"{argument} of {self.by} {label}")
+                if argument == "lower" and limit > 0 and label not in known:
+                    raise InputError(
+                        f"no asset has the label {label!r} in the column {self.by!r}, so that the limit cannot be kept",
+                        column=argument,
+                        value=limit,
+                    )
+                if label in known:
+                    member = np.array([float(other == label) for other in labels])
+                    rows.append(_limited(f"{self.by} {label}", member, limit, argument == "lower"))
         return rows
 
 
@@ -83,16 +88,25 @@ class FactorLimit(Rule):
     lower: Limits | None = None
     relative: bool = False
 
+    def __post_init__(self) -> None:
+        _check_limits(self.upper, self.lower, "FactorLimit")
+
     def pieces(self, account: Account) -> Sequence[Piece]:
+        factors = self._by_factor()
+        loadings = {name: account.numbers(given, f"loadings of {name}", missing=0.0) for name, given in factors.items()}
+        for name, loading in loadings.items():
+            largest = np.finfo(np.float64).max
+            check_range(loading, account, f"loadings of {name}", at_least=-largest, at_most=largest)
         rows = []
-        for factor, given in self._by_factor().items():
-            loading = account.numbers(given, f"loadings of {factor}", missing=0.0)
-            shift = float(loading @ account.target) if self.relative else 0.0
-            for limits, at_least in ((self.upper, False), (self.lower, True)):
-                limit = limits.get(factor) if isinstance(limits, Mapping) else limits
-                if limit is not None:
-                    check_number(limit, f"limit of {factor}")
-                    rows.append(_limited(factor, loading, limit, at_least, shift))
+        for limits, argument in ((self.upper, "upper"), (self.lower, "lower")):
+            for name, limit in _by_name(limits, list(factors)):
+                check_number(limit, f"{argument} of {name}")
+                if name not in loadings:
+                    raise InputError(
+                        f"there is no factor {name!r}; there are {', '.join(loadings)}", column=argument, value=limit
+                    )
+                shift = float(loadings[name] @ account.target) if self.relative else 0.0
+                rows.append(_limited(name, loadings[name], limit, argument == "lower", shift))
         return rows
 
     def _by_factor(self) -> Mapping[str, Numbers]:
@@ -101,6 +115,18 @@ class FactorLimit(Rule):
         if isinstance(self.loadings, Mapping) and all(isinstance(v, str | Mapping) for v in self.loadings.values()):
             return self.loadings
         return {self.title: self.loadings}  # type: ignore[dict-item]
+
+
+def _check_limits(upper: Limits | None, lower: Limits | None, rule: str) -> None:
+    if upper is None and lower is None:
+        raise InputError("give upper=, lower= or both", column=rule)
+
+
+def _by_name(limits: Limits | None, names: Sequence[str]) -> list[tuple[str, float]]:
+    """Each limit with its name: one number is for all the names, a mapping says for which."""
+    if limits is None:
+        return []
+    return list(limits.items()) if isinstance(limits, Mapping) else [(name, limits) for name in names]
 
 
 def _limited(label: str, weight: Array, limit: float, at_least: bool, shift: float = 0.0) -> Row:

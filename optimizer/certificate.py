@@ -35,6 +35,8 @@ def lower_bound(problem: Problem, weights: Array, prices: Prices, *, objective: 
 
     With `objective` = 0: of the zero function, so that a bound above 0 proves that nothing is feasible.
     """
+    if not (np.all(np.isfinite(prices.rows)) and np.all(np.isfinite(prices.cones))):
+        prices = Prices.none(problem)
     slope, constant = _linear_part(problem, weights, prices, objective)
     free = problem.separable(slope, prices.rows, objective=objective)
 
@@ -47,13 +49,14 @@ def lower_bound(problem: Problem, weights: Array, prices: Prices, *, objective: 
     # The cash is free of costs: where it is strictly inside its bounds, its slope is the budget's price.
     cash = problem.cash
     guesses = [-float(free.derivative(weights, side)[cash]) for side in (1, -1)]
-    if prices.budget is not None:
+    if prices.budget is not None and np.isfinite(prices.budget):
         guesses.append(prices.budget)
     best = max(dual(guess)[0] for guess in guesses)
     reached = problem.objective(weights) if objective else 0.0
     if close_enough(reached, best):
         return best
-    return max(best, _maximised(dual, guesses[0]))
+    best = max(best, _maximised(dual, guesses[0]))
+    return best if np.isfinite(best) else -np.inf
 
 
 def reduced_costs(problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0) -> Array:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         debug = options.debug
         run: Callable[[argparse.Namespace], tuple[int, dict[str, Any]]] = options.run
         code, summary = run(options)
-    except (InputError, KeyboardInterrupt, Exception) as error:
+    except (Exception, KeyboardInterrupt) as error:
         code, message = _failure(error)
         if debug:
             traceback.print_exc()

@@ -216,9 +216,9 @@ def _positions(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as plain Python values, None where there is none."""
-    blank = table.astype(object).where(table.notna(), None)
-    return [dict(zip(blank.columns, row, strict=True)) for row in blank.itertuples(index=False, name=None)]
+    """The rows as plain Python values."""
+    columns = {name: table[name].tolist() for name in table.columns}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _plain(value: Any) -> Any:
@@ -231,7 +231,7 @@ def _plain(value: Any) -> Any:
         return decimal(value)
     if isinstance(value, Real) and not isinstance(value, int):
         return float(value) if math.isfinite(value) else None
-    return value
+    return None if type(value).__name__ == "NAType" else value
 
 
 def _quoted(cell: str) -> str:

@@ -119,8 +119,8 @@ class Plan:
             notional = float(abs(quantity) * portfolio.exact_price[i])
             step = self.problem.step
             lots = abs(quantity) / exact(step.lot[i]) if step is not None and step.lot[i] > 0 else None
-            # A position closed in full may be no whole number of lots.
-            whole = int(lots) if lots is not None and lots.denominator == 1 else None
+            # A position closed in full may be no whole number of lots (or of more lots than a column holds).
+            whole = int(lots) if lots is not None and lots.denominator == 1 and lots < 2**63 else None
             cost, price = float(self.verified.costs[i]), float(portfolio.price[i])
             rows.append(
                 (portfolio.assets[i], side, float(abs(quantity)), whole, price, notional, cost, self._reason(i))

@@ -25,21 +25,34 @@ if TYPE_CHECKING:
 
 #: Targets must add up to 1 within this.
 TARGET_SUM_TOLERANCE = 1e-9
+_PLAIN_NUMBER = r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_SHOWN = 40  # characters of a cell in a message
 
 
 def read_table(path: str | PathLike[str]) -> pd.DataFrame:
     """A CSV file of holdings, with its labels read as the text that they are.
 
     pandas on its own reads the asset `NA` as missing, `TRUE` as a boolean and `001` as 1. Here the columns
-    `asset` and `portfolio_id` are text, and only an empty cell is missing. The index is `asset`, or for a
+    `asset` and `portfolio_id` are text, other columns are numbers only where every cell is a plain number
+    (without leading zeros), and only an empty cell is missing. The index is `asset`, or for a
     batch (`portfolio_id`, `asset`) stay columns.
     """
     import pandas as pd
 
-    text = {"asset": str, "portfolio_id": str}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
-    if "asset" not in table.columns:
+    table = pd.read_csv(path, dtype=str, header=None, keep_default_na=False, na_values=[""])
+    header = ["" if _blank(cell) else str(cell) for cell in table.iloc[0]]
+    for name in header:
+        if header.count(name) > 1 or not name:
+            what = f"the header names the column {name!r} twice" if name else "a column has no name"
+            raise InputError(f"{path}: {what}; every column needs a name of its own", column=name or None)
+    if "asset" not in header:
         raise InputError(f"{path} has no column 'asset'", column="asset")
+    table = table.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
+    for name in header:
+        # A column of labels such as 001 stays text; one with a blank among whole numbers becomes fractions.
+        cells = table[name].dropna()
+        if name not in ("asset", "portfolio_id") and len(cells) and cells.str.fullmatch(_PLAIN_NUMBER).all():
+            table[name] = pd.to_numeric(table[name])
     return table if "portfolio_id" in table.columns else table.set_index("asset")
 
 
@@ -185,13 +198,23 @@ class Portfolio:
     def labels(self, column: str) -> tuple[str | None, ...]:
         if column not in self.columns:
             raise InputError(f"the table has no such label column; it has {', '.join(self.columns)}", column=column)
-        return tuple(None if _blank(x) else str(x) for x in self.columns[column])
+        cells = [None if _blank(x) else x for x in self.columns[column]]
+        for asset, cell in zip(self.assets, cells, strict=True):
+            # 1.0 may have been 001 or 1 once, True the text TRUE: what it was cannot be known.
+            if not (cell is None or isinstance(cell, str) or (type(cell) is int or isinstance(cell, np.integer))):
+                raise InputError(
+                    "a label must be text; read the column as text, or use labels that are no numbers",
+                    asset=asset,
+                    column=column,
+                    value=cell,
+                )
+        return tuple(None if cell is None else str(cell) for cell in cells)
 
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.intp]:
         if assets is None:
             return np.delete(np.arange(len(self.assets)), self.cash)
-        if isinstance(assets, str):
-            raise InputError("must be a list of assets, not one text", column=argument, value=assets)
+        if isinstance(assets, str) or not isinstance(assets, Iterable):
+            raise InputError("must be a list of assets, not one text or number", column=argument, value=assets)
         named = set(assets)
         self._known(named, argument)
         return np.array([i for i, asset in enumerate(self.assets) if asset in named], dtype=np.intp)
@@ -250,17 +273,27 @@ def _checked_labels(labels: list[Any], cash: str) -> list[str]:
 
 
 def _blank(value: Any) -> bool:
-    return value is None or value != value or value == "" or type(value).__name__ in ("NAType", "NaTType")
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, str | float | np.floating | Decimal) and (value != value or value == "")
 
 
 def _number(value: Any, asset: str | None, column: str) -> float:
     try:
-        number = float(value) if not isinstance(value, bool) else np.nan
-    except (TypeError, ValueError):
+        number = float(value) if not isinstance(value, bool | np.bool_) else np.nan
+    except (TypeError, ValueError, OverflowError):
         number = np.nan
     if np.isnan(number):
-        raise InputError("must be a number; correct or remove it", asset=asset, column=column, value=value)
+        shown = _shortened(value) if isinstance(value, int | str) else value
+        raise InputError("must be a number; correct or remove it", asset=asset, column=column, value=shown)
     return number
+
+
+def _shortened(value: int | str) -> int | str:
+    # An integer of thousands of digits is refused by str() itself.
+    if isinstance(value, str):
+        return value[:_SHOWN]
+    return value if abs(value) < 10**_SHOWN else f"an integer of more than {_SHOWN} digits"
 
 
 def _column(

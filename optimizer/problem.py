@@ -5,8 +5,9 @@
 
 w are the weights after trading in fractions of the pre-trade NAV, z = w − w₀. The entry of the settlement
 cash in w is the cash before trading costs; what is really left is w_c − φ(z). A row f of the cash is held
-for that remainder: f(w_c − φ) ≤ f(w_c) + max(0, short_c − weight_c)·φ, which is exact for rows that only
-gain by cash and on the safe side for the others, and keeps every row convex.
+for that remainder: f(w_c − φ) ≤ f(w_c) + max(0, −weight_c − long_c)·φ while the cash cannot be negative (and
+with short_c − weight_c where it can), which is exact for rows that only gain by cash and on the safe side for
+the others, and keeps every row convex.
 """
 
 from __future__ import annotations
@@ -155,7 +156,9 @@ class Problem:
             name: np.array([np.zeros(shape[1]) if (c := getattr(r, name)) is None else c for r in rows]).reshape(shape)
             for name in Parts.NAMES
         }
-        cost = np.maximum(0.0, stacked["short"][:, self.cash] - stacked["weight"][:, self.cash])
+        # By what a unit less of cash can raise a row: its slope where the cash may be.
+        kind, sign = ("long", -1.0) if self.lower[self.cash] >= 0 else ("short", 1.0)
+        cost = np.maximum(0.0, sign * stacked[kind][:, self.cash] - stacked["weight"][:, self.cash])
         upper = np.array([row.upper for row in rows], dtype=float)
         return Rows(tuple(title for title, _ in named), tuple(rows), cost=cost, upper=upper, **stacked)
 
@@ -199,13 +202,14 @@ class Problem:
         return result
 
     def violation(self, weights: Array) -> float:
-        """By how much the worst of all convex rules is broken, in fractions of NAV (0: none)."""
+        """By how much the worst of all convex rules is broken, in fractions of NAV (0: none, inf: no number)."""
         outside = np.maximum(self.lower - weights, weights - self.upper)
         excess = self.rows.of(weights, weights - self.before, self.trading_cost(weights)) - self.rows.upper
         cones = [cone.of(weights) - cone.upper for _, cone in self.cones]
         opaque = [piece.violation(weights, weights - self.before) for _, piece in self.opaque]
         budget = abs(float(np.sum(weights)) - 1.0)
-        return float(np.max(np.concatenate([outside, excess, cones, opaque, [budget, 0.0]])))
+        worst = float(np.max(np.concatenate([outside, excess, cones, opaque, [budget, 0.0]])))
+        return np.inf if np.isnan(worst) else worst
 
     def separable(self, slope: Array, prices: Array, *, objective: float = 1.0) -> Separable:
         """Each asset's part of the Lagrangian: rows at these prices, factors and cones within `slope`.

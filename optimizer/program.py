@@ -300,13 +300,14 @@ def _supporting_plane(constraint: Any, weights: Any, scale: float) -> tuple[Arra
 
 def _scale(problem: Problem) -> float:
     """The size of the objective, so that a solver's absolute tolerances mean something."""
-    away = problem.before - problem.target
-    size = (
-        0.5 * problem.aversion * float(problem.risk.variance(away))
-        + problem.trading_cost(problem.target) / problem.horizon
-    )
+    away, cost = problem.before - problem.target, problem.cost
+    size = 0.5 * problem.aversion * float(problem.risk.variance(away))
+    size += problem.trading_cost(problem.target) / problem.horizon
+    # Not less than a small part of its largest coefficient: where all of this is 0, bounds may ask for costs.
     spread = problem.aversion * float(np.max(problem.risk.specific + np.sum(problem.risk.factors**2, axis=0)))
-    return max(size, 1e-6 * spread, 1e-12)
+    rates = float(max(np.max(rate) for rate in (cost.buy, cost.sell, cost.quadratic, cost.impact))) / problem.horizon
+    carry = float(max(np.max(np.abs(cost.long)), np.max(np.abs(cost.short))))
+    return max(size, 1e-4 * max(spread, rates, carry)) or 1.0
 
 
 def compiled(problem: Problem, elastic: Array | None = None) -> Program:
@@ -343,7 +344,7 @@ def solve(problem: Problem, *, first: int = 0) -> Solution:
             continue
         weights = cleaned(problem, raw)
         violation = problem.violation(weights)
-        if violation > FEASIBILITY_TOLERANCE:
+        if not violation <= FEASIBILITY_TOLERANCE:
             attempts.append(Attempt(name, said, f"refused: a rule is broken by {violation:.1e} of NAV"))
             continue
         answer = certified(problem, weights, prices, name)

@@ -33,18 +33,11 @@ from equipoise.optimizer.labelled import (
     risky,
     unique,
 )
+from equipoise.optimizer.spectrum import spectrum
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-
-# Tolerances, in units of correlation. Rounding moves the eigenvalues of a correlation matrix by a few ε·λmax
-# (1e-12 for some thousand assets): what lies below ROUNDING·λmax is taken for zero. INDEFINITE is far above
-# that noise, and to clip what is smaller changes the variance of x by at most 1e-10·Σ(xᵢσᵢ)², too little to
-# matter. A matrix that misses by more is wrong: pairs from different samples, a typing error, rounded digits.
-ROUNDING = 16 * np.finfo(np.float64).eps
-INDEFINITE = 1e-10
-ASYMMETRY = 1e-10
 
 STALE = 1e-14  # A return is price/price − 1, so a smaller spread than this is the rounding of the prices.
 
@@ -230,7 +223,7 @@ class CovarianceRisk(_Labelled):
         values, labels = labelled_square(cov, assets, "covariance")
         labels, at = risky(labels, riskless)
         values = values[np.ix_(at, at)]
-        σ, λ, V, repaired = _spectrum(values, labels, "covariance", repair)
+        σ, λ, V, repaired = spectrum(values, labels, "covariance", repair)
         θ = λ.min(initial=1.0)
         kept = λ - θ > ROUNDING * λ.max(initial=1.0)
         factors = np.sqrt(λ[kept] - θ)[:, None] * V.T[kept] * σ
@@ -340,52 +333,6 @@ class FactorRisk(_Labelled):
         self._store(labels, L, s, riskless, alias)
 
 
-def _spectrum(
-    cov: Array, labels: Labels, column: str, repair: bool = False
-) -> tuple[Array, Array, Array, float | None]:
-    """σ (n,), λ ≥ 0 (m,), V (n × m) with Σ = diag(σ) V diag(λ) Vᵀ diag(σ), and how far a repair moved C."""
-    problem = "a covariance must be a finite number; estimate it, or leave the asset out"
-    forbid(~np.isfinite(cov), cov, column, problem, labels)
-    variance = np.diag(cov)
-    forbid(variance < 0, variance, column, "a variance must not be negative; correct the matrix", labels)
-    σ = np.sqrt(variance)
-    live = np.flatnonzero(σ > 0)
-    zero = (σ == 0)[:, None] | (σ == 0)
-    problem = "what has zero variance cannot covary; correct the matrix, or list the asset in riskless=[...]"
-    forbid((cov != 0) & zero, cov, column, problem, labels)
-
-    unit = np.where(σ > 0, σ, 1.0)
-    with np.errstate(over="ignore"):
-        C = cov / np.outer(unit, unit)
-    problem = "a covariance this large cannot belong to variances so small; correct the matrix"
-    forbid(np.isinf(C), cov, column, problem, labels)
-    asymmetry = np.abs(C - C.T)
-    worst = (asymmetry > ASYMMETRY) & (asymmetry == asymmetry.max(initial=0.0))
-    problem = "a covariance must be symmetric, and its mirror image is another number; correct one of them"
-    forbid(worst, cov, column, problem, labels)
-    beyond = np.abs(C) > 1 + INDEFINITE
-    C = (C + C.T)[np.ix_(live, live)] / 2
-    np.fill_diagonal(C, 1.0)
-    λ, V = np.linalg.eigh(C)
-    lowest = λ.min(initial=0.0)
-    λ = np.where(λ > ROUNDING * λ.max(initial=1.0), λ, 0.0)
-    repaired = None
-    if lowest < -INDEFINITE:
-        if not repair:
-            problem = (
-                "a covariance matrix must be positive semidefinite, and the smallest eigenvalue of its "
-                f"correlations is {lowest:.6g}; estimate all pairs from the same periods, or let "
-                "CovarianceRisk(..., repair=True) move the correlations"
-            )
-            forbid(beyond, cov, column, problem, labels)  # a correlation above 1 shows which pair it is
-            raise InputError(problem, column=column)
-        V /= np.sqrt(V**2 @ λ)[:, None]  # clipping has raised the diagonal: back to 1
-        repaired = float(np.linalg.norm((V * λ) @ V.T - C))
-    vectors = np.zeros((len(cov), len(live)))
-    vectors[live] = V
-    return σ, λ, vectors, repaired
-
-
 def _root(omega: Any, factors: Labels, assets: Labels) -> Array:
     """R with Ω = RᵀR, its columns in the order of the factors."""
     column = "factor_covariance"
@@ -394,7 +341,7 @@ def _root(omega: Any, factors: Labels, assets: Labels) -> Array:
         problem = f"its labels must be those of the rows of loadings, and {odd!r} is only in one of them"
         raise InputError(problem + (TRANSPOSED if set(labels) == set(assets) else ""), column=column)
     order = [labels.index(factor) for factor in factors]
-    σ, λ, V, _ = _spectrum(values[np.ix_(order, order)], factors, column)
+    σ, λ, V, _ = spectrum(values[np.ix_(order, order)], factors, column)
     return np.sqrt(λ[λ > 0])[:, None] * V.T[λ > 0] * σ
 
 

@@ -80,14 +80,16 @@ def solve(problems: Sequence[Problem]) -> list[Solution | None]:
         if not solved[i] or problem.violation(w) > FEASIBILITY_TOLERANCE:
             answers.append(None)
             continue
-        rows = np.full(len(problem.rows.rows), floor_price[i])
+        rows = np.zeros(len(problem.rows.rows))
+        if len(rows):
+            rows[np.argmin(problem.rows.upper)] = floor_price[i]  # the highest floor binds
         answers.append(certified(problem, w, Prices(rows, np.zeros(0), floor_price[i] - cap_price[i]), "threshold"))
     return answers
 
 
 def _floor(problem: Problem) -> float:
-    # Only one row is left when `refusal` is None: the cash floor, written −w_c ≤ −floor.
-    return float(-problem.rows.upper[0]) if len(problem.rows.upper) else -np.inf
+    # When `refusal` is None, all rows are floors of the cash, written −w_c ≤ −floor.
+    return float(-np.min(problem.rows.upper)) if len(problem.rows.upper) else -np.inf
 
 
 def _stacked(problems: Sequence[Problem]) -> Separable:
@@ -231,7 +233,9 @@ def _narrowed(above: Any, left: Array, right: Array, sign: float) -> tuple[Array
     """
     f_left, x_left = above(left)
     f_right, x_right = above(right)
-    found = (f_right <= 0) & (f_left >= 0)
+    # A sum in another order may miss a level that is reached exactly.
+    found = (f_right <= ROUNDING_TOLERANCE) & (f_left >= 0)
+    done = ~found
     for step in range(_NARROWINGS):
         with np.errstate(invalid="ignore", divide="ignore"):
             part = np.where(f_left > f_right, f_left / (f_left - f_right), 0.5)
@@ -240,7 +244,7 @@ def _narrowed(above: Any, left: Array, right: Array, sign: float) -> tuple[Array
         guess = x_left + part[:, None] * (x_right - x_left)
         # Linear in between: what interpolation says is what the rule says.
         straight = np.max(np.abs(guess - x_middle), axis=-1) <= 1e-15 if step % 3 < 2 else np.zeros(len(left), bool)
-        done = straight | ~((left < middle) & (middle < right)) | ~found
+        done = done | straight | ~((left < middle) & (middle < right))  # once done, whatever the others need
         if np.all(done):
             break
         across = f_middle <= 0
@@ -250,7 +254,7 @@ def _narrowed(above: Any, left: Array, right: Array, sign: float) -> tuple[Array
         x_left = np.where((move & ~across)[:, None], x_middle, x_left)
         x_right = np.where((move & across)[:, None], x_middle, x_right)
     with np.errstate(invalid="ignore", divide="ignore"):
-        part = np.where(f_left > f_right, f_left / (f_left - f_right), 0.0)
+        part = np.where(f_left > f_right, np.minimum(f_left / (f_left - f_right), 1.0), 0.0)
     weights = x_left + part[:, None] * (x_right - x_left)
     return weights, sign * (left + part * (right - left)), found
 

@@ -172,7 +172,7 @@ BAD_TABLES: dict[str, tuple[Callable[[], pd.DataFrame], dict[str, Any], str]] = 
     "list": (lambda: cell("quantity", "BTC", None).assign(quantity=[[1], 1, 1, 1]), {"asset": "BTC"}, "number"),
     "date": (lambda: cell("price", "BTC", pd.Timestamp("2024-01-01")), {"asset": "BTC"}, "must be a number"),
     "not a date": (lambda: cell("price", "BTC", pd.NaT), {"asset": "BTC", "column": "price"}, "blank"),
-    "too many digits": (lambda: cell("quantity", "BTC", 10**400), {"asset": "BTC", "column": "quantity"}, "finite"),
+    "too many digits": (lambda: cell("quantity", "BTC", 10**400), {"asset": "BTC", "column": "quantity"}, "must be"),
     # figures
     "price of zero": (
         lambda: cell("price", "ETH", 0.0),
@@ -240,7 +240,7 @@ BAD_RULES: dict[str, tuple[Rule, dict[str, Any], str]] = {
     "unknown asset": (NoTrade(["BTC", "XRP"]), {"asset": "XRP", "column": "assets"}, "neither the table nor"),
     "unknown exception": (LongOnly(except_=["DEBT"]), {"asset": "DEBT", "column": "except_"}, "neither the table nor"),
     "unknown key": (DriftBand(absolute={"XRP": 0.1}), {"asset": "XRP", "column": "absolute"}, "neither the table nor"),
-    "one text": (NoTrade("BTC"), {"column": "assets", "value": "BTC"}, "a list of assets, not one text"),
+    "one text": (NoTrade("BTC"), {"column": "assets", "value": "BTC"}, "a list of assets"),
     "NaN by asset": (WeightBounds(upper={"ETH": np.nan}), {"asset": "ETH", "column": "upper"}, "must be a number"),
     "text for all": (WeightBounds(upper=[0.1]), {"column": "upper"}, "must be a number"),  # type: ignore[arg-type]
 }

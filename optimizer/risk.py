@@ -33,7 +33,7 @@ from equipoise.optimizer.labelled import (
     risky,
     unique,
 )
-from equipoise.optimizer.spectrum import spectrum
+from equipoise.optimizer.spectrum import ROUNDING, spectrum
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -19,7 +19,7 @@ LONGEST = 400
 #: The layers of optimizer/, lowest first: a module imports its own layer and those below. A module that is not
 #: named here is on top: it may import everything, and none of these may import it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("labelled", "risk", "portfolio", "costs", "separable", "problem"),
+    ("labelled", "spectrum", "risk", "portfolio", "costs", "separable", "problem"),
     ("solution", "structure", "certificate"),
     ("threshold", "newton", "program", "lot_points", "lot_search", "lot_program", "lots", "verify"),
     ("explain", "choose"),

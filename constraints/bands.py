@@ -57,6 +57,9 @@ class DriftBand(Rule):
     def __post_init__(self) -> None:
         if self.absolute is None and self.relative is None:
             raise InputError("a drift band needs a width: give absolute=, relative= or both", column="DriftBand")
+        for width, argument in ((self.absolute, "absolute"), (self.relative, "relative")):
+            if isinstance(width, tuple) and len(width) != 2:
+                raise InputError("a pair is (below, above)", column=argument, value=width)
         if self.combine not in ("lesser", "greater"):
             raise InputError("must be 'lesser' or 'greater'", column="combine", value=self.combine)
         if self.by is not None and self.assets is not None:
@@ -125,7 +128,7 @@ class DriftBand(Rule):
             each = account.numbers(
                 one, argument, cash=None if self.cash or self.assets is not None else np.inf, missing=np.inf
             )
-            check_range(each, account, argument, at_least=0.0)
+            check_range(each, account, argument, at_least=0.0, at_most=np.inf)
             return np.multiply(each, scale, out=np.full_like(each, np.inf), where=np.isfinite(each))
 
         return self._combined(width, np.ones_like(target), np.abs(target))

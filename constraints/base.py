@@ -33,6 +33,9 @@ Array: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = float | Mapping[str, float] | str
 
 
+LARGEST = float(np.finfo(np.float64).max)
+
+
 class Account(Protocol):
     """What a rule may ask of the portfolio it is applied to."""
 
@@ -210,6 +213,13 @@ def ones(account: Account, positions: NDArray[np.intp] | None = None, value: flo
     return coefficients
 
 
+def exempted(account: Account, except_: Sequence[str] | None) -> NDArray[np.intp]:
+    """The positions of the assets that a rule leaves out; None would read as "all of them" and is refused."""
+    if except_ is None:
+        raise InputError("must be a list of assets; leave it out for none", column="except_", value=None)
+    return account.positions(except_, "except_")
+
+
 def unbounded(account: Account) -> tuple[Array, Array]:
     """A fresh pair of (−inf, +inf) bounds to be narrowed."""
     return np.full(len(account.assets), -np.inf), np.full(len(account.assets), np.inf)
@@ -225,10 +235,10 @@ def check_number(value: Any, argument: str, *, at_least: float | None = None, ab
         raise InputError(f"must be above {above:g}", column=argument, value=value)
 
 
-def check_range(values: Array, account: Account, argument: str, *, at_least: float, at_most: float = np.inf) -> None:
+def check_range(values: Array, account: Account, argument: str, *, at_least: float, at_most: float = LARGEST) -> None:
     """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside."""
     wrong = ~((values >= at_least) & (values <= at_most))
     if wrong.any():
         where = int(np.argmax(wrong))
-        wanted = f"at least {at_least:g}" + (f" and at most {at_most:g}" if np.isfinite(at_most) else "")
+        wanted = f"a finite number of at least {at_least:g}" + (f", at most {at_most:g}" if at_most < LARGEST else "")
         raise InputError(f"must be {wanted}", asset=account.assets[where], column=argument, value=values[where])

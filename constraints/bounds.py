@@ -16,6 +16,7 @@ from equipoise.constraints.base import (
     Rule,
     check_number,
     check_range,
+    exempted,
     unbounded,
 )
 from equipoise.constraints.errors import InputError
@@ -41,7 +42,7 @@ class LongOnly(Rule):
     def pieces(self, account: Account) -> Sequence[Piece]:
         low, high = unbounded(account)
         low[account.positions(None, "except_")] = 0.0
-        low[account.positions(self.except_, "except_")] = -np.inf
+        low[exempted(account, self.except_)] = -np.inf
         return (Bound(label="no short position", lower=low, upper=high),)
 
 

@@ -8,7 +8,20 @@ from typing import TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Account, Array, Cone, Numbers, Piece, Row, Rule, check_number, check_range, ones
+from equipoise.constraints.base import (
+    LARGEST,
+    Account,
+    Array,
+    Cone,
+    Numbers,
+    Piece,
+    Row,
+    Rule,
+    check_number,
+    check_range,
+    exempted,
+    ones,
+)
 from equipoise.constraints.errors import InputError
 
 #: One limit for every label, or a limit for each label named.
@@ -33,7 +46,7 @@ class Leverage(Rule):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         counted = ones(account)
-        counted[account.positions(self.except_, "except_")] = 0.0
+        counted[exempted(account, self.except_)] = 0.0
         rows = []
         if self.gross is not None:
             rows.append(Row(label="gross leverage", long=counted, short=counted, upper=self.gross))
@@ -90,13 +103,14 @@ class FactorLimit(Rule):
 
     def __post_init__(self) -> None:
         _check_limits(self.upper, self.lower, "FactorLimit")
+        if isinstance(self.loadings, Mapping) and not self.loadings:
+            raise InputError("must name a column, or give a loading for some asset", column="loadings", value={})
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         factors = self._by_factor()
         loadings = {name: account.numbers(given, f"loadings of {name}", missing=0.0) for name, given in factors.items()}
         for name, loading in loadings.items():
-            largest = np.finfo(np.float64).max
-            check_range(loading, account, f"loadings of {name}", at_least=-largest, at_most=largest)
+            check_range(loading, account, f"loadings of {name}", at_least=-LARGEST)
         rows = []
         for limits, argument in ((self.upper, "upper"), (self.lower, "lower")):
             for name, limit in _by_name(limits, list(factors)):

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from equipoise.constraints.base import (
     Account,
     Numbers,
@@ -63,5 +61,5 @@ class LotSize(Rule):
         given = {"lot": self.lot, "min_notional": self.min_notional, "min_quantity": self.min_quantity}
         found = {name: account.numbers(value, name, cash=0.0, missing=0.0) for name, value in given.items()}
         for name, values in found.items():
-            check_range(values, account, name, at_least=0.0, at_most=np.finfo(np.float64).max)
+            check_range(values, account, name, at_least=0.0)
         return (Step(label="whole lots", **found),)

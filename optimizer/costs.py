@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Account, Array, Numbers, check_range
+from equipoise.constraints.base import LARGEST, Account, Array, Numbers, check_range
 from equipoise.constraints.errors import InputError
 
 
@@ -137,6 +137,8 @@ class HoldingCost(Cost):
     def terms(self, account: Account) -> CostTerms:
         long = account.numbers(self.long, "long", missing=0.0)
         short = account.numbers(self.short, "short", missing=0.0)
+        for rates, argument in ((long, "long"), (short, "short")):
+            check_range(rates, account, argument, at_least=-LARGEST)
         check_range(long + short, account, "long + short", at_least=0.0)
         return CostTerms.of(len(long), long=long, short=short)
 

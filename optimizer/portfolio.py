@@ -39,7 +39,10 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = pd.read_csv(path, dtype=str, header=None, keep_default_na=False, na_values=[""])
+    try:
+        table = pd.read_csv(path, dtype=str, header=None, keep_default_na=False, na_values=[""])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:  # such as a row with too many cells
+        raise InputError(f"{path} is not a table: {str(error).strip()}") from None
     header = ["" if _blank(cell) else str(cell) for cell in table.iloc[0]]
     for name in header:
         if header.count(name) > 1 or not name:

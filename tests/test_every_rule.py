@@ -230,6 +230,12 @@ CASES: dict[type[Rule], list[Case]] = {
             keeps=((0.36, 0.36, -0.05, 0.33, 0.0),),
             breaks=(TARGET, (0.36, 0.37, -0.05, 0.32, 0.0)),
         ),
+        Case(  # the cash, if it is named
+            WeightBounds(lower=0.15, upper=0.2, assets=["USD"]),
+            lambda w, z: [0.15 - w["USD"], w["USD"] - 0.2],
+            keeps=((0.3, 0.3, -0.1, 0.35, 0.15), (0.3, 0.3, -0.1, 0.3, 0.2)),
+            breaks=(TARGET, (0.3, 0.25, -0.1, 0.3, 0.25)),
+        ),
     ],
     NoTrade: [
         Case(
@@ -495,6 +501,7 @@ BAD: list[tuple[type[Rule], Callable[[], Rule], str]] = [
     (DriftBand, lambda: DriftBand(absolute=-0.1), "absolute"),
     (DriftBand, lambda: DriftBand(relative=NAN), "relative"),
     (DriftBand, lambda: DriftBand(absolute=(0.1, -0.1)), "absolute"),
+    (DriftBand, lambda: DriftBand(absolute=(0.1, 0.2, 0.3)), "absolute"),  # type: ignore[arg-type]
     (DriftBand, lambda: DriftBand(absolute={"BOND": NAN}), "absolute"),
     (DriftBand, lambda: DriftBand(absolute={"BUND": 0.1}), "absolute"),
     (DriftBand, lambda: DriftBand(absolute="width"), "width"),
@@ -508,6 +515,7 @@ BAD: list[tuple[type[Rule], Callable[[], Rule], str]] = [
     (DriftBand, lambda: DriftBand(absolute=0.1, assets=["BUND"]), "assets"),
     (LongOnly, lambda: LongOnly(except_="BOND"), "except_"),
     (LongOnly, lambda: LongOnly(except_=["BUND"]), "except_"),
+    (LongOnly, lambda: LongOnly(except_=None), "except_"),  # type: ignore[arg-type]
     (ShortOnly, lambda: ShortOnly(["BUND"]), "assets"),
     (WeightBounds, lambda: WeightBounds(lower=0.5, upper=0.4), "WeightBounds"),
     (WeightBounds, lambda: WeightBounds(upper={"BOND": "much"}), "upper"),  # type: ignore[dict-item]
@@ -520,6 +528,7 @@ BAD: list[tuple[type[Rule], Callable[[], Rule], str]] = [
     (TradeLimit, lambda: TradeLimit(-0.1, "volume"), "participation"),
     (TradeLimit, lambda: TradeLimit(0.1, "turnover"), "turnover"),
     (TradeLimit, lambda: TradeLimit(0.1, -1.0), "volume"),
+    (TradeLimit, lambda: TradeLimit(0.0, float("inf")), "volume"),
     (TradeLimit, lambda: TradeLimit(0.1, {"BOND": 1.0}), "volume"),
     (CashFloor, lambda: CashFloor(NAN), "weight"),
     (CashFloor, lambda: CashFloor(money=float("inf")), "money"),
@@ -541,6 +550,7 @@ BAD: list[tuple[type[Rule], Callable[[], Rule], str]] = [
     (Leverage, lambda: Leverage(gross=-1.0), "gross"),
     (Leverage, lambda: Leverage(net=NAN), "net"),
     (Leverage, lambda: Leverage(net=1.0, except_=["BUND"]), "except_"),
+    (Leverage, lambda: Leverage(net=1.0, except_=None), "except_"),  # type: ignore[arg-type]
     (GroupLimit, lambda: GroupLimit("sector", upper=0.1), "sector"),
     (GroupLimit, lambda: GroupLimit("group", upper={"risky": NAN}), "upper"),
     (GroupLimit, lambda: GroupLimit("group"), "GroupLimit"),  # no limit at all
@@ -550,6 +560,7 @@ BAD: list[tuple[type[Rule], Callable[[], Rule], str]] = [
     (FactorLimit, lambda: FactorLimit({"BOND": float("inf")}, upper=0.1), "loadings"),
     (FactorLimit, lambda: FactorLimit("beta", lower=NAN), "lower"),
     (FactorLimit, lambda: FactorLimit("beta"), "FactorLimit"),  # no limit at all
+    (FactorLimit, lambda: FactorLimit({}, upper=0.1), "loadings"),  # of no factor
     (FactorLimit, lambda: FactorLimit("beta", upper={"betta": 0.1}), "upper"),  # limits nothing
     (TrackingErrorLimit, lambda: TrackingErrorLimit(-0.1), "limit"),
     (Turnover, lambda: Turnover(-0.1), "limit"),

@@ -24,7 +24,7 @@ from equipoise.constraints import (
     Rule,
     WeightBounds,
 )
-from equipoise.optimizer.costs import ProportionalCost
+from equipoise.optimizer.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
 from equipoise.optimizer.portfolio import Portfolio, exact, read_table
 from equipoise.optimizer.problem import Policy
 
@@ -265,6 +265,29 @@ def test_a_mapping_needs_every_asset() -> None:
         Policy(costs=(ProportionalCost("fee"),)).problem(Portfolio.from_table(cell("fee", "ETH", None), "USD"))
     assert (caught.value.asset, caught.value.column) == ("ETH", "fee")
     Policy(costs=(ProportionalCost("fee"),)).problem(Portfolio.from_table(cell("fee", "USD", "none"), "USD"))
+
+
+@pytest.mark.parametrize(
+    ("cost", "column"),
+    [
+        (ProportionalCost(np.inf), "buy"),
+        (ProportionalCost(0.0, -0.1), "sell"),
+        (ProportionalCost(0.0, 1.0), "sell"),
+        (QuadraticCost(np.inf), "rate"),
+        (QuadraticCost(-0.1), "rate"),
+        (QuadraticCost(0.1, 0.0), "volume"),
+        (ImpactCost(np.inf, 1.0), "volatility"),
+        (ImpactCost(0.02, -1.0), "volume"),
+        (ImpactCost(0.02, 1.0, np.inf), "coefficient"),
+        (HoldingCost(np.inf), "long"),
+        (HoldingCost(-0.02, 0.01), "long + short"),
+    ],
+)
+def test_bad_costs(cost: Cost, column: str) -> None:
+    """A rate outside its range is refused with the first asset that has it; an infinite one is no rate."""
+    with pytest.raises(InputError) as caught:
+        Policy(costs=(cost,)).problem(Portfolio.from_table(table(), "USD"))
+    assert (caught.value.asset, caught.value.column) == ("BTC", column)
 
 
 def test_numbers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -66,6 +67,11 @@ class Lots:
         allowed.closable[problem.cash] = False
         return allowed
 
+    @cached_property
+    def minimums(self) -> bool:
+        """Whether some asset's orders have a minimum above one lot."""
+        return bool(np.any(self.least > 1))
+
     def empty(self) -> NDArray[np.intp]:
         """The assets for which no point at all lies within their bounds."""
         holds = (self.lowest <= 0) & (self.highest >= 0)
@@ -86,6 +92,9 @@ class Lots:
     def _allowed(self, lots: Integers, upwards: Mask) -> tuple[Integers, Mask]:
         """These numbers of lots, moved out of the gap below the minimum and into the range."""
         low, high, least = self.lowest, self.highest, self.least
+        if not self.minimums:
+            empty = low > high
+            return np.where(empty, 0, lots), empty & self.closable
         gap = (lots != 0) & (np.abs(lots) < least)
         options = [np.where(lots > 0, least, 0), np.where(lots > 0, 0, -least)]
         first = np.where(upwards, options[0], options[1])

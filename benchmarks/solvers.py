@@ -1,6 +1,6 @@
 """Time per portfolio of the closed form, the compiled program and a plain cvxpy script, on the same problems.
 
-    python benchmarks/solvers.py [--sizes 10 50 500] [--repeats 20] [--seed 1]
+    python benchmarks/solvers.py [--sizes 10 50 500] [--repeats 20] [--batch 500] [--factors 0] [--seed 1]
 
 The problem: drifted long-only holdings, diagonal risk (so that the closed form may take it; `--factors 15` gives
 factor risk and leaves it out), 10 bp proportional costs paid from the cash, 5/25 bands. All in this process, one
@@ -83,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50, 500])
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--factors", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -115,7 +116,10 @@ def main() -> None:
                 milliseconds, value = timed(way)
                 rows[name].append(milliseconds)
                 values[name].append(value)
-        batch = timed(lambda many=asked: threshold.solve(many))[0] / len(asked) if closed else float("nan")
+        batch = float("nan")
+        if closed:
+            many = problems(n, 0, args.batch, args.seed + 1)
+            batch = timed(lambda asked=many: threshold.solve(asked))[0] / len(many)
         alone = statistics.median(rows["alone"]) if closed else float("nan")
         reference = np.array(values["later"])
         others = [np.array(values[name]) for name in ("alone", "plain") if values[name]]

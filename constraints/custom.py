@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,16 +114,16 @@ class Custom(Rule):
                     )
             return constraints
 
-        asked: list[Any] = []  # the expressions on two variables of their own, built when first asked
+        mine = threading.local()  # the expressions on two variables of their own, built when first asked
 
         def violation(weights: Array, trades: Array) -> float:
             import cvxpy as cp
 
-            if not asked:
-                asked.extend((cp.Variable(len(weights)), cp.Variable(len(trades))))
-                asked.append(build(*asked))
-            asked[0].value, asked[1].value = weights, trades
-            worst = np.max([0.0, *(np.max(c.violation()) for c in asked[2])])
+            if not hasattr(mine, "rules"):
+                mine.weights, mine.trades = cp.Variable(len(weights)), cp.Variable(len(trades))
+                mine.rules = build(mine.weights, mine.trades)
+            mine.weights.value, mine.trades.value = weights, trades
+            worst = np.max([0.0, *(np.max(c.violation()) for c in mine.rules)])
             return np.inf if np.isnan(worst) else float(worst)  # the logarithm of a debt, for example
 
         return (Opaque(label=self.title, build=build, violation=violation),)

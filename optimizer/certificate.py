@@ -21,6 +21,7 @@ from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Prices, Solution, Status, close_enough
 
 _BISECTIONS = 100
+_TIGHT = 1e-12  # a gap of this part of the objective leaves nothing to look for
 
 
 def certified(problem: Problem, weights: Array, prices: Prices, solver: str) -> Solution:
@@ -46,17 +47,19 @@ def lower_bound(problem: Problem, weights: Array, prices: Prices, *, objective: 
         best = at.minimiser()
         return constant - budget + float(np.sum(at.value(best))), float(np.sum(best)) - 1.0
 
-    # The cash is free of costs: where it is strictly inside its bounds, its slope is the budget's price.
-    cash = problem.cash
-    guesses = [-float(free.derivative(weights, side)[cash]) for side in (1, -1)]
-    if prices.budget is not None and np.isfinite(prices.budget):
-        guesses.append(prices.budget)
-    best = max(dual(guess)[0] for guess in guesses)
     reached = problem.objective(weights) if objective else 0.0
-    if close_enough(reached, best):
-        return best
-    best = max(best, _maximised(dual, guesses[0]))
-    return best if np.isfinite(best) else -np.inf
+    best = -np.inf
+    guesses = [] if prices.budget is None or not np.isfinite(prices.budget) else [prices.budget]
+    # The cash is free of costs: where it is strictly inside its bounds, its slope is the budget's price.
+    guesses += [-float(free.derivative(weights, side)[problem.cash]) for side in (1, -1)]
+    for guess in guesses:
+        best = np.fmax(best, dual(guess)[0])
+        if objective and reached - best <= _TIGHT * abs(reached):
+            return float(best)
+    if objective and close_enough(reached, best):
+        return float(best)
+    best = np.fmax(best, _maximised(dual, guesses[-1]))
+    return float(best) if np.isfinite(best) else -np.inf
 
 
 def reduced_costs(problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0) -> Array:

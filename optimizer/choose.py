@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from equipoise.optimizer import threshold
+from equipoise.optimizer.certificate import certified
 from equipoise.optimizer.explain import at_once, explain
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import Attempt, Solution, Status
+from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Attempt, Prices, Solution, Status
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,11 @@ class Choice:
 
 
 def choose(problem: Problem) -> Choice:
-    """The first of holding (nothing to trade), threshold (closed form) and program (cvxpy) that takes it."""
+    """The first of holding (nothing to trade), threshold (closed form) and program (cvxpy) that takes it.
+
+    By structure: a problem that threshold takes may still be handed on to the program, where both limits of
+    the cash bind at once.
+    """
     if at_once(problem) is not None:
         return Choice("none", (("every solver", "the rules contradict each other; the explanation says how"),))
     if threshold.holding(problem) is not None:
@@ -69,6 +74,10 @@ def _by_program(problem: Problem) -> Solution:
         answer = replace(later, attempts=answer.attempts + later.attempts)
         if answer.status is not Status.UNSOLVED:
             return answer
+    if found.status is Status.UNSOLVED and problem.violation(problem.before) <= ROUNDING_TOLERANCE:
+        # What is held keeps every rule: a plan, if not a proven one; the bound says how far it may be.
+        held = certified(problem, problem.before.copy(), Prices.none(problem), "holding")
+        return replace(held, attempts=(*answer.attempts, Attempt("holding", "keeps every rule", "accepted")))
     verdict = "conflict proven" if found.status is Status.INFEASIBLE else "no conflict proven"
     attempts = (*answer.attempts, Attempt("elastic program", "explained", verdict))
     return replace(answer, status=found.status, explanation=found.text, attempts=attempts)

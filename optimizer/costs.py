@@ -126,7 +126,8 @@ class QuadraticCost(Cost):
 class HoldingCost(Cost):
     """long·w⁺ + short·w⁻ a year: funding and custody of what is held, interest on what is borrowed.
 
-    Annual rates as fractions (0.035 is 3.5 % a year); blank: 0. A negative rate is income: a yield on a
+    Annual rates as fractions (0.035 is 3.5 % a year); blank: 0. A number is for all assets but the cash; a
+    column or a mapping may give the cash a rate, too. A negative rate is income: a yield on a
     holding, with a borrowing rate at least as high for the same asset (long + short ≥ 0), or the objective
     would not be convex.
     """
@@ -135,8 +136,11 @@ class HoldingCost(Cost):
     short: Numbers = 0.0
 
     def terms(self, account: Account) -> CostTerms:
-        long = account.numbers(self.long, "long", missing=0.0)
-        short = account.numbers(self.short, "short", missing=0.0)
+        long, short = (
+            # A number for all is not for the cash; a column or a mapping may name it.
+            account.numbers(given, argument, missing=0.0, cash=0.0 if isinstance(given, int | float) else None)
+            for given, argument in ((self.long, "long"), (self.short, "short"))
+        )
         for rates, argument in ((long, "long"), (short, "short")):
             check_range(rates, account, argument, at_least=-LARGEST)
         check_range(long + short, account, "long + short", at_least=0.0)

@@ -116,7 +116,13 @@ def _least(
     limit = row.limit if row.limit is not None else (-row.upper if row.at_least else row.upper)
     if weights is None or prices is None:
         return f"{title} ({row.label}, limit {_shown(limit, row)}) is in conflict, but not alone.", ()
-    value = _value(problem, row, weights, limit, float(excess[j]))
+    least = float(excess[j])
+    held = rows.of(problem.before, np.zeros_like(problem.before), 0.0) - rows.upper
+    off = (problem.before < problem.lower - ROUNDING_TOLERANCE) | (problem.before > problem.upper + ROUNDING_TOLERANCE)
+    off[problem.cash] = problem.before[problem.cash] > problem.upper[problem.cash]  # its floor is a row
+    if not off.any() and np.all(np.delete(held, j) <= 0) and held[j] < least:
+        weights, least = problem.before, float(held[j])  # costs so steep that no solver got near: holding is better
+    value = _value(problem, row, weights, limit, least)
     against = tuple(title for title in binding(problem, weights, replace(prices)) if title != rows.titles[j])
     others = f" while {', '.join(against)} {'holds' if len(against) == 1 else 'hold'}" if against else ""
     if row.at_least:

@@ -20,7 +20,7 @@ from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
 from equipoise.constraints.custom import tightened
 from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
-from equipoise.optimizer.problem import OUTER_BOUND, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
 
 _ROOM = 1e-10  # how much a decided order may still move, in fractions of NAV
@@ -74,7 +74,7 @@ def _decided(search: Search, optimum: Array) -> Iterator[Array]:
 
     problem, minimum = search.problem, search.allowed.least * search.allowed.size
     # Every asset gets bounds, and none is fixed quite: all decisions then share one compiled program.
-    lower, upper = np.maximum(problem.lower, -0.99 * OUTER_BOUND), np.minimum(problem.upper, 0.99 * OUTER_BOUND)
+    lower, upper = np.maximum(problem.lower, -0.99 * problem.outer), np.minimum(problem.upper, 0.99 * problem.outer)
     lower, upper = np.minimum(lower, upper - _ROOM), np.maximum(upper, lower + _ROOM)
     weights = optimum
     for _ in range(_DECISIONS):

@@ -13,7 +13,7 @@ import numpy as np
 from equipoise.constraints.base import Array, Parts
 from equipoise.optimizer.certificate import reduced_costs
 from equipoise.optimizer.portfolio import exact
-from equipoise.optimizer.problem import OUTER_BOUND, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution, Status
 from equipoise.optimizer.verify import Check, Verified
 
@@ -182,8 +182,8 @@ class Plan:
             "solved": unchanged if solved is None else problem.after_costs(solved),
             "after": after,
             "target": problem.target,
-            "lower": np.where(lower <= -OUTER_BOUND, -np.inf, lower),
-            "upper": np.where(upper >= OUTER_BOUND, np.inf, upper),
+            "lower": np.where(lower <= -problem.outer, -np.inf, lower),
+            "upper": np.where(upper >= problem.outer, np.inf, upper),
         }
         back = np.argsort(problem.portfolio.order)
         index = pd.Index([problem.assets[i] for i in back], name="asset", dtype=object)

@@ -37,7 +37,8 @@ from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.risk import FactoredRisk, Risk, SquaredDistance
 from equipoise.optimizer.separable import Separable
 
-#: No weight leaves ±this many times the NAV, whatever the rules allow, so that no program is unbounded.
+#: No weight leaves ±this many times the NAV (or twice the largest weight that is held or wanted), whatever the
+#: rules allow, so that no program is unbounded.
 OUTER_BOUND = 100.0
 
 
@@ -133,12 +134,17 @@ class Problem:
         return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Bound))
 
     @cached_property
+    def outer(self) -> float:
+        """The bound of assets that no rule bounds."""
+        return max(OUTER_BOUND, 2.0 * float(np.max(np.abs([self.before, self.target]))))
+
+    @cached_property
     def lower(self) -> Array:
-        return np.asarray(np.max([np.full(len(self.assets), -OUTER_BOUND), *(b.lower for _, b in self.bounds)], axis=0))
+        return np.asarray(np.max([np.full(len(self.assets), -self.outer), *(b.lower for _, b in self.bounds)], axis=0))
 
     @cached_property
     def upper(self) -> Array:
-        return np.asarray(np.min([np.full(len(self.assets), OUTER_BOUND), *(b.upper for _, b in self.bounds)], axis=0))
+        return np.asarray(np.min([np.full(len(self.assets), self.outer), *(b.upper for _, b in self.bounds)], axis=0))
 
     @cached_property
     def rows(self) -> Rows:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.optimizer.problem import OUTER_BOUND
-
 if TYPE_CHECKING:
     from equipoise.optimizer.plan import Plan
 
@@ -114,10 +112,10 @@ def _ratios(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _band(lower: float, upper: float) -> str:
-    if lower <= -OUTER_BOUND and upper >= OUTER_BOUND:
+    if math.isinf(lower) and math.isinf(upper):
         return ""
-    low = "" if lower <= -OUTER_BOUND else _percent(lower)
-    high = "" if upper >= OUTER_BOUND else _percent(upper)
+    low = "" if math.isinf(lower) else _percent(lower)
+    high = "" if math.isinf(upper) else _percent(upper)
     return f"{low}..{high}"
 
 

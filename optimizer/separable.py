@@ -78,7 +78,7 @@ class Separable:
         pull = np.maximum(-(side * (self.curvature * (self.before - self.centre) + self.slope + kink) + rate), 0.0)
         stiffness = self.curvature + 2.0 * np.asarray(self.quadratic)
         rooted = 1.5 * np.asarray(self.impact)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             size = np.where(
                 rooted > 0,
                 (2.0 * pull / (rooted + np.sqrt(rooted**2 + 4.0 * stiffness * pull))) ** 2,

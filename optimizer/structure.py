@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equipoise.constraints.base import Array, Parts
-from equipoise.optimizer.problem import OUTER_BOUND, Problem
+from equipoise.optimizer.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,17 @@ class Structure:
     @classmethod
     def of(cls, problem: Problem, elastic: Array | None = None) -> Structure:
         rows, cost = problem.rows, problem.cost
-        fixed = problem.lower == problem.upper
+        # The cash has a row for its floor, which counts the costs; a second lower bound would only be in the way.
+        others = np.arange(len(problem.assets)) != problem.cash
+        fixed = (problem.lower == problem.upper) & others
         return cls(
             assets=len(problem.assets),
             factors=len(problem.risk.factors),
             cash=problem.cash,
             specific=where(problem.risk.specific != 0),
             fixed=where(fixed),
-            lower=where(~fixed & (problem.lower > -OUTER_BOUND)),
-            upper=where(~fixed & (problem.upper < OUTER_BOUND)),
+            lower=where(others & ~fixed & (problem.lower > -problem.outer)),
+            upper=where(~fixed & (problem.upper < problem.outer)),
             costs=tuple((name, where(getattr(cost, name) != 0)) for name in ("buy", "sell", "quadratic", "impact")),
             carry=tuple((name, where(getattr(cost, name) != 0)) for name in ("long", "short")),
             rows=tuple(

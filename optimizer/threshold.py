@@ -260,11 +260,12 @@ def _narrowed(above: Any, left: Array, right: Array, sign: float) -> tuple[Array
 
 
 def holding(problem: Problem) -> Solution | None:
-    """Hold, if that is optimal for any covariance: with g = aversion·Σ(w₀ − b), iff w₀ keeps every rule and
+    """Hold, if that is optimal, for any covariance: with g = aversion·Σ(w₀ − b), if w₀ keeps every rule and
 
         max over what may be sold of (g − sell/horizon)  ≤  min over what may be bought of (g + buy/horizon)
 
-    (the slopes of the objective at w₀ to the left and to the right; holding costs add theirs to g).
+    (the slopes of the objective at w₀ to the left and to the right; holding costs add theirs to g). It is "only
+    if" as well while no row binds at w₀; where one does, holding may be optimal without this test seeing it.
     Source: the optimality condition of the budget-constrained problem (Dybvig and Pezzo 2019).
     """
     before = problem.before

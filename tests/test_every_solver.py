@@ -56,7 +56,7 @@ SOLVERS: dict[str, Callable[[Problem], Solution | None]] = {
     PROGRAM: by_program,
 }
 #: How close the weights must be: exact but for rounding, or to a solver's tolerance.
-CLOSE = {HOLDING: 1e-15, THRESHOLD: 1e-13, PROGRAM: 2e-6}
+CLOSE = {HOLDING: 1e-14, THRESHOLD: 1e-13, PROGRAM: 2e-6}
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_the_minimiser_is_as_good_as_brute_force() -> None:
     """No grid point, kink, bound or scalar search is better; if f falls for ever the answer is infinite."""
     rng = np.random.default_rng(7)
     infinite = at_kink = at_bound = inside = 0
-    for _ in range(800):
+    for _ in range(500):
         c = draw(rng)
         w = minimiser(c)
         assert c["lower"] <= w <= c["upper"], c
@@ -95,7 +95,7 @@ def test_the_minimiser_is_as_good_as_brute_force() -> None:
         at_kink += w in (0.0, c["before"])
         at_bound += w in (c["lower"], c["upper"])
         inside += w not in (0.0, c["before"], c["lower"], c["upper"])
-    assert min(infinite, at_kink, at_bound, inside) > 20  # every kind of answer occurred
+    assert min(infinite, at_kink, at_bound, inside) >= 10  # every kind of answer occurred
 
 
 @pytest.mark.parametrize(

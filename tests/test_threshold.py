@@ -74,7 +74,7 @@ def test_two_assets_go_to_the_edge_of_the_no_trade_interval() -> None:
     for outside in (0.7, 0.9, 0.6 + half + 1e-6):
         assert weights(two_assets(outside)) == pytest.approx([0.6 + half, 0.4 - half, 0], abs=1e-10)
     for inside in (0.6, 0.61, 0.6 + half - 1e-9):
-        assert weights(two_assets(inside)) == pytest.approx([inside, 1 - inside, 0], abs=1e-15)
+        assert weights(two_assets(inside)) == pytest.approx([inside, 1 - inside, 0], abs=1e-14)
 
 
 @pytest.mark.parametrize("away", [-0.3, -0.06, -0.04, 0.0, 0.04, 0.0501, 0.2])
@@ -89,7 +89,7 @@ def test_one_asset_and_free_cash(away: float) -> None:
         horizon=2.0,
     )
     expected = 0.5 + np.clip(away, -0.05, 0.05)
-    assert weights(given) == pytest.approx([expected, 1 - expected], abs=1e-15)
+    assert weights(given) == pytest.approx([expected, 1 - expected], abs=1e-14)
     assert (threshold.holding(given) is not None) == (abs(away) <= 0.05)
 
 
@@ -97,23 +97,23 @@ def test_a_quadratic_cost_moves_part_of_the_way() -> None:
     """w = (a·b + 2q·w₀)/(a + 2q): a = 10·.04, q = .3 over half a year, 2q/½ = 1.2: a quarter of the way."""
     costs = (QuadraticCost(0.3),)
     given = problem((0.2, 0.8), (0.6, 0.4), covariance=[[0.04]], costs=costs, aversion=10.0, horizon=0.5)
-    assert weights(given) == pytest.approx([0.3, 0.7], abs=1e-15)
+    assert weights(given) == pytest.approx([0.3, 0.7], abs=1e-14)
 
 
 def test_a_three_halves_cost_by_hand() -> None:
     """a(δ − y) = 1.5·p·√y: with a = 1, p = .2 and δ = .28, y = .16 has .12 on both sides."""
     cost = ImpactCost(0.2, 1.0)
     given = problem((0.1, 0.9), (0.38, 0.62), covariance=[[0.25]], aversion=4.0, costs=(cost,))
-    assert weights(given) == pytest.approx([0.26, 0.74], abs=1e-15)
+    assert weights(given) == pytest.approx([0.26, 0.74], abs=1e-14)
 
 
 def test_new_money_fills_the_emptiest_first() -> None:
     """x = max(h, t + λ) with Σ x = 1: t = (.4, .25, .15), h = (.5, .2, .1), λ = .05 (water-filling)."""
     given = problem((0.5, 0.2, 0.1, 0.2), (0.4, 0.25, 0.15, 0.2), BuyOnly(), CashBand(0.0, 0.0))
-    assert weights(given) == pytest.approx([0.5, 0.3, 0.2, 0.0], abs=1e-15)
+    assert weights(given) == pytest.approx([0.5, 0.3, 0.2, 0.0], abs=1e-14)
     # The same money, and more wanted than there is: t = (.4, .35, .25) needs λ = −.05.
     given = problem((0.5, 0.2, 0.1, 0.2), (0.4, 0.35, 0.25, 0.0), BuyOnly())
-    assert weights(given) == pytest.approx([0.5, 0.3, 0.2, 0.0], abs=1e-15)
+    assert weights(given) == pytest.approx([0.5, 0.3, 0.2, 0.0], abs=1e-14)
 
 
 def test_water_filling_of_many_assets() -> None:
@@ -140,8 +140,8 @@ def test_costs_are_paid_out_of_the_cash() -> None:
     given = problem((0.5, 0.5), (1.0, 0.0), costs=(fee,), aversion=1e4)
     answer = closed(given)
     assert answer.weights is not None
-    assert answer.weights[0] == pytest.approx(1.005 / 1.01, abs=1e-15)
-    assert given.after_costs(answer.weights)[1] == pytest.approx(0.0, abs=1e-15)
+    assert answer.weights[0] == pytest.approx(1.005 / 1.01, abs=1e-14)
+    assert given.after_costs(answer.weights)[1] == pytest.approx(0.0, abs=1e-14)
 
 
 def test_a_sale_pays_for_its_own_cost_and_for_the_purchase() -> None:
@@ -153,7 +153,7 @@ def test_a_sale_pays_for_its_own_cost_and_for_the_purchase() -> None:
     given = problem((1.0, 0.0, 0.0), (0.2, 0.8, 0.0), costs=(cost,), aversion=a)
     found = weights(given)
     assert found[:2] == pytest.approx([1 - sold, k * sold], abs=1e-14)
-    assert given.after_costs(np.array(found))[2] == pytest.approx(0.0, abs=1e-15)
+    assert given.after_costs(np.array(found))[2] == pytest.approx(0.0, abs=1e-14)
 
 
 def test_the_price_of_the_floor_is_what_more_cash_would_save() -> None:
@@ -308,7 +308,7 @@ def test_a_nav_of_any_size_gives_the_same_answer(nav: float) -> None:
         for one, other in zip(ones, scaled, strict=True):
             assert (one is None) == (other is None)
             if one is not None and other is not None:
-                assert other.objective == pytest.approx(one.objective, rel=1e-11, abs=1e-15)
+                assert other.objective == pytest.approx(one.objective, rel=1e-11, abs=1e-14)
 
 
 def test_the_cash_may_stand_anywhere() -> None:
@@ -326,7 +326,7 @@ def test_the_cash_may_stand_anywhere() -> None:
     found = [np.delete(a.weights, p.cash) for p, a in zip(problems, threshold.solve(problems), strict=True) if a]
     assert len(found) == 4
     for other in found[1:]:
-        assert found[0] == pytest.approx(other, abs=1e-15)
+        assert found[0] == pytest.approx(other, abs=1e-14)
     assert not np.allclose(found[0], held[:3])
 
 

@@ -11,7 +11,8 @@ with w the weights after trading, w⁺ and w⁻ their long and short parts, z = 
 and z⁻ sells. Whatever a rule's pieces say is derived from these numbers for every rule at once: the
 cvxpy constraint, the closed forms, the exact check, the shadow price and the report.
 
-At the settlement cash, w is what is left after trades *and* trading costs; rules need not know that.
+At the settlement cash a rule must hold for what is left after trades *and* trading costs, and for what there is
+before the costs; rules need not know that.
 The arrays have one entry an asset, along the last axis.
 """
 

@@ -40,10 +40,10 @@ class CashFloor(Rule):
 
 @dataclass(frozen=True)
 class CashBand(Rule):
-    """lower ≤ cash / NAV ≤ upper, after trading and its costs.
+    """lower ≤ cash / NAV after trading and its costs, and cash / NAV before the costs ≤ upper.
 
-    The upper limit is held without counting on the costs (cash before costs ≤ upper): the exact rule is not
-    convex, this one is and lies inside it.
+    The upper limit does not count on the costs to bring the cash down: that rule would not be convex, this one
+    is and lies inside it.
     """
 
     lower: float = 0.0

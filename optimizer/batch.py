@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
+from equipoise.optimizer.portfolio import blank
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution, Status
 
@@ -96,8 +97,8 @@ def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame) -> Plans:
     """See `Rebalancer.solve_batch`."""
     from equipoise.optimizer.rebalancer import finished
 
-    tables = _split(table)
-    universe = {label for label in _assets(table) if isinstance(label, str)}
+    table = _keyed(table)
+    tables, universe = _split(table), _assets(table)
     problems: list[Problem | Plan] = []
     for name, rows in tables:
         problems.append(_guarded(name, partial(_problem, rebalancer, name, rows, universe)))
@@ -145,21 +146,31 @@ def _guarded(name: Any, work: Callable[[], _T]) -> _T | Plan:
         return Plan(Status.UNSOLVED, name, f"internal error, please report it: {type(error).__name__}: {error}")
 
 
-def _assets(table: pd.DataFrame) -> list[Any]:
-    if "asset" in table.columns:
-        return list(table["asset"].unique())
-    return list(table.index.get_level_values("asset").unique())
+def _assets(table: pd.DataFrame) -> set[str]:
+    """The text labels among a batch's assets: what its rules may name."""
+    return {label for label in table["asset"] if isinstance(label, str)}
 
 
 def _split(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     """Each portfolio's rows, in the order of the first rows; a missing id is a portfolio of its own."""
-    if "portfolio_id" in (table.index.names or ()):
-        table = table.reset_index()
-    if "portfolio_id" not in table.columns:
-        raise InputError("a batch needs a column portfolio_id", column="portfolio_id")
-    if "asset" not in table.columns:
-        if table.index.name != "asset":
-            raise InputError("a batch needs a column asset, or an index of that name", column="asset")
-        table = table.reset_index()
-    grouped = table.groupby("portfolio_id", sort=False, dropna=False)
-    return [(name, rows.drop(columns="portfolio_id")) for name, rows in grouped]
+    rows: dict[Any, list[int]] = {}
+    names: dict[Any, Any] = {}
+    for row, name in enumerate(table["portfolio_id"]):
+        key = ("", "") if blank(name) else (type(name).__name__, repr(name))  # ids need not be hashable
+        rows.setdefault(key, []).append(row)
+        names.setdefault(key, None if blank(name) else name)
+    others = table.drop(columns="portfolio_id")
+    return [(names[key], others.iloc[found]) for key, found in rows.items()]
+
+
+def _keyed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with portfolio_id and asset as columns, each there once."""
+    if not (hasattr(table, "columns") and hasattr(table, "index")):
+        raise InputError("a batch is a DataFrame with the columns portfolio_id and asset", value=type(table))
+    for key in ("portfolio_id", "asset"):
+        places = [*table.columns, *(table.index.names or ())].count(key)
+        if places != 1:
+            what = "needs a column" if not places else "has more than one column or index level"
+            raise InputError(f"a batch {what} {key}", column=key)
+    levels = [key for key in ("portfolio_id", "asset") if key in table.index.names]
+    return table.reset_index(level=levels).reset_index(drop=True) if levels else table.reset_index(drop=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from equipoise.constraints.cash import CashFloor
 from equipoise.optimizer import threshold
 from equipoise.optimizer.certificate import certified
 from equipoise.optimizer.explain import at_once, explain
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Attempt, Prices, Solution, Status
+from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Attempt, Prices, Solution, Status, close_enough
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,32 @@ def solve(problems: Sequence[Problem]) -> list[Solution]:
 
 
 def _by_program(problem: Problem) -> Solution:
+    return _of_two_forms(problem) if problem.kinked else _by_one_program(problem)
+
+
+def _of_two_forms(problem: Problem) -> Solution:
+    """Rows whose slope depends on the sign of the cash: with the cash kept positive they are exact, with the
+    steeper slope they are safe; the better answer counts. Bounds and proofs are those of the relaxation."""
+    relaxed = replace(problem, cash_side="long")
+    floor = CashFloor(0.0).pieces(problem.portfolio)
+    positive = replace(problem, pieces=(*problem.pieces, *(("cash kept positive", piece) for piece in floor)))
+    loosest = _by_one_program(relaxed)
+    if loosest.weights is None:
+        return loosest  # what a relaxation cannot keep cannot be kept
+    found = [
+        replace(answer, problem=form)
+        for form in (positive, problem)
+        if at_once(form) is None and (answer := _by_one_program(form)).weights is not None
+    ]
+    if not found:
+        text = "No answer passed the check, and no conflict between the rules was proven."
+        return replace(loosest, status=Status.UNSOLVED, weights=None, prices=None, explanation=text)
+    best = min(found, key=lambda answer: answer.objective)
+    status = Status.OPTIMAL if close_enough(best.objective, loosest.bound) else Status.FEASIBLE
+    return replace(best, status=status, bound=loosest.bound)
+
+
+def _by_one_program(problem: Problem) -> Solution:
     from equipoise.optimizer import program
 
     answer = program.solve(problem)

@@ -157,7 +157,8 @@ def _cone(problem: Problem) -> Explanation:
         )
     answer = solve(free)
     if answer.weights is None:
-        return explain(rest)
+        found = explain(rest)
+        return replace(found, text=f"{found.text} ({', '.join(t for t, _ in problem.cones)} not counted.)")
     least = np.sqrt(max(2.0 * answer.bound, 0.0))
     if least <= cone.upper:
         return Explanation(
@@ -215,11 +216,13 @@ def _elastic(problem: Problem, elastic: Array) -> tuple[Array | None, Prices | N
 
 
 def _shown(value: float, row: Row) -> str:
-    return f"{value:.4g}" if row.per is not None else _percent(value)
+    if row.per is None:
+        return _percent(value)
+    return f"{value if abs(value) > 1e-9 else 0.0:.4g}"
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.4g} %"
+    return f"{100 * value if abs(value) > 1e-12 else 0.0:.4g} %"
 
 
 def _unique(titles: object) -> tuple[str, ...]:

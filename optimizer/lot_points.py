@@ -51,11 +51,17 @@ class Lots:
             lots.append(_at_least(exact(given), finest * _FINEST) if given > 0 else finest)
             # Minimums are inclusive; they are compared as the decimals that the user wrote.
             need = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / portfolio.exact_price[i])
-            least.append(max(1, -((-need) // lots[-1])))
+            least.append(min(max(1, -((-need) // lots[-1])), 2**62))
         size = np.array([float(lot) for lot in lots]) * portfolio.price / portfolio.nav
         with np.errstate(over="ignore"):
             lowest = np.ceil((lower - SLACK - problem.before) / size)
             highest = np.floor((problem.upper + SLACK - problem.before) / size)
+        for i, (held, lot) in enumerate(zip(portfolio.exact_quantity, lots, strict=True)):
+            # A bound of 0 is exact: not one unit more than is held can be sold, nor more repaid than is owed.
+            if lower[i] == 0:
+                lowest[i] = max(float(-(held // lot)), lowest[i])
+            if problem.upper[i] == 0:
+                highest[i] = min(float((-held) // lot), highest[i])
         whole = [quantity % lot == 0 for quantity, lot in zip(portfolio.exact_quantity, lots, strict=True)]
         closable = (lower <= SLACK) & (problem.upper >= -SLACK) & (problem.before != 0)
         beyond = np.array([abs(q) < n * lot for q, n, lot in zip(portfolio.exact_quantity, least, lots, strict=True)])

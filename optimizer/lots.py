@@ -48,11 +48,13 @@ def starts(search: Search, optimum: Array) -> Iterator[State]:
     second = _near(search, optimum)
     yield first
     yield second
-    small = (first.lots != 0) | (second.lots != 0)
-    if np.any(small & (allowed.least > 1) & (np.abs(optimum - problem.before) < allowed.least * allowed.size)):
-        if np.all((allowed.lowest <= 0) & (allowed.highest >= 0)):
-            nothing = np.zeros(len(optimum), dtype=np.int64)
-            yield search.state(nothing, np.zeros(len(optimum), dtype=bool))
+    if np.all((allowed.lowest <= 0) & (allowed.highest >= 0)):
+        nothing = search.state(np.zeros(len(optimum), dtype=np.int64), np.zeros(len(optimum), dtype=bool))
+        # Doing nothing is a plan, too: worth a search where rounding costs more than all of trading gains.
+        if nothing.violation <= SLACK and nothing.objective < min(first.objective, second.objective):
+            yield nothing
+    trades = np.abs(optimum - problem.before)
+    if np.any((allowed.least > 1) & (trades > 0) & (trades < allowed.least * allowed.size)):
         yield from (_near(search, decided) for decided in _decided(search, optimum))
     if min(first.violation, second.violation) > SLACK and (inner := _tightened(search)) is not None:
         yield _near(search, inner)
@@ -149,31 +151,52 @@ def _norms(cone: Cone, cash: int) -> Array:
 
 def rounded(problem: Problem, optimum: Array) -> tuple[LotPlan | None, str]:
     """The best whole-lot plan found near the convex optimum, or None and why there is none."""
+    # The safe side first: no debt above the optimum's. The rules' own bounds come in where that leaves no plan, or
+    # only one that loses more than safety is worth.
+    safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
+    first, reason = _searched(problem, optimum, safe)
+    good = first is not None and first.objective <= _worth(problem.objective(optimum))
+    if good or not np.any(safe > problem.lower):
+        return (first.plan if first else None), reason
+    second, reason = _searched(problem, optimum, problem.lower)
+    if first is not None and (second is None or first.objective <= _worth(second.objective)):
+        return first.plan, ""
+    return (second.plan if second else None), reason
+
+
+def _worth(objective: float) -> float:
+    """What may be given for less debt: a hundredth of the objective, or a thousandth of a basis point of NAV."""
+    return objective + max(0.01 * abs(objective), 1e-7)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    plan: LotPlan
+    objective: float
+
+
+def _searched(problem: Problem, optimum: Array, lower: Array) -> tuple[_Found | None, str]:
+    """The best plan within these lower bounds, or None and why."""
     from equipoise.optimizer.lot_program import feasible_point
 
-    # The safe side first: no debt above the optimum's; only if that leaves no plan, the rules' own bounds.
-    safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
-    reason = ""
-    for lower in (safe, problem.lower) if np.any(safe > problem.lower) else (problem.lower,):
-        allowed = Lots.of(problem, lower)
-        if len(none := allowed.empty()):
-            reason = _no_point(problem, int(none[0]), allowed)
-            continue
-        search = Search(allowed)
-        begun = list(starts(search, optimum))
-        inside = [state for state in begun if state.violation <= SLACK]
-        reached = [search.run(state) for state in inside or begun]
-        best = min(reached, key=lambda s: (max(s.violation, SLACK), s.objective))
-        if best.violation > SLACK and problem.opaque:
-            best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
-        if best.violation > SLACK:
-            point, proven = feasible_point(search, optimum)
-            if point is not None:
-                best = search.run(search.state(*point))
-            reason = _unkept(search, best, proven)
-        if best.violation <= SLACK:
-            return LotPlan(allowed.quantities(best.lots, best.closed), best.weights), ""
-    return None, reason
+    allowed = Lots.of(problem, lower)
+    if len(none := allowed.empty()):
+        return None, _no_point(problem, int(none[0]), allowed)
+    search, reason = Search(allowed), ""
+    begun = list(starts(search, optimum))
+    inside = [state for state in begun if state.violation <= SLACK]
+    reached = [search.run(state) for state in inside or begun]
+    best = min(reached, key=lambda s: (max(s.violation, SLACK), s.objective))
+    if best.violation > SLACK and problem.opaque:
+        best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
+    if best.violation > SLACK:
+        point, proven = feasible_point(search, optimum)
+        if point is not None:
+            best = search.run(search.state(*point))
+        reason = _unkept(search, best, proven)
+    if best.violation > SLACK:
+        return None, reason
+    return _Found(LotPlan(allowed.quantities(best.lots, best.closed), best.weights), best.objective), ""
 
 
 def _custom_tries(search: Search, violation: float) -> Iterator[State]:
@@ -195,16 +218,16 @@ def _no_point(problem: Problem, i: int, allowed: Lots) -> str:
     assert problem.step is not None
     return (
         f"{' and '.join(named)} leave {problem.assets[i]} no whole number of lots: one lot of "
-        f"{problem.step.lot[i]:g} is {allowed.size[i]:.3%} of NAV, and the weight must lie within "
-        f"{problem.lower[i]:.3%} to {problem.upper[i]:.3%} (now {problem.before[i]:.3%}, smallest order "
-        f"{allowed.least[i] * allowed.size[i]:.3%})"
+        f"{problem.step.lot[i]:g} is {100 * allowed.size[i]:.3g} % of NAV, and the weight must lie within "
+        f"{100 * problem.lower[i]:.4g} % to {100 * problem.upper[i]:.4g} % "
+        f"(now {100 * problem.before[i]:.4g} %, smallest order {100 * allowed.least[i] * allowed.size[i]:.3g} %)"
     )
 
 
 def _unkept(search: Search, state: State, proven: bool) -> str:
     sides = search.sides(state.weights) - search.upper
     titles = [*search.problem.rows.titles, "the upper limit on cash"]
-    broken = [f"{titles[j]} (by {sides[j]:.3%} of NAV)" for j in np.flatnonzero(sides > SLACK)]
+    broken = [f"{titles[j]} (by {100 * sides[j]:.3g} % of NAV)" for j in np.flatnonzero(sides > SLACK)]
     broken += [
         title
         for (title, _), (form, limit) in zip(search.problem.cones, search.cones, strict=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: Targets must add up to 1 within this.
 TARGET_SUM_TOLERANCE = 1e-9
 _PLAIN_NUMBER = r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_SMALLEST = 1e-100  # beyond, products of prices, quantities and rates would leave the range of floats
 _SHOWN = 40  # characters of a cell in a message
 
 
@@ -43,7 +44,7 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, header=None, keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:  # such as a row with too many cells
         raise InputError(f"{path} is not a table: {str(error).strip()}") from None
-    header = ["" if _blank(cell) else str(cell) for cell in table.iloc[0]]
+    header = ["" if blank(cell) else str(cell) for cell in table.iloc[0]]
     for name in header:
         if header.count(name) > 1 or not name:
             what = f"the header names the column {name!r} twice" if name else "a column has no name"
@@ -99,18 +100,22 @@ class Portfolio:
 
     @classmethod
     def _parsed(cls, table: pd.DataFrame, cash: str, name: str | None, universe: frozenset[str]) -> Portfolio:
+        if not (hasattr(table, "columns") and hasattr(table, "index")):
+            raise InputError(
+                "a portfolio is a DataFrame with the columns quantity, price and target", value=type(table)
+            )
+        doubled = [str(c) for c in table.columns[table.columns.duplicated()]]
+        if doubled:
+            raise InputError("the table has this column twice; rename or drop one", column=doubled[0])
         if "asset" in table.columns:
             table = table.set_index("asset")
         labels = _checked_labels(list(table.index), cash)
         order = np.array(sorted(range(len(labels)), key=labels.__getitem__), dtype=np.intp)
         assets = tuple(labels[i] for i in order)
-        doubled = [str(c) for c in table.columns[table.columns.duplicated()]]
-        if doubled:
-            raise InputError("the table has this column twice; rename or drop one", column=doubled[0])
         columns = {str(c): np.asarray(table[c], dtype=object)[order] for c in table.columns}
         quantity, price, target = (_column(columns, c, assets) for c in ("quantity", "price", "target"))
 
-        unpriced = price <= 0
+        unpriced = ~(price > 0)
         if unpriced.any():
             i = int(np.argmax(unpriced))
             raise InputError(
@@ -138,6 +143,12 @@ class Portfolio:
         if not np.isfinite(nav):
             i = int(np.argmax(np.abs(value)))
             raise InputError("quantity times price is too large to add up", asset=assets[i], column="quantity")
+        if 0 < nav < _SMALLEST or np.any(price < _SMALLEST) or np.any(price > 1 / _SMALLEST):
+            raise InputError(
+                f"prices and the net asset value must lie between {_SMALLEST:g} and {1 / _SMALLEST:g}; use another "
+                "unit of account",
+                column="price",
+            )
         if nav <= 0:
             raise InputError(
                 f"the net asset value is {nav:g}: holdings less debts must be above zero to be rebalanced",
@@ -201,7 +212,7 @@ class Portfolio:
     def labels(self, column: str) -> tuple[str | None, ...]:
         if column not in self.columns:
             raise InputError(f"the table has no such label column; it has {', '.join(self.columns)}", column=column)
-        cells = [None if _blank(x) else x for x in self.columns[column]]
+        cells = [None if blank(x) else x for x in self.columns[column]]
         for asset, cell in zip(self.assets, cells, strict=True):
             # 1.0 may have been 001 or 1 once, True the text TRUE: what it was cannot be known.
             if not (cell is None or isinstance(cell, str) or (type(cell) is int or isinstance(cell, np.integer))):
@@ -242,7 +253,7 @@ def exact(value: Any) -> Fraction:
 def _checked_labels(labels: list[Any], cash: str) -> list[str]:
     seen: dict[str, str] = {}
     for position, label in enumerate(labels):
-        if _blank(label):
+        if blank(label):
             raise InputError(
                 f"row {position + 1} has no asset label; name it (pandas reads the text NA as missing: "
                 "equipoise.read_table does not)",
@@ -275,10 +286,13 @@ def _checked_labels(labels: list[Any], cash: str) -> list[str]:
     return labels
 
 
-def _blank(value: Any) -> bool:
+def blank(value: Any) -> bool:
+    """Whether a cell is empty, whatever its type calls that."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, str | float | np.floating | Decimal) and (value != value or value == "")
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return isinstance(value, str | float | np.floating) and (value != value or value == "")
 
 
 def _number(value: Any, asset: str | None, column: str) -> float:
@@ -314,7 +328,7 @@ def _column(
     for i, cell in enumerate(columns[column]):
         if i == skip:
             continue
-        if _blank(cell):
+        if blank(cell):
             if missing is None:
                 raise InputError(
                     "the cell is blank; give every asset a number (0 where that is meant)",

@@ -4,16 +4,21 @@
     subject to  Σ w = 1,   lower ≤ w ≤ upper,   rows,   cones
 
 w are the weights after trading in fractions of the pre-trade NAV, z = w − w₀. The entry of the settlement
-cash in w is the cash before trading costs; what is really left is w_c − φ(z). A row f of the cash is held
-for that remainder: f(w_c − φ) ≤ f(w_c) + max(0, −weight_c − long_c)·φ while the cash cannot be negative (and
-with short_c − weight_c where it can), which is exact for rows that only gain by cash and on the safe side for
-the others, and keeps every row convex.
+cash in w is the cash before trading costs; what is left after them is w_c − φ(z). A rule must hold for both: a
+floor counts after the costs, a cap before them. For a row f of the cash, that is the convex row
+
+    f(w_c) + max(0, −f')·φ ≤ upper        f' = weight_c + long_c where the cash is positive,
+                                               weight_c − short_c where it is negative
+
+exact where f has one slope. Where the cash may be negative and the slopes differ (a health factor), the steeper
+one is used, which is safe; `cash_side` = "long" takes the other, which is a relaxation and serves for bounds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -53,8 +58,10 @@ class Policy:
     horizon: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number(self.aversion, "aversion", above=0.0)
-        check_number(self.horizon, "horizon", above=0.0)
+        for number, argument in ((self.aversion, "aversion"), (self.horizon, "horizon")):
+            check_number(number, argument, above=0.0)
+            if not 1e-50 <= number <= 1e50:
+                raise InputError("must lie between 1e-50 and 1e50", column=argument, value=number)
         for given, kind, argument in ((self.costs, Cost, "costs"), (self.constraints, Rule, "constraints")):
             for one in given:
                 if not isinstance(one, kind):
@@ -112,6 +119,8 @@ class Problem:
     pieces: tuple[tuple[str, Piece], ...]
     #: The rules that the pieces were made of (a trigger asks a DriftBand for its full width).
     rules: tuple[Rule, ...] = ()
+    #: Which slope rows have at the cash where it may be negative: see above.
+    cash_side: Literal["short", "long"] = "short"
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -163,10 +172,23 @@ class Problem:
             for name in Parts.NAMES
         }
         # By what a unit less of cash can raise a row: its slope where the cash may be.
-        kind, sign = ("long", -1.0) if self.lower[self.cash] >= 0 else ("short", 1.0)
+        only_long = self.lower[self.cash] >= 0 or self.cash_side == "long"
+        kind, sign = ("long", -1.0) if only_long else ("short", 1.0)
         cost = np.maximum(0.0, sign * stacked[kind][:, self.cash] - stacked["weight"][:, self.cash])
         upper = np.array([row.upper for row in rows], dtype=float)
         return Rows(tuple(title for title, _ in named), tuple(rows), cost=cost, upper=upper, **stacked)
+
+    @property
+    def kinked(self) -> bool:
+        """Whether a row's slope at the cash depends on the cash's sign, and the cash may have both."""
+        if (
+            self.lower[self.cash] >= 0
+            or self.cash_side == "long"
+            or not np.any(self.cost.each(np.ones(len(self.assets))))
+        ):
+            return False
+        relaxed = replace(self, cash_side="long").rows.cost
+        return bool(np.any(relaxed < self.rows.cost))
 
     @cached_property
     def cones(self) -> tuple[tuple[str, Cone], ...]:

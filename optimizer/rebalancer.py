@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from equipoise.constraints.base import Rule
+from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
@@ -50,6 +48,9 @@ class Rebalancer:
         horizon: float = 1.0,
         trigger: Trigger | None = None,
     ) -> None:
+        for given, argument in ((costs, "costs"), (constraints, "constraints")):
+            if not isinstance(given, Sequence) or isinstance(given, str):
+                raise InputError("must be a list", column=argument, value=given)
         self.cash = cash
         self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon)
         self.trigger = trigger
@@ -91,7 +92,7 @@ class Rebalancer:
 
 def finished(problem: Problem, solution: Solution) -> Plan:
     """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check."""
-    name = problem.portfolio.name
+    name, problem = problem.portfolio.name, solution.problem or problem
     if solution.weights is None:
         return Plan(solution.status, name, solution.explanation, problem, solution)
     weights = solution.weights
@@ -125,15 +126,15 @@ def finished(problem: Problem, solution: Solution) -> Plan:
     return plan
 
 
-def _continuous(problem: Problem, weights: np.ndarray[Any, Any]) -> tuple[Fraction, ...]:
-    """Traded quantities of any size; a weight of exactly 0 closes the position exactly."""
+def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:
+    """Traded quantities of any size; a position that would reach or cross a bound of 0 is closed exactly."""
     portfolio = problem.portfolio
     units = (weights - problem.before) * portfolio.nav / portfolio.price
-    return tuple(
-        Fraction(0)
-        if i == problem.cash or weights[i] == problem.before[i]
-        else -held
-        if weights[i] == 0
-        else exact(units[i])
-        for i, held in enumerate(portfolio.exact_quantity)
-    )
+    trades = []
+    for i, held in enumerate(portfolio.exact_quantity):
+        trade = Fraction(0) if i == problem.cash or weights[i] == problem.before[i] else exact(units[i])
+        left = held + trade
+        if trade and (weights[i] == 0 or (problem.lower[i] == 0 and left < 0) or (problem.upper[i] == 0 and left > 0)):
+            trade = -held
+        trades.append(trade)
+    return tuple(trades)

@@ -79,6 +79,8 @@ class Solution:
     bound: float = np.nan
     explanation: str = ""
     attempts: tuple[Attempt, ...] = field(default=())
+    #: The form of the problem that was solved, where that is not the one that was asked (see `choose`).
+    problem: Problem | None = field(default=None, repr=False)
 
     @property
     def gap(self) -> float:

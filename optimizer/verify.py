@@ -76,17 +76,26 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     after = [q + x for q, x in zip(account.exact_quantity, trades, strict=True)]
     after[problem.cash] -= sum(traded, Fraction(0)) - traded[problem.cash] + sum(costs, Fraction(0))
     value = [q * p for q, p in zip(after, price, strict=True)]
+    # Rules hold for the cash after costs and before them: a floor for the one, a cap for the other.
+    earlier = list(value)
+    earlier[problem.cash] += sum(costs, Fraction(0))
 
-    def found(slack: Fraction, **what: object) -> Check:
-        return Check(slack=float(slack / nav), passed=slack >= -tolerance * nav, **what)  # type: ignore[arg-type]
+    def found(slack: Fraction, *, exact_limit: bool = False, **what: object) -> Check:
+        # A limit of 0 needs no tolerance: nobody can sell more than is held.
+        passed = slack >= (0 if exact_limit else -tolerance * nav)
+        return Check(slack=float(slack / nav), passed=passed, **what)  # type: ignore[arg-type]
 
     checks: list[Check] = []
     for title, piece in problem.pieces:
         match piece:
             case Bound():
-                checks += _bounds(title, piece, problem, value, nav, found)
+                checks += _bounds(title, piece, problem, value, earlier, nav, found)
             case Row():
-                checks.append(_row(title, piece, value, traded, nav, found))
+                on_cash = any(c is not None and c[problem.cash] for c in (piece.weight, piece.long, piece.short))
+                states = [
+                    _row(title, piece, w, traded, nav, found) for w in ((value, earlier) if on_cash else (value,))
+                ]
+                checks.append(min(states, key=lambda check: check.slack))
             case Cone():
                 checks.append(_cone(title, piece, value, nav, found))
             case Step():
@@ -124,19 +133,26 @@ def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction
 
 
 def _bounds(
-    title: str, bound: Bound, problem: Problem, value: list[Fraction], nav: Fraction, found: _Found
+    title: str,
+    bound: Bound,
+    problem: Problem,
+    value: list[Fraction],
+    earlier: list[Fraction],
+    nav: Fraction,
+    found: _Found,
 ) -> Iterator[Check]:
     for i, asset in enumerate(problem.assets):
         low, high = float(bound.lower[i]), float(bound.upper[i])
         sides = [
             (value[i] - Fraction(low) * nav, low, True) if math.isfinite(low) else None,
-            (Fraction(high) * nav - value[i], high, False) if math.isfinite(high) else None,
+            (Fraction(high) * nav - earlier[i], high, False) if math.isfinite(high) else None,
         ]
         given = [side for side in sides if side is not None]
         if given:
             slack, limit, at_least = min(given, key=lambda side: side[0])
             yield found(
                 slack,
+                exact_limit=limit == 0,
                 rule=title,
                 detail=bound.label,
                 asset=asset,

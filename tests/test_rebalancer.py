@@ -8,6 +8,7 @@ import pytest
 
 from equipoise import InputError, Rebalancer, Status, choose
 from equipoise.constraints import (
+    CashFloor,
     Custom,
     DriftBand,
     GroupLimit,
@@ -283,3 +284,64 @@ def test_custom_rule_with_lots() -> None:
     assert plan.status.ok, plan.message
     assert plan.checks.set_index("rule").loc["small trades", "passed"]
     assert plan.gap < 1e-3
+
+
+def test_a_floor_below_zero_never_makes_the_answer_worse() -> None:
+    """Letting the cash go negative is a looser rule: the objective and the bound cannot rise.
+
+    With the cash at 29 % of NAV its sign is not in question, and the health factor's row must charge the fees
+    to a positive cash (which is no collateral here), not to a debt.
+    """
+    table = pd.DataFrame(
+        {"quantity": [100.0, -60.0, 60.0], "price": 1.0, "target": [1.4, -0.8, 0.4], "lt": [0.9, 0.0, 0.0]},
+        index=["A", "loan", "USD"],
+    )
+    answers = []
+    for floor in (0.0, -0.3):
+        rules = [LongOnly(except_=["loan"]), ShortOnly(["loan"]), HealthFactor(1.85, "lt"), CashFloor(floor)]
+        costs = [ProportionalCost(0.05)]
+        answers.append(Rebalancer(constraints=rules, costs=costs, cash="USD", horizon=5.0).solve(table))
+    assert all(answer.status is Status.OPTIMAL for answer in answers)
+    assert answers[1].objective <= answers[0].objective * (1 + 1e-9)
+    assert answers[1].bound <= answers[0].objective * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("price", "held"), [(1e-8, 1_234_567_899.0), (0.01, 99_999_999.0)])
+def test_never_one_unit_more_than_is_held(price: float, held: float) -> None:
+    """A holding worth 1e-12 of a large NAV is sold in full, and not one unit beyond."""
+    table = pd.DataFrame(
+        {"quantity": [held, 1e12], "price": [price, 1.0], "target": [0.0, 1.0], "lot": [1.0, 0.0]}, index=["A", "USD"]
+    )
+    for rules in ([LongOnly(), LotSize("lot")], [LongOnly()]):
+        plan = Rebalancer(constraints=rules, cash="USD").solve(table)
+        assert plan.verified is not None
+        assert plan.verified.quantities[0] >= 0
+
+
+def test_doing_nothing_is_a_plan_too() -> None:
+    """Where every lot is far too coarse, holding beats rounding; also when there is a debt."""
+    table = pd.DataFrame(
+        {
+            "quantity": [1.0, -1.0, 50.0],
+            "price": [60.0, 10.0, 1.0],
+            "target": [0.7, -0.13, 0.43],
+            "lot": [5.0, 3.0, 0.0],
+        },
+        index=["A", "loan", "USD"],
+    )
+    plan = Rebalancer(constraints=[LotSize("lot")], cash="USD").solve(table)
+    held = table["quantity"] * table["price"] / 100 - table["target"]
+    assert plan.status.ok
+    assert plan.objective <= 5.0 * float((held[:2] ** 2).sum()) * (1 + 1e-9)
+
+
+def test_a_batch_survives_labels_and_ids_of_any_kind() -> None:
+    table = long_table().astype({"portfolio_id": object, "asset": object})
+    table.at[0, "asset"] = ["no", "text"]
+    table.loc[table["portfolio_id"] == "fine", "portfolio_id"] = pd.NA
+    plans = rebalancer().solve_batch(table)
+    assert plans.results["status"].tolist()[0] == "INVALID_INPUT"
+    assert plans.results["status"].tolist()[3] == "INVALID_INPUT"
+    for broken in (table.rename(columns={"price": "asset"}), table.set_index("asset", drop=False), None):
+        with pytest.raises(InputError):
+            rebalancer().solve_batch(broken)  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ class Moves:
 class Search:
     """The descent of one portfolio. `run` returns the best state from a starting point."""
 
-    def __init__(self, allowed: Lots) -> None:
+    def __init__(self, allowed: Lots, margin: float = 0.0) -> None:
         self.allowed = allowed
         self.problem = problem = allowed.problem
         risk = problem.risk
@@ -96,7 +96,7 @@ class Search:
         self.parts = {name: coefficients for name, coefficients in stacked.items() if np.any(coefficients)}
         self.carries = bool(np.any(problem.cost.long) or np.any(problem.cost.short))
         self.cost_weight = np.append(rows.cost, 0.0)
-        self.upper = np.append(rows.upper, problem.upper[cash])
+        self.upper = np.append(rows.upper, problem.upper[cash]) - margin
 
     def state(self, lots: Integers, closed: Mask) -> State:
         trades = self.allowed.trades(lots, closed)

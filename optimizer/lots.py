@@ -149,16 +149,19 @@ def _norms(cone: Cone, cash: int) -> Array:
     return np.asarray(np.sqrt(np.sum(relative**2, axis=0) + cone.diagonal**2 + cone.diagonal[cash] ** 2))
 
 
-def rounded(problem: Problem, optimum: Array) -> tuple[LotPlan | None, str]:
-    """The best whole-lot plan found near the convex optimum, or None and why there is none."""
+def rounded(problem: Problem, optimum: Array, *, margin: float = 0.0) -> tuple[LotPlan | None, str]:
+    """The best whole-lot plan found near the convex optimum, or None and why there is none.
+
+    Rows are kept by `margin` of NAV more: for a plan that missed the exact check by a rounding error.
+    """
     # The safe side first: no debt above the optimum's. The rules' own bounds come in where that leaves no plan, or
     # only one that loses more than safety is worth.
     safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
-    first, reason = _searched(problem, optimum, safe)
+    first, reason = _searched(problem, optimum, safe, margin)
     good = first is not None and first.objective <= _worth(problem.objective(optimum))
     if good or not np.any(safe > problem.lower):
         return (first.plan if first else None), reason
-    second, reason = _searched(problem, optimum, problem.lower)
+    second, reason = _searched(problem, optimum, problem.lower, margin)
     if first is not None and (second is None or first.objective <= _worth(second.objective)):
         return first.plan, ""
     return (second.plan if second else None), reason
@@ -175,14 +178,14 @@ class _Found:
     objective: float
 
 
-def _searched(problem: Problem, optimum: Array, lower: Array) -> tuple[_Found | None, str]:
+def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> tuple[_Found | None, str]:
     """The best plan within these lower bounds, or None and why."""
     from equipoise.optimizer.lot_program import feasible_point
 
     allowed = Lots.of(problem, lower)
     if len(none := allowed.empty()):
         return None, _no_point(problem, int(none[0]), allowed)
-    search, reason = Search(allowed), ""
+    search, reason = Search(allowed, margin), ""
     begun = list(starts(search, optimum))
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]

@@ -181,11 +181,9 @@ class Problem:
     @property
     def kinked(self) -> bool:
         """Whether a row's slope at the cash depends on the cash's sign, and the cash may have both."""
-        if (
-            self.lower[self.cash] >= 0
-            or self.cash_side == "long"
-            or not np.any(self.cost.each(np.ones(len(self.assets))))
-        ):
+        terms = self.cost
+        costs = any(np.any(rate) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
+        if self.lower[self.cash] >= 0 or self.cash_side == "long" or not costs:
             return False
         relaxed = replace(self, cash_side="long").rows.cost
         return bool(np.any(relaxed < self.rows.cost))

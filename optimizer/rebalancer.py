@@ -14,7 +14,7 @@ from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Policy, Problem
 from equipoise.optimizer.risk import Risk
-from equipoise.optimizer.solution import Solution, Status, close_enough
+from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
 from equipoise.optimizer.verify import verify
 
 if TYPE_CHECKING:
@@ -99,16 +99,23 @@ def finished(problem: Problem, solution: Solution) -> Plan:
     whole = problem.step is not None
     if solution.status is Status.NO_TRADE:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
+        checked = verify(problem, trades, whole_lots=whole)
     elif whole:
         from equipoise.optimizer.lots import rounded
 
         found, why = rounded(problem, weights)
         if found is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
+        checked = verify(problem, found.quantities, whole_lots=True)
+        if not checked.passed:
+            # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
+            again, _ = rounded(problem, weights, margin=4 * ROUNDING_TOLERANCE)
+            if again is not None:
+                found, checked = again, verify(problem, again.quantities, whole_lots=True)
         weights, trades = found.weights, found.quantities
     else:
         trades = _continuous(problem, weights)
-    checked = verify(problem, trades, whole_lots=whole)
+        checked = verify(problem, trades, whole_lots=False)
     status = solution.status
     if whole and status is not Status.NO_TRADE:
         status = Status.OPTIMAL if close_enough(problem.objective(weights), solution.bound) else Status.FEASIBLE

@@ -81,7 +81,7 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     earlier[problem.cash] += sum(costs, Fraction(0))
 
     def found(slack: Fraction, *, exact_limit: bool = False, **what: object) -> Check:
-        # A limit of 0 needs no tolerance: nobody can sell more than is held.
+        # A limit of 0 needs no tolerance: nobody can sell, or with whole lots spend, more than there is.
         passed = slack >= (0 if exact_limit else -tolerance * nav)
         return Check(slack=float(slack / nav), passed=passed, **what)  # type: ignore[arg-type]
 
@@ -89,7 +89,7 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     for title, piece in problem.pieces:
         match piece:
             case Bound():
-                checks += _bounds(title, piece, problem, value, earlier, nav, found)
+                checks += _bounds(title, piece, problem, value, earlier, nav, found, whole_lots)
             case Row():
                 on_cash = any(c is not None and c[problem.cash] for c in (piece.weight, piece.long, piece.short))
                 states = [
@@ -140,6 +140,7 @@ def _bounds(
     earlier: list[Fraction],
     nav: Fraction,
     found: _Found,
+    whole_lots: bool,
 ) -> Iterator[Check]:
     for i, asset in enumerate(problem.assets):
         low, high = float(bound.lower[i]), float(bound.upper[i])
@@ -152,7 +153,7 @@ def _bounds(
             slack, limit, at_least = min(given, key=lambda side: side[0])
             yield found(
                 slack,
-                exact_limit=limit == 0,
+                exact_limit=limit == 0 and (i != problem.cash or whole_lots),
                 rule=title,
                 detail=bound.label,
                 asset=asset,

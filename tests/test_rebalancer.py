@@ -345,3 +345,27 @@ def test_a_batch_survives_labels_and_ids_of_any_kind() -> None:
     for broken in (table.rename(columns={"price": "asset"}), table.set_index("asset", drop=False), None):
         with pytest.raises(InputError):
             rebalancer().solve_batch(broken)  # type: ignore[arg-type]
+
+
+def test_random_accounts_from_end_to_end() -> None:
+    """Rules of every kind with a feasible point planted: a verified plan each time, never worse than that point.
+
+    Whole-lot plans are compared by their bound, which no feasible point of the convex rules may be below.
+    """
+    from strategies import many
+
+    from equipoise.optimizer.choose import solve
+    from equipoise.optimizer.rebalancer import finished
+
+    for number, instance in enumerate(many(80, seed=17)):
+        problem = instance.problem()
+        plan = finished(problem, solve([problem])[0])
+        planted = problem.objective(instance.planted_weights())
+        if plan.status is Status.NO_LOT_PLAN:
+            continue  # the planted point is not in whole lots
+        assert plan.status.ok, (number, plan.message)
+        assert plan.checks["passed"].all()
+        assert plan.bound <= planted + 1e-9 * abs(planted) + 1e-12, number
+        if problem.step is None:
+            assert plan.objective <= planted + 1e-9 * abs(planted) + 1e-12, number
+            assert plan.gap <= max(1e-6 * abs(plan.objective), 1e-11), number

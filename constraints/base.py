@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -201,10 +201,6 @@ class Rule(ABC):
     @abstractmethod
     def pieces(self, account: Account) -> Sequence[Piece]:
         """The rule as data for this portfolio. Raises InputError where the rule does not fit the table."""
-
-    def arguments(self) -> dict[str, Any]:
-        """What the rule was given, as far as it differs from the defaults."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
 def ones(account: Account, positions: NDArray[np.intp] | None = None, value: float = 1.0) -> Array:

@@ -269,7 +269,8 @@ def holding(problem: Problem) -> Solution | None:
     Source: the optimality condition of the budget-constrained problem (Dybvig and Pezzo 2019).
     """
     before = problem.before
-    if problem.violation(before) > ROUNDING_TOLERANCE:
+    below_zero = ((problem.lower == 0) & (before < 0)) | ((problem.upper == 0) & (before > 0))
+    if below_zero.any() or problem.violation(before) > ROUNDING_TOLERANCE:
         return None
     away, factors = before - problem.target, problem.risk.factors
     slopes = problem.separable(problem.aversion * (factors @ away) @ factors, Prices.none(problem).rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def test_page(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_the_readme_has_blocks() -> None:
     assert len(BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))) >= 3
+
+
+@pytest.mark.parametrize("script", ["treasury.py", "equity.py"])
+def test_example(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The examples run from any folder and print a verified plan."""
+    monkeypatch.chdir(ROOT.parent)
+    runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+    assert "exact checks passed" in capsys.readouterr().out

@@ -121,6 +121,10 @@ def _problem(rebalancer: Rebalancer, name: Any, rows: pd.DataFrame, universe: se
             column="portfolio_id",
             value=name,
         )
+    if not name or name != name.strip():
+        raise InputError(
+            "a portfolio_id must not be empty or have white space around it", column="portfolio_id", value=name
+        )
     return rebalancer.policy.problem(rebalancer.portfolio(rows, name=name, universe=universe))
 
 

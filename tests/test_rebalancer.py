@@ -369,3 +369,11 @@ def test_random_accounts_from_end_to_end() -> None:
         if problem.step is None:
             assert plan.objective <= planted + 1e-9 * abs(planted) + 1e-12, number
             assert plan.gap <= max(1e-6 * abs(plan.objective), 1e-11), number
+
+
+def test_batch_ids_with_white_space_are_refused() -> None:
+    """ "a" and "a " would be two portfolios that look like one."""
+    table = long_table().query("portfolio_id == 'fine'")
+    plans = rebalancer().solve_batch(pd.concat([table, table.assign(portfolio_id="fine ")]))
+    assert plans.results["status"].tolist()[1] == "INVALID_INPUT"
+    assert "white space" in plans.results["message"].tolist()[1]

@@ -1,0 +1,61 @@
+"""A longer campaign than the suite: random accounts with a feasible point planted, from table to verified orders.
+
+    python tests/campaign.py [--count 1000] [--seed 0]
+
+Prints what each status and solver was reached how often, and every account that went wrong: an exception, no
+plan although one was planted, a plan worse than the planted point, or a convex gap that is not closed.
+Exit code 1 if there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import sys
+
+import numpy as np
+from strategies import instance
+
+from equipoise import Status
+from equipoise.optimizer.choose import solve
+from equipoise.optimizer.rebalancer import finished
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    statuses: collections.Counter[str] = collections.Counter()
+    wrong = 0
+    for seed in range(args.seed, args.seed + args.count):
+        made = instance(np.random.default_rng(seed))
+        rules = ", ".join(type(rule).__name__ for rule in made.policy.constraints)
+        try:
+            problem = made.problem()
+            solution = solve([problem])[0]
+            plan = finished(problem, solution)
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+        else:
+            statuses[f"{plan.status.name} by {solution.solver}"] += 1
+            planted = problem.objective(made.planted_weights())
+            room = 1e-9 * abs(planted) + 1e-12
+            fault = ""
+            if not plan.status.ok and plan.status is not Status.NO_LOT_PLAN:
+                fault = f"{plan.status.name}: {plan.message}"
+            elif plan.status.ok and (solution.objective > planted + room or solution.bound > planted + room):
+                fault = f"objective {solution.objective:g}, bound {solution.bound:g}, planted {planted:g}"
+            elif plan.status.ok and solution.gap > max(1e-6 * abs(solution.objective), 1e-11):
+                fault = f"gap {solution.gap:g} of {solution.objective:g}"
+        if fault:
+            wrong += 1
+            print(f"seed {seed} ({rules}): {fault}")
+    for status, count in statuses.most_common():
+        print(f"{count:6} {status}")
+    print(f"{wrong} wrong of {args.count}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

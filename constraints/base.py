@@ -127,6 +127,23 @@ class Row(Parts):
     limit: float | None = None
     per: Parts | None = None
 
+    @property
+    def stated(self) -> float:
+        """The limit as the user stated it."""
+        if self.limit is not None:
+            return self.limit
+        return 0.0 - self.upper if self.at_least else self.upper  # never −0
+
+    def shown(self, excess: Any, per: Any = 1.0) -> float:
+        """The rule's value in the user's words, from the row's excess over `upper` and the value of `per`.
+
+        Both floats or both Fractions. Over nothing (a health factor without debt) it is infinite.
+        """
+        sign = -1.0 if self.at_least else 1.0
+        if per == 0:
+            return float(np.copysign(np.inf, sign * float(excess) or -sign))
+        return self.stated + sign * float(excess / per)
+
     def __post_init__(self) -> None:
         for one, other in (("long", "short"), ("buy", "sell")):
             pair = [c for c in (getattr(self, one), getattr(self, other)) if c is not None]

@@ -20,7 +20,7 @@ from equipoise.constraints.base import (
 from equipoise.constraints.errors import InputError
 
 # The part of a buy and of a sale that counts, for each kind of turnover.
-_KINDS = {"one_way": (0.5, 0.5), "two_way": (1.0, 1.0), "buy": (1.0, 0.0), "sell": (0.0, 1.0)}
+KINDS = {"one_way": (0.5, 0.5), "two_way": (1.0, 1.0), "buy": (1.0, 0.0), "sell": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Turnover(Rule):
 
     def __post_init__(self) -> None:
         check_number(self.limit, "limit", at_least=0.0)
-        if self.kind not in _KINDS:
-            raise InputError(f"must be one of {', '.join(_KINDS)}", column="kind", value=self.kind)
+        if self.kind not in KINDS:
+            raise InputError(f"must be one of {', '.join(KINDS)}", column="kind", value=self.kind)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        buy, sell = _KINDS[self.kind]
+        buy, sell = KINDS[self.kind]
         label = f"{self.kind.replace('_', '-')} turnover"
         return (Row(label=label, buy=ones(account, value=buy), sell=ones(account, value=sell), upper=self.limit),)
 

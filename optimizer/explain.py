@@ -95,14 +95,16 @@ def _rows(problem: Problem) -> Explanation:
             Status.UNSOLVED,
             "No solver gave an answer that passed the check, and no conflict between the rules was proven.",
         )
-    sentences, rules = [], []
+    sentences, rules, enough = [], [], False
     for j in over:
         alone = np.zeros(len(rows.upper), dtype=bool)
         alone[j] = True
-        sentence, against = _least(problem, int(j), *_elastic(problem, alone))
+        relaxed = _elastic(problem, alone)
+        enough |= relaxed[0] is not None
+        sentence, against = _least(problem, int(j), *relaxed)
         sentences.append(sentence)
         rules += [rows.titles[j], *against]
-    if not any("at best" in sentence or "at least" in sentence for sentence in sentences):
+    if not enough:
         sentences.append("Only together can they be relaxed by these amounts.")
     return Explanation(Status.INFEASIBLE, " ".join(sentences), _unique(rules))
 
@@ -113,7 +115,7 @@ def _least(
     """What the other rules allow of row j, as a sentence, and the rules that hold it there."""
     rows = problem.rows
     title, row = rows.titles[j], rows.rows[j]
-    limit = row.limit if row.limit is not None else (-row.upper if row.at_least else row.upper)
+    limit = row.stated
     if weights is None or prices is None:
         return f"{title} ({row.label}, limit {_shown(limit, row)}) is in conflict, but not alone.", ()
     least = float(excess[j])
@@ -122,8 +124,9 @@ def _least(
     off[problem.cash] = problem.before[problem.cash] > problem.upper[problem.cash]  # its floor is a row
     if not off.any() and np.all(np.delete(held, j) <= 0) and held[j] < least:
         weights, least = problem.before, float(held[j])  # costs so steep that no solver got near: holding is better
-    value = _value(problem, row, weights, limit, least)
-    against = tuple(title for title in binding(problem, weights, replace(prices)) if title != rows.titles[j])
+    per = 1.0 if row.per is None else row.per.of(weights, weights - problem.before)
+    value = row.shown(least, per)
+    against = tuple(title for title in binding(problem, weights, prices) if title != rows.titles[j])
     others = f" while {', '.join(against)} {'holds' if len(against) == 1 else 'hold'}" if against else ""
     if row.at_least:
         return (
@@ -135,11 +138,6 @@ def _least(
         f"{title}: the {row.label} must be at least {_shown(value, row)}{others}; the limit is {_shown(limit, row)}.",
         against,
     )
-
-
-def _value(problem: Problem, row: Row, weights: Array, limit: float, excess: float) -> float:
-    per = 1.0 if row.per is None else row.per.of(weights, weights - problem.before)
-    return limit + (-1.0 if row.at_least else 1.0) * (excess / per if per else np.inf)
 
 
 def _cone(problem: Problem) -> Explanation:

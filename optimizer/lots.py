@@ -1,9 +1,9 @@
 """From the convex optimum to whole lots.
 
-The search starts from the convex optimum rounded to the safe side (buys down, sales up, debts never above the
-optimum's), moves by lots (`lot_search`) among the allowed points (`lot_points`), and keeps every rule, trading
-costs included. Where it finds no plan within the rules, a small integer program (`lot_program`) says whether
-there is one.
+The search starts from the convex optimum rounded to the safe side (buys down, sales up, debts not above the
+optimum's while that costs next to nothing), moves by lots (`lot_search`) among the allowed points
+(`lot_points`), and keeps every rule, trading costs included. Where it finds no plan within the rules, a small
+integer program (`lot_program`) says whether there is one.
 
 The convex bound bounds every whole-lot plan too, so that the gap of the result is certified.
 """

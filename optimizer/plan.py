@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equipoise.constraints.base import Array, Parts
+from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.certificate import reduced_costs
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status
 from equipoise.optimizer.verify import Check, Verified
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ class Plan:
         if not (self.status.ok and self.problem):
             return 0.0
         prices = self.problem.portfolio.exact_price
-        traded = sum((abs(x) * p for x, p in zip(self.trades, prices, strict=True)), Fraction(0))
-        return float(traded / 2) / self.problem.portfolio.nav
+        buy, sell = KINDS["one_way"]
+        money = [float(x * p) for x, p in zip(self.trades, prices, strict=True)]
+        return sum(buy * x if x > 0 else -sell * x for x in money) / self.problem.portfolio.nav
 
     @property
     def tracking_error(self) -> tuple[float, float]:
@@ -134,8 +136,8 @@ class Plan:
         before, after, target = problem.before[i], planned[i], problem.target[i]
         for title, bound in problem.bounds:
             for edge, side, broken in (
-                (bound.lower[i], "below", before < bound.lower[i] - 1e-12),
-                (bound.upper[i], "above", before > bound.upper[i] + 1e-12),
+                (bound.lower[i], "below", before < bound.lower[i] - ROUNDING_TOLERANCE),
+                (bound.upper[i], "above", before > bound.upper[i] + ROUNDING_TOLERANCE),
             ):
                 if broken:
                     return f"{side} {title} ({before:.2%}, limit {edge:.2%})"

@@ -103,11 +103,9 @@ def _ratios(plan: Plan) -> list[tuple[str, str]]:
             continue
         still = np.zeros_like(problem.before)
         per = row.per.of(problem.before, still)
-        excess = row.of(problem.before, still) - row.upper
-        limit = row.limit if row.limit is not None else row.upper
-        before = limit + (-1.0 if row.at_least else 1.0) * excess / per if per else math.inf
+        before = row.shown(row.of(problem.before, still) - row.upper, per)
         sense = "at least" if row.at_least else "at most"
-        found.append((row.label, f"{before:.4g} -> {shown[title, row.label]:.4g} ({sense} {limit:g})"))
+        found.append((row.label, f"{before:.4g} -> {shown[title, row.label]:.4g} ({sense} {row.stated:g})"))
     return found
 
 

@@ -64,8 +64,8 @@ class Verified:
 def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) -> Verified:
     """Check these traded quantities (signed units, one an asset, 0 for the cash) against the raw table.
 
-    Rules stated in floating point (a band around 0.1) are kept if they are not broken by more than 1e-12 of
-    NAV; where quantities are not whole lots but a continuous solver's answer, by 1e-9.
+    Bounds of 0 are exact. Rules stated in floating point (a band around 0.1) are kept if they are not broken by
+    more than 1e-12 of NAV; where quantities are not whole lots but a continuous solver's answer, by 1e-9.
     """
     account = problem.portfolio
     tolerance = Fraction(ROUNDING_TOLERANCE if whole_lots else FEASIBILITY_TOLERANCE)
@@ -177,11 +177,8 @@ def _of(parts: Parts, value: Sequence[Fraction], traded: Sequence[Fraction]) -> 
 
 def _row(title: str, row: Row, value: list[Fraction], traded: list[Fraction], nav: Fraction, found: _Found) -> Check:
     excess = _of(row, value, traded) - Fraction(row.upper) * nav
-    sign = -1 if row.at_least else 1
-    limit = row.limit if row.limit is not None else sign * row.upper
     per = nav if row.per is None else _of(row.per, value, traded)
-    # With no debt a health factor is infinite: excess over nothing.
-    shown = limit + sign * float(excess / per) if per else math.copysign(math.inf, sign * float(excess) or sign * -1.0)
+    shown, limit = row.shown(excess, per), row.stated
     return found(-excess, rule=title, detail=row.label, asset=None, value=shown, limit=limit, at_least=row.at_least)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from equipoise.constraints.base import (
     Rule,
     check_number,
     check_range,
-    unbounded,
+    dot,
 )
 from equipoise.constraints.errors import InputError
 
@@ -28,7 +28,7 @@ Width: TypeAlias = Numbers | tuple[Numbers, Numbers]
 
 
 @dataclass(frozen=True)
-class DriftBand(Rule):
+class DriftBand(Rule, stacks=True):
     """b − inside·below ≤ w ≤ b + inside·above around the target b.
 
     Widths: `absolute` in fractions of NAV, `relative` in fractions of |b|; with both, the lesser holds
@@ -70,28 +70,30 @@ class DriftBand(Rule):
 
     def band(self, account: Account) -> tuple[Array, Array]:
         """The full band (lower, upper) of each asset; infinite where there is none. For `by`: see `groups`."""
-        low, high = unbounded(account)
         where = account.positions(self.assets, "assets")
         if self.cash and self.assets is None:
-            where = np.append(where, account.cash)
+            where[account.cash] = True
         below, above = self._widths(account, account.target)
-        low[where] = (account.target - below)[where]
-        high[where] = (account.target + above)[where]
-        return low, high
+        return np.where(where, account.target - below, -np.inf), np.where(where, account.target + above, np.inf)
 
-    def groups(self, account: Account) -> list[tuple[str, Array, float, float, float]]:
-        """For `by`: each label with its membership (0 or 1 an asset), its target, and its full band."""
+    def groups(self, account: Account) -> list[tuple[str, Array, Any, Any, Any]]:
+        """For `by`: each label with its membership (0 or 1 an asset), its target, and its full band.
+
+        The last three are floats, or (B,) for a stack.
+        """
         assert self.by is not None
-        found: dict[str, Array] = {}
-        for position, label in enumerate(account.labels(self.by)):
-            if label is not None and (self.cash or position != account.cash):
-                found.setdefault(label, np.zeros(len(account.assets)))[position] = 1.0
+        counted = np.full(account.shape, True) if self.cash else account.positions(None, "assets")
         result = []
-        for label in sorted(found):
-            target = float(found[label] @ account.target)
-            below, above = self._group_widths(label, target)
-            result.append((label, found[label], target, target - below, target + above))
+        for label, assets in account.members(self.by).items():
+            if (assets & counted).any():
+                member = (assets & counted).astype(float)
+                target = dot(member, account.target)
+                below, above = self._group_widths(label, target)
+                result.append((label, member, target, target - below, target + above))
         return result
+
+    def label_columns(self) -> tuple[str, ...]:
+        return () if self.by is None else (self.by,)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         if self.by is None:
@@ -133,10 +135,10 @@ class DriftBand(Rule):
 
         return self._combined(width, np.ones_like(target), np.abs(target))
 
-    def _group_widths(self, label: str, target: float) -> tuple[float, float]:
-        """The width (below, above) of one label's sum."""
+    def _group_widths(self, label: str, target: Any) -> tuple[Any, Any]:
+        """The width (below, above) of one label's sum: floats, or (B,) for a stack."""
 
-        def width(given: Width, argument: str, side: int, scale: Array) -> Array:
+        def width(given: Width, argument: str, side: int, scale: Any) -> Any:
             one = given[side] if isinstance(given, tuple) else given
             if isinstance(one, str):
                 raise InputError("a band by label takes a number or a mapping by label", column=argument, value=one)
@@ -147,12 +149,10 @@ class DriftBand(Rule):
             check_number(one, argument, at_least=0.0)
             return one * scale
 
-        below, above = self._combined(width, np.array(1.0), np.array(abs(target)))
-        return float(below), float(above)
+        below, above = self._combined(width, 1.0, abs(target))
+        return (below, above) if np.ndim(target) else (float(below), float(above))
 
-    def _combined(
-        self, width: Callable[[Width, str, int, Array], Array], one: Array, size: Array
-    ) -> tuple[Array, Array]:
+    def _combined(self, width: Callable[[Width, str, int, Any], Any], one: Any, size: Any) -> tuple[Any, Any]:
         """The lesser or the greater of the absolute and the relative width, for each side."""
         lesser_or_greater = np.minimum if self.combine == "lesser" else np.maximum
         given = [

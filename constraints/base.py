@@ -13,7 +13,8 @@ cvxpy constraint, the closed forms, the exact check, the shadow price and the re
 
 At the settlement cash a rule must hold for what is left after trades *and* trading costs, and for what there is
 before the costs; rules need not know that.
-The arrays have one entry an asset, along the last axis.
+The arrays have one entry an asset, along the last axis. An account is one portfolio, with arrays (n,), or a
+stack of B portfolios, with arrays (B, n); a rule that is written for the last axis serves both.
 """
 
 from __future__ import annotations
@@ -38,17 +39,28 @@ LARGEST = float(np.finfo(np.float64).max)
 
 
 class Account(Protocol):
-    """What a rule may ask of the portfolio it is applied to."""
+    """What a rule may ask of the portfolio it is applied to, or of a stack of B portfolios with n assets each."""
 
     @property
-    def assets(self) -> tuple[str, ...]: ...
-    @property
-    def cash(self) -> int:
-        """The position of the settlement cash."""
+    def shape(self) -> tuple[int, ...]:
+        """(n,) for one portfolio, (B, n) for a stack: that of all arrays here."""
         ...
 
     @property
-    def nav(self) -> float: ...
+    def assets(self) -> Any:
+        """The labels: a tuple, or an array (B, n)."""
+        ...
+
+    @property
+    def cash(self) -> Any:
+        """What `array[account.cash]` is the settlement cash's entry with: a position, or an index of all B."""
+        ...
+
+    @property
+    def nav(self) -> Any:
+        """A number, or an array (B, 1)."""
+        ...
+
     @property
     def before(self) -> Array:
         """Weights before trading."""
@@ -60,7 +72,7 @@ class Account(Protocol):
     def price(self) -> Array: ...
     @property
     def risk_factors(self) -> Array:
-        """F (k × n) of the annual covariance FᵀF + diag(risk_specific)."""
+        """F (k × n, or B × k × n) of the annual covariance FᵀF + diag(risk_specific)."""
         ...
 
     @property
@@ -73,12 +85,22 @@ class Account(Protocol):
         `missing` stands for a blank (None: a blank is an error that names the asset)."""
         ...
 
-    def labels(self, column: str) -> tuple[str | None, ...]:
-        """A text column: one label an asset, None where it is blank."""
+    def labels(self, column: str) -> Any:
+        """A text column: one label an asset, None where it is blank; a tuple, or an array (B, n)."""
         ...
 
-    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.intp]:
-        """The positions of these assets (None: of all but the cash)."""
+    def members(self, column: str) -> Mapping[str, NDArray[np.bool_]]:
+        """Each label of a text column, in sorted order, with the mask of its assets."""
+        ...
+
+    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
+        """The mask of these assets (None: of all but the cash)."""
+        ...
+
+    def first(self, wrong: NDArray[np.bool_]) -> int:
+        """The position of the first asset that is wrong, for an InputError that names it.
+
+        A stack raises NotStackable instead: each of these portfolios makes its own error."""
         ...
 
 
@@ -94,10 +116,19 @@ class Parts:
 
     NAMES: ClassVar[tuple[str, ...]] = ("weight", "long", "short", "buy", "sell")
 
-    def of(self, weights: Array, trades: Array) -> float:
-        """The value at these weights and trades."""
+    def of(self, weights: Array, trades: Array) -> Any:
+        """The value at these weights and trades: a float, or (B,) for those of a stack."""
         given = [(c, name) for name in self.NAMES if (c := getattr(self, name)) is not None]
-        return float(sum(c @ part(name, weights, trades) for c, name in given))
+        return sum((dot(c, part(name, weights, trades)) for c, name in given), 0.0)
+
+
+def dot(one: Array, other: Array) -> Any:
+    """Σ one·other over the assets: a float for one portfolio, (B,) for a stack, with the same bits.
+
+    A product of matrices would not do: what it gives for one row depends on how many rows there are.
+    """
+    summed = np.sum(one * other, axis=-1)
+    return summed if summed.ndim else float(summed)
 
 
 def part(name: str, weights: Any, trades: Any) -> Any:
@@ -119,27 +150,34 @@ class Row(Parts):
     A report shows the row in the user's words: `limit` (± `upper` unless given), the sense in which it was
     stated (`at_least` for a floor), and, for ratios such as a health factor, `per`: the row's excess over
     its upper is divided by the value of `per` before it is added to the limit.
+
+    For a stack, a coefficient is (n,) or (B, n), and `upper` and `limit` are floats or (B,).
     """
 
     label: str
-    upper: float
+    upper: Any
     at_least: bool = False
-    limit: float | None = None
+    limit: Any = None
     per: Parts | None = None
 
     @property
-    def stated(self) -> float:
+    def stated(self) -> Any:
         """The limit as the user stated it."""
         if self.limit is not None:
             return self.limit
         return 0.0 - self.upper if self.at_least else self.upper  # never −0
 
-    def shown(self, excess: Any, per: Any = 1.0) -> float:
+    def shown(self, excess: Any, per: Any = 1.0) -> Any:
         """The rule's value in the user's words, from the row's excess over `upper` and the value of `per`.
 
-        Both floats or both Fractions. Over nothing (a health factor without debt) it is infinite.
+        Both floats, both Fractions, or arrays (B,). Over nothing (a health factor without debt) it is infinite.
         """
         sign = -1.0 if self.at_least else 1.0
+        if isinstance(excess, np.ndarray):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value = self.stated + sign * (excess / per)
+            beyond = np.copysign(np.inf, np.where(excess == 0, -sign, sign * excess))
+            return np.where(np.asarray(per) == 0, beyond, value)
         if per == 0:
             return float(np.copysign(np.inf, sign * float(excess) or -sign))
         return self.stated + sign * float(excess / per)
@@ -147,7 +185,7 @@ class Row(Parts):
     def __post_init__(self) -> None:
         for one, other in (("long", "short"), ("buy", "sell")):
             pair = [c for c in (getattr(self, one), getattr(self, other)) if c is not None]
-            if pair and np.any(np.sum(pair, axis=0) < 0):
+            if pair and np.any(sum(pair) < 0):
                 raise InputError(
                     f"{self.label}: the coefficients of {one} and {other} add up to less than zero for some "
                     "asset, which is not a convex rule; check the sign of the numbers given"
@@ -156,7 +194,7 @@ class Row(Parts):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Bound:
-    """lower ≤ w ≤ upper, one number an asset; ±inf where there is none."""
+    """lower ≤ w ≤ upper, one number an asset, (n,) or (B, n); ±inf where there is none."""
 
     label: str
     lower: Array
@@ -165,7 +203,10 @@ class Bound:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Cone:
-    """‖(M (w − c), δ∘(w − c))‖₂ ≤ upper: M (k × n) and δ (n) around the centre c (n)."""
+    """‖(M (w − c), δ∘(w − c))‖₂ ≤ upper: M (k × n) and δ (n) around the centre c (n).
+
+    For a stack, M is (k, n) or (B, k, n), and δ and c are (n,) or (B, n).
+    """
 
     label: str
     upper: float
@@ -173,15 +214,19 @@ class Cone:
     diagonal: Array
     centre: Array
 
-    def of(self, weights: Array) -> float:
+    def of(self, weights: Array) -> Any:
+        """The left side: a float, or (B,) for the weights of a stack."""
         away = weights - self.centre
-        return float(np.hypot(np.linalg.norm(self.matrix @ away), np.linalg.norm(self.diagonal * away)))
+        exposure = np.matmul(self.matrix, away[..., None])[..., 0]
+        length = np.hypot(np.linalg.norm(exposure, axis=-1), np.linalg.norm(self.diagonal * away, axis=-1))
+        return length if length.ndim else float(length)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
     """Traded quantities are whole multiples of `lot` (0: any quantity), and zero or at least the larger
-    of `min_quantity` (units) and `min_notional` (cash); closing a position is exempt. Units, not weights."""
+    of `min_quantity` (units) and `min_notional` (cash); closing a position is exempt. Units, not weights;
+    arrays (n,) or (B, n)."""
 
     label: str
     lot: Array
@@ -209,7 +254,15 @@ class Rule(ABC):
     `name` is what reports call it; the class's own name unless given.
     """
 
+    #: Whether `pieces` also serves a stack of portfolios; a class that says so is made with `stacks=True`.
+    stacks: ClassVar[bool] = False
+
     name: str | None = None
+
+    def __init_subclass__(cls, *, stacks: bool = False) -> None:
+        # Not inherited: a subclass may do in `pieces` what only holds for one portfolio.
+        super().__init_subclass__()
+        cls.stacks = stacks
 
     @property
     def title(self) -> str:
@@ -217,18 +270,23 @@ class Rule(ABC):
 
     @abstractmethod
     def pieces(self, account: Account) -> Sequence[Piece]:
-        """The rule as data for this portfolio. Raises InputError where the rule does not fit the table."""
+        """The rule as data for this portfolio. Raises InputError where the rule does not fit the table.
+
+        For a stack, the same pieces with a leading axis B. Raises NotStackable for portfolios that do not fit.
+        """
+
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns whose labels say how many pieces there are: a stack's portfolios have the same labels."""
+        return ()
 
 
-def ones(account: Account, positions: NDArray[np.intp] | None = None, value: float = 1.0) -> Array:
-    """`value` at these positions (all but the cash, if None), zero elsewhere."""
-    coefficients = np.zeros(len(account.assets))
-    coefficients[account.positions(None, "assets") if positions is None else positions] = value
-    return coefficients
+def ones(account: Account, value: float = 1.0) -> Array:
+    """`value` at all assets but the cash, where it is zero."""
+    return np.where(account.positions(None, "assets"), value, 0.0)
 
 
-def exempted(account: Account, except_: Sequence[str] | None) -> NDArray[np.intp]:
-    """The positions of the assets that a rule leaves out; None would read as "all of them" and is refused."""
+def exempted(account: Account, except_: Sequence[str] | None) -> NDArray[np.bool_]:
+    """The mask of the assets that a rule leaves out; None would read as "all of them" and is refused."""
     if except_ is None:
         raise InputError("must be a list of assets; leave it out for none", column="except_", value=None)
     return account.positions(except_, "except_")
@@ -236,7 +294,7 @@ def exempted(account: Account, except_: Sequence[str] | None) -> NDArray[np.intp
 
 def unbounded(account: Account) -> tuple[Array, Array]:
     """A fresh pair of (−inf, +inf) bounds to be narrowed."""
-    return np.full(len(account.assets), -np.inf), np.full(len(account.assets), np.inf)
+    return np.full(account.shape, -np.inf), np.full(account.shape, np.inf)
 
 
 def check_number(value: Any, argument: str, *, at_least: float | None = None, above: float | None = None) -> None:
@@ -253,6 +311,6 @@ def check_range(values: Array, account: Account, argument: str, *, at_least: flo
     """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside."""
     wrong = ~((values >= at_least) & (values <= at_most))
     if wrong.any():
-        where = int(np.argmax(wrong))
+        where = account.first(wrong)
         wanted = f"a finite number of at least {at_least:g}" + (f", at most {at_most:g}" if at_most < LARGEST else "")
         raise InputError(f"must be {wanted}", asset=account.assets[where], column=argument, value=values[where])

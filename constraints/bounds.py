@@ -26,15 +26,12 @@ def _bound(
     account: Account, label: str, assets: Sequence[str] | None, lower: Array | float, upper: Array | float
 ) -> Bound:
     """lower ≤ w ≤ upper at these assets (None: all but the cash), no bound elsewhere."""
-    low, high = unbounded(account)
     where = account.positions(assets, "assets")
-    low[where] = np.broadcast_to(lower, low.shape)[where]
-    high[where] = np.broadcast_to(upper, high.shape)[where]
-    return Bound(label=label, lower=low, upper=high)
+    return Bound(label=label, lower=np.where(where, lower, -np.inf), upper=np.where(where, upper, np.inf))
 
 
 @dataclass(frozen=True)
-class LongOnly(Rule):
+class LongOnly(Rule, stacks=True):
     """w ≥ 0 for every asset but those in `except_` (debts, shorts). The cash has a floor of its own."""
 
     except_: Sequence[str] = ()
@@ -47,7 +44,7 @@ class LongOnly(Rule):
 
 
 @dataclass(frozen=True)
-class ShortOnly(Rule):
+class ShortOnly(Rule, stacks=True):
     """w ≤ 0 for these assets: a debt can be repaid, but not turned into a holding."""
 
     assets: Sequence[str]
@@ -57,7 +54,7 @@ class ShortOnly(Rule):
 
 
 @dataclass(frozen=True)
-class WeightBounds(Rule):
+class WeightBounds(Rule, stacks=True):
     """lower ≤ w ≤ upper, as fractions of the pre-trade NAV, for `assets` (default: all but the cash)."""
 
     lower: Numbers | None = None
@@ -77,7 +74,7 @@ class WeightBounds(Rule):
             high = account.numbers(self.upper, "upper", cash=np.inf if all_but_cash else None, missing=np.inf)
         crossed = low > high
         if crossed.any():
-            where = int(np.argmax(crossed))
+            where = account.first(crossed)
             raise InputError(
                 f"the lower bound {low[where]:g} is above the upper bound {high[where]:g}",
                 asset=account.assets[where],
@@ -87,7 +84,7 @@ class WeightBounds(Rule):
 
 
 @dataclass(frozen=True)
-class NoTrade(Rule):
+class NoTrade(Rule, stacks=True):
     """w = w₀: these assets stay as they are (locked, frozen, restricted)."""
 
     assets: Sequence[str] | None = None
@@ -97,7 +94,7 @@ class NoTrade(Rule):
 
 
 @dataclass(frozen=True)
-class BuyOnly(Rule):
+class BuyOnly(Rule, stacks=True):
     """w ≥ w₀: these assets (default: all but the cash) are not sold."""
 
     assets: Sequence[str] | None = None
@@ -107,7 +104,7 @@ class BuyOnly(Rule):
 
 
 @dataclass(frozen=True)
-class SellOnly(Rule):
+class SellOnly(Rule, stacks=True):
     """w ≤ w₀: these assets (default: all but the cash) are not bought."""
 
     assets: Sequence[str] | None = None
@@ -117,7 +114,7 @@ class SellOnly(Rule):
 
 
 @dataclass(frozen=True)
-class TradeLimit(Rule):
+class TradeLimit(Rule, stacks=True):
     """|z| ≤ participation · volume / NAV: an order takes at most this part of an asset's volume.
 
     `volume` is in cash for the time in which the order is worked (usually one day).

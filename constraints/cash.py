@@ -12,7 +12,7 @@ from equipoise.constraints.errors import InputError
 
 
 @dataclass(frozen=True)
-class CashFloor(Rule):
+class CashFloor(Rule, stacks=True):
     """Cash after trading and its costs is at least `weight`·NAV, and at least `money` if that is given.
 
     Every portfolio has CashFloor(0) unless it is given a cash rule of its own; a negative floor lets it
@@ -31,15 +31,16 @@ class CashFloor(Rule):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         low, high = unbounded(account)
-        floors = [self.weight] if self.weight is not None else []
+        if self.weight is not None:
+            low[account.cash] = self.weight
         if self.money is not None:
-            floors.append(self.money / account.nav)
-        low[account.cash] = max(floors)
+            floor = np.maximum(low, self.money / account.nav)
+            low[account.cash] = floor[account.cash]
         return (Bound(label="cash floor", lower=low, upper=high),)
 
 
 @dataclass(frozen=True)
-class CashBand(Rule):
+class CashBand(Rule, stacks=True):
     """lower ≤ cash / NAV after trading and its costs, and cash / NAV before the costs ≤ upper.
 
     The upper limit does not count on the costs to bring the cash down: that rule would not be convex, this one

@@ -41,7 +41,7 @@ def _coverage(label: str, at_least: float, collateral: Array) -> Row:
 
 
 @dataclass(frozen=True)
-class HealthFactor(Rule):
+class HealthFactor(Rule, stacks=True):
     """Σ thresholdᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻: the health factor of a lending account (Aave v3).
 
     `threshold`: the liquidation threshold of each asset as collateral, 0 to 1 (0 or blank: none). With no
@@ -61,7 +61,7 @@ class HealthFactor(Rule):
 
 
 @dataclass(frozen=True)
-class CollateralRatio(Rule):
+class CollateralRatio(Rule, stacks=True):
     """Σ factorᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻: collateral over debt (Maker's collateralisation ratio; 1/LTV).
 
     `factor`: the part of each asset that counts as collateral, 0 to 1 (default: all of it; blank: none).
@@ -80,7 +80,7 @@ class CollateralRatio(Rule):
 
 
 @dataclass(frozen=True)
-class InitialMargin(Rule):
+class InitialMargin(Rule, stacks=True):
     """Σ rateᵢ·|wᵢ| ≤ utilisation · (Σ (1 − haircutᵢ)·wᵢ⁺ − Σ wⱼ⁻): initial margin within the equity.
 
     `rate`: the margin rate of each position (0.5 under Regulation T; blank or cash: 0); `haircut`: the part

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.constraints.base import Account, Array, Opaque, Piece, Rule
-from equipoise.constraints.errors import InputError
+from equipoise.constraints.errors import InputError, NotStackable
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,9 @@ class Custom(Rule):
             raise InputError("must be a function of a Trade", column="build", value=self.build)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
+        if len(account.shape) > 1:
+            raise NotStackable
+
         def build(weights: Any, trades: Any) -> Sequence[Any]:
             import cvxpy as cp
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class InputError(ValueError):
     """Bad input: says where it stands, what was found there and what to do about it.
@@ -46,6 +49,17 @@ class InputError(ValueError):
     def within(self, portfolio: Any) -> InputError:
         """The same error, said of this portfolio."""
         return InputError(self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value)
+
+
+class NotStackable(Exception):  # noqa: N818 - a turn in the way, no error of anybody's
+    """Some portfolios of a stack must be taken one by one; no user ever sees this.
+
+    `portfolios` marks them (B,); None means all of them. Alone, each gives its answer, or its own InputError.
+    """
+
+    def __init__(self, portfolios: Any = None) -> None:
+        self.portfolios: NDArray[np.bool_] | None = portfolios
+        super().__init__("these portfolios must be taken one by one")
 
 
 def _shown(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from equipoise.constraints.base import (
     Rule,
     check_number,
     check_range,
+    dot,
     exempted,
     ones,
 )
@@ -29,7 +30,7 @@ Limits: TypeAlias = float | Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Leverage(Rule):
+class Leverage(Rule, stacks=True):
     """gross: Σ|w| ≤ gross; net: Σ w ≤ net; over all assets but the cash and those in `except_`."""
 
     gross: float | None = None
@@ -45,8 +46,7 @@ class Leverage(Rule):
             check_number(self.net, "net")
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        counted = ones(account)
-        counted[exempted(account, self.except_)] = 0.0
+        counted = np.where(exempted(account, self.except_), 0.0, ones(account))
         rows = []
         if self.gross is not None:
             rows.append(Row(label="gross leverage", long=counted, short=counted, upper=self.gross))
@@ -56,7 +56,7 @@ class Leverage(Rule):
 
 
 @dataclass(frozen=True)
-class GroupLimit(Rule):
+class GroupLimit(Rule, stacks=True):
     """lower ≤ Σ w over the assets of one label ≤ upper, for the labels of the column `by`.
 
     A number limits every label, a mapping only the labels it names. The cash counts where it has a label.
@@ -70,11 +70,10 @@ class GroupLimit(Rule):
         _check_limits(self.upper, self.lower, "GroupLimit")
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        labels = account.labels(self.by)
-        known = sorted({label for label in labels if label is not None})
+        known = account.members(self.by)
         rows = []
         for limits, argument in ((self.upper, "upper"), (self.lower, "lower")):
-            for label, limit in _by_name(limits, known):
+            for label, limit in _by_name(limits, list(known)):
                 check_number(limit, f"{argument} of {self.by} {label}")
                 if argument == "lower" and limit > 0 and label not in known:
                     raise InputError(
@@ -83,13 +82,16 @@ class GroupLimit(Rule):
                         value=limit,
                     )
                 if label in known:
-                    member = np.array([float(other == label) for other in labels])
+                    member = known[label].astype(float)
                     rows.append(_limited(f"{self.by} {label}", member, limit, argument == "lower"))
         return rows
 
+    def label_columns(self) -> tuple[str, ...]:
+        return (self.by,)
+
 
 @dataclass(frozen=True)
-class FactorLimit(Rule):
+class FactorLimit(Rule, stacks=True):
     """lower ≤ Σ loading·w ≤ upper for each factor; with `relative`, of w − b instead of w.
 
     `loadings`: the name of a column, a mapping by asset, or a mapping of such by factor's name. Limits are
@@ -119,7 +121,7 @@ class FactorLimit(Rule):
                     raise InputError(
                         f"there is no factor {name!r}; there are {', '.join(loadings)}", column=argument, value=limit
                     )
-                shift = float(loadings[name] @ account.target) if self.relative else 0.0
+                shift = dot(loadings[name], account.target) if self.relative else 0.0
                 rows.append(_limited(name, loadings[name], limit, argument == "lower", shift))
         return rows
 
@@ -143,15 +145,15 @@ def _by_name(limits: Limits | None, names: Sequence[str]) -> list[tuple[str, flo
     return list(limits.items()) if isinstance(limits, Mapping) else [(name, limits) for name in names]
 
 
-def _limited(label: str, weight: Array, limit: float, at_least: bool, shift: float = 0.0) -> Row:
-    """weight·w − shift ≤ limit, or ≥ limit."""
+def _limited(label: str, weight: Array, limit: float, at_least: bool, shift: Any = 0.0) -> Row:
+    """weight·w − shift ≤ limit, or ≥ limit; `shift` a float or (B,)."""
     if at_least:
         return Row(label=label, weight=-weight, upper=-(limit + shift), limit=limit, at_least=True)
     return Row(label=label, weight=weight, upper=limit + shift, limit=limit)
 
 
 @dataclass(frozen=True)
-class TrackingErrorLimit(Rule):
+class TrackingErrorLimit(Rule, stacks=True):
     """√((w − b)ᵀ Σ (w − b)) ≤ limit: annual, a fraction (0.02 is two per cent); needs a risk model."""
 
     limit: float

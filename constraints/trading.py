@@ -24,7 +24,7 @@ KINDS = {"one_way": (0.5, 0.5), "two_way": (1.0, 1.0), "buy": (1.0, 0.0), "sell"
 
 
 @dataclass(frozen=True)
-class Turnover(Rule):
+class Turnover(Rule, stacks=True):
     """The trades of all assets but the cash, as a fraction of the pre-trade NAV, are at most `limit`.
 
     kind "one_way" (default): ½ Σ|z|; "two_way": Σ|z|; "buy": Σ z⁺; "sell": Σ z⁻.
@@ -45,7 +45,7 @@ class Turnover(Rule):
 
 
 @dataclass(frozen=True)
-class LotSize(Rule):
+class LotSize(Rule, stacks=True):
     """Traded quantities are whole multiples of `lot` units (0: any quantity), and either zero or at least
     `min_quantity` units and `min_notional` of cash, inclusive. Closing a position is exempt from both: it
     may be sold (or bought back) in full whatever is left of it.

@@ -1,146 +1,197 @@
-"""Many portfolios by one policy: a long table in, one result a portfolio and all orders out."""
+"""Many portfolios by one policy: a long table in, one result a portfolio and all orders out.
+
+Portfolios with as many assets are stacked into arrays (B, n); parsing, solving, certificate, check and tables are
+each one pass over a stack. What a stack cannot take (whole lots, cones, custom rules, odd cells), or does not certify
+or verify, goes on portfolio by portfolio, where an error costs only its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.errors import InputError
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.optimizer import newton, tables
+from equipoise.optimizer.cells import coded
 from equipoise.optimizer.choose import solve as solve_convex
-from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
-from equipoise.optimizer.portfolio import blank
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.newton import Answers
+from equipoise.optimizer.plan import Plan
+from equipoise.optimizer.portfolio import Portfolio
+from equipoise.optimizer.rebalancer import finished
+from equipoise.optimizer.risk import SquaredDistance, stacks
+from equipoise.optimizer.solution import Prices, Solution, Status
+from equipoise.optimizer.stack import Odd, Stack
+from equipoise.optimizer.stack import stacks as stacked
+from equipoise.optimizer.tables import RESULT_COLUMNS, Part, Solved
+from equipoise.optimizer.verify_stack import verified
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from equipoise.optimizer.rebalancer import Rebalancer
 
-_T = TypeVar("_T")
+__all__ = ["RESULT_COLUMNS", "Plans", "solve_batch"]
 
-RESULT_COLUMNS = (
-    "status",
-    "verified",
-    "nav",
-    "objective",
-    "bound",
-    "gap",
-    "tracking_error_before",
-    "tracking_error",
-    "turnover",
-    "cost",
-    "orders",
-    "solver",
-    "message",
-)
+
+#: Assets × portfolios of a stack that are in work at once.
+_WORKING = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Plans:
-    """The plans of a batch, in the order of the portfolios' first rows; `plans["001"]` is one of them."""
+    """The plans of a batch, in the order of the portfolios' first rows; `plans["001"]` is one of them.
 
-    plans: tuple[Plan, ...]
+    `results` and `orders` are ready as tables; a single `Plan`, with its report and checks, is made when asked for.
+    """
+
+    parts: tuple[Part, ...]
+    makers: tuple[tuple[Any, Callable[[], Plan]], ...]
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan]) -> Plans:
+        """These plans, in this order."""
+        return cls((tables.of_plans(list(enumerate(plans))),), tuple((p.name, partial(_itself, p)) for p in plans))
 
     def __getitem__(self, portfolio_id: str) -> Plan:
-        for plan in self.plans:
-            if plan.name == portfolio_id:
-                return plan
-        raise KeyError(portfolio_id)
+        return self._by_name[portfolio_id]()
 
     def __iter__(self) -> Iterator[Plan]:
-        return iter(self.plans)
+        return (maker() for _, maker in self.makers)
 
     def __len__(self) -> int:
-        return len(self.plans)
+        return len(self.makers)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Callable[[], Plan]]:
+        return {name: maker for name, maker in reversed(self.makers) if isinstance(name, str)}
 
     @cached_property
     def results(self) -> pd.DataFrame:
         """Exactly one row a portfolio: status, certificate, figures, message. Money in cash, the rest per NAV."""
-        import pandas as pd
-
-        rows = [
-            (
-                plan.status.name,
-                plan.status.ok,
-                plan.problem.portfolio.nav if plan.problem else float("nan"),
-                plan.objective,
-                plan.bound,
-                plan.gap,
-                *plan.tracking_error,
-                plan.turnover,
-                plan.cost,
-                sum(1 for quantity in plan.trades if quantity) if plan.status.ok else 0,
-                plan.solver,
-                plan.message,
-            )
-            for plan in self.plans
-        ]
-        index = pd.Index([plan.name for plan in self.plans], name="portfolio_id", dtype=object)
-        return pd.DataFrame(rows, columns=list(RESULT_COLUMNS), index=index)
+        return tables.results(self.parts)
 
     @cached_property
     def orders(self) -> pd.DataFrame:
         """All orders of all verified plans, keyed by portfolio_id and asset."""
-        import pandas as pd
-
-        parts = {plan.name: plan.orders for plan in self.plans if plan.status.ok and any(plan.trades)}
-        if not parts:
-            keys = pd.MultiIndex.from_arrays([[], []], names=["portfolio_id", "asset"])
-            return pd.DataFrame(columns=list(ORDER_COLUMNS), index=keys)
-        return pd.concat(parts, names=["portfolio_id"])
+        return tables.orders(self.parts)
 
 
-def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame) -> Plans:
-    """See `Rebalancer.solve_batch`."""
-    from equipoise.optimizer.rebalancer import finished
+def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[str] | None = None) -> Plans:
+    """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table."""
+    table, policy = _keyed(table), rebalancer.policy
+    known = frozenset({*getattr(policy.risk, "assets", ()), *(_assets(table) if universe is None else universe)})
+    found, odd = stacked(
+        table,
+        rebalancer.cash,
+        known=known,
+        label_columns=policy.label_columns,
+        same_assets=not stacks(policy.risk or SquaredDistance()),
+    )
+    solved: list[tuple[Solved, Answers]] = []
+    alone: list[tuple[int, Any, Callable[[], Plan]]] = []
+    for stack in found:
+        size = max(1, _WORKING // stack.shape[1])
+        for start in range(0, len(stack), size):
+            _solve(rebalancer, stack.take(slice(start, start + size)), solved, alone)
+    alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known)) for one in odd]
+    plans = [(place, name, _guarded(name, work)) for place, name, work in alone]
+    parts = [tables.of_stack(answered) for answered, _ in solved]
+    if plans or not parts:
+        parts.append(tables.of_plans([(place, plan) for place, _, plan in plans]))
+    makers = [(place, name, partial(_itself, plan)) for place, name, plan in plans]
+    for answered, answers in solved:
+        stack = answered.problem.portfolio
+        passed = np.flatnonzero(answered.checked.passed).tolist()
+        makers += [(int(stack.places[i]), stack.names[i], partial(_made, rebalancer, answered, answers, i)) for i in passed]
+    makers.sort(key=lambda made: made[0])
+    return Plans(tuple(parts), tuple((name, maker) for _, name, maker in makers))
 
-    table = _keyed(table)
-    tables, universe = _split(table), _assets(table)
-    problems: list[Problem | Plan] = []
-    for name, rows in tables:
-        problems.append(_guarded(name, partial(_problem, rebalancer, name, rows, universe)))
-    asked = [problem for problem in problems if isinstance(problem, Problem)]
-    answers = iter(_answers(asked))
-    plans: list[Plan] = []
-    for (name, _), problem in zip(tables, problems, strict=True):
-        if isinstance(problem, Plan):
-            plans.append(problem)
-            continue
-        answer = next(answers)
-        plans.append(answer if isinstance(answer, Plan) else _guarded(name, partial(finished, problem, answer)))
-    return Plans(tuple(plans))
+
+def _solve(
+    rebalancer: Rebalancer,
+    stack: Stack,
+    solved: list[tuple[Solved, Answers]],
+    alone: list[tuple[int, Any, Callable[[], Plan]]],
+) -> None:
+    """Solve and check a stack; what it cannot take is added to those to be taken alone."""
+
+    def by_itself(which: Any) -> None:
+        those = np.arange(len(stack))[which].tolist()
+        alone.extend((int(stack.places[i]), stack.names[i], partial(_alone, rebalancer, stack, i)) for i in those)
+
+    try:
+        problem = rebalancer.policy.stacked(stack)
+    except NotStackable as turn:
+        others = np.zeros(len(stack), dtype=bool) if turn.portfolios is None else ~turn.portfolios
+        by_itself(~others)
+        if others.any():
+            _solve(rebalancer, stack.take(others), solved, alone)
+        return
+    except InputError:  # of the policy: each portfolio gives it its own name
+        by_itself(slice(None))
+        return
+    if problem.step is not None or problem.cones or problem.opaque:
+        by_itself(slice(None))
+        return
+    answers = newton.solve(problem)
+    # A form of two slopes at the cash is solved twice, by itself.
+    weights = np.where((answers.code == newton.SOLVED)[:, None] & ~problem.kinked[:, None], answers.weights, np.nan)
+    checked = verified(problem, weights)
+    held = ~(checked.trades != 0).any(axis=1)
+    name = "threshold" if newton.separable(problem) else newton.NAME
+    found = Solved(problem, weights, answers.rows, answers.objective, answers.bound, held, name, checked)
+    solved.append((found, answers))
+    by_itself(~checked.passed)
 
 
-def _problem(rebalancer: Rebalancer, name: Any, rows: pd.DataFrame, universe: set[str]) -> Problem:
-    if not isinstance(name, str):
+def _alone(rebalancer: Rebalancer, stack: Stack, i: int) -> Plan:
+    return _planned(rebalancer, stack.portfolio(i))
+
+
+def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: frozenset[str]) -> Plan:
+    """The plan of a portfolio that is read from its rows of the table."""
+    if not isinstance(odd.name, str):
         raise InputError(
             "a portfolio_id must be text; read ids as text (equipoise.read_table, or dtype=str)",
             column="portfolio_id",
-            value=name,
+            value=odd.name,
         )
-    if not name or name != name.strip():
+    if not odd.name or odd.name != odd.name.strip():
         raise InputError(
-            "a portfolio_id must not be empty or have white space around it", column="portfolio_id", value=name
+            "a portfolio_id must not be empty or have white space around it", column="portfolio_id", value=odd.name
         )
-    return rebalancer.policy.problem(rebalancer.portfolio(rows, name=name, universe=universe))
+    rows = table.drop(columns="portfolio_id").iloc[odd.rows]
+    return _planned(rebalancer, rebalancer.portfolio(rows, name=odd.name, universe=universe))
 
 
-def _answers(problems: list[Problem]) -> list[Solution | Plan]:
-    """The convex answers; if solving all at once fails, each alone, so that only the culprit fails."""
-    try:
-        return list(solve_convex(problems))
-    except Exception:
-        return [_guarded(p.portfolio.name, partial(_alone, p)) for p in problems]
+def _planned(rebalancer: Rebalancer, portfolio: Portfolio) -> Plan:
+    problem = rebalancer.policy.problem(portfolio)
+    return finished(problem, solve_convex(problem))
 
 
-def _alone(problem: Problem) -> Solution:
-    return solve_convex([problem])[0]
+def _made(rebalancer: Rebalancer, solved: Solved, answers: Answers, i: int) -> Plan:
+    """The plan of one portfolio of a stack: its answer, with the exact check of its orders."""
+    problem = rebalancer.policy.problem(solved.problem.portfolio.portfolio(i))
+    prices = Prices(answers.rows[i], np.zeros(0), float(answers.budget[i]))
+    status, name = (Status.NO_TRADE, "holding") if solved.held[i] else (Status.OPTIMAL, solved.solver)
+    objective, bound = float(answers.objective[i]), float(answers.bound[i])
+    return finished(problem, Solution(status, name, _copy(answers.weights[i]), prices, objective, bound))
 
 
-def _guarded(name: Any, work: Callable[[], _T]) -> _T | Plan:
+def _copy(weights: Array) -> Array:
+    return np.array(weights)
+
+
+def _itself(plan: Plan) -> Plan:
+    return plan
+
+
+def _guarded(name: Any, work: Callable[[], Plan]) -> Plan:
     """The result of this work, or a plan that says why there is none: nothing leaves its own portfolio."""
     try:
         return work()
@@ -152,19 +203,7 @@ def _guarded(name: Any, work: Callable[[], _T]) -> _T | Plan:
 
 def _assets(table: pd.DataFrame) -> set[str]:
     """The text labels among a batch's assets: what its rules may name."""
-    return {label for label in table["asset"] if isinstance(label, str)}
-
-
-def _split(table: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
-    """Each portfolio's rows, in the order of the first rows; a missing id is a portfolio of its own."""
-    rows: dict[Any, list[int]] = {}
-    names: dict[Any, Any] = {}
-    for row, name in enumerate(table["portfolio_id"]):
-        key = ("", "") if blank(name) else (type(name).__name__, repr(name))  # ids need not be hashable
-        rows.setdefault(key, []).append(row)
-        names.setdefault(key, None if blank(name) else name)
-    others = table.drop(columns="portfolio_id")
-    return [(names[key], others.iloc[found]) for key, found in rows.items()]
+    return set(coded(table["asset"]).names)
 
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from equipoise.constraints.cash import CashFloor
-from equipoise.optimizer import threshold
+from equipoise.optimizer import newton
 from equipoise.optimizer.certificate import certified
 from equipoise.optimizer.explain import at_once, explain
+from equipoise.optimizer.holding import holding
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Attempt, Prices, Solution, Status, close_enough
 
@@ -25,45 +25,43 @@ class Choice:
 
 
 def choose(problem: Problem) -> Choice:
-    """The first of holding (nothing to trade), threshold (closed form) and program (cvxpy) that takes it.
+    """The first of holding (nothing to trade), threshold (assets that meet in the cash only), newton (factors and
+    rows) and program (cvxpy) that takes it.
 
-    By structure: a problem that threshold takes may still be handed on to the program, where both limits of
-    the cash bind at once.
+    By structure: what threshold and newton, which are one method, do not certify is still handed on to the program.
     """
     if at_once(problem) is not None:
         return Choice("none", (("every solver", "the rules contradict each other; the explanation says how"),))
-    if threshold.holding(problem) is not None:
+    if holding(problem) is not None:
         return Choice("holding")
     refused = [("holding", "what is held is not optimal, or breaks a rule")]
-    why = threshold.refusal(problem)
-    if why is None:
+    why = newton.refusal(problem)
+    if why is None and newton.separable(problem):
         return Choice("threshold", tuple(refused))
-    return Choice("program", (*refused, ("threshold", why)))
+    refused.append(("threshold", why or newton.coupling(problem)))
+    if why is None:
+        return Choice("newton", tuple(refused))
+    return Choice("program", (*refused, ("newton", why)))
 
 
-def solve(problems: Sequence[Problem]) -> list[Solution]:
-    """The convex answers, in the order of the problems; those that the closed form takes are solved together."""
-    answers: list[Solution | None] = [None] * len(problems)
-    closed: dict[int, list[int]] = {}
-    for i, problem in enumerate(problems):
-        contradiction = at_once(problem)
-        if contradiction is not None:
-            answers[i] = Solution(contradiction.status, "none", explanation=contradiction.text)
-            continue
-        answers[i] = threshold.holding(problem)
-        if answers[i] is None and threshold.refusal(problem) is None:
-            closed.setdefault(len(problem.assets), []).append(i)
-    for group in closed.values():
-        for i, answer in zip(group, threshold.solve([problems[i] for i in group]), strict=True):
-            answers[i] = answer
-    return [
-        answer if answer is not None else _by_program(problem)
-        for problem, answer in zip(problems, answers, strict=True)
-    ]
+def solve(problem: Problem) -> Solution:
+    """The convex answer."""
+    contradiction = at_once(problem)
+    if contradiction is not None:
+        return Solution(contradiction.status, "none", explanation=contradiction.text)
+    return holding(problem) or (_of_two_forms(problem) if problem.kinked else _of_one_form(problem))
 
 
-def _by_program(problem: Problem) -> Solution:
-    return _of_two_forms(problem) if problem.kinked else _by_one_program(problem)
+def _of_one_form(problem: Problem) -> Solution:
+    if newton.refusal(problem) is not None:
+        return _by_program(problem)
+    answer, attempt = newton.solution(problem)
+    if answer is not None:
+        return answer
+    if attempt.said == "infeasible" and (found := explain(problem)).status is Status.INFEASIBLE:
+        return Solution(found.status, newton.NAME, explanation=found.text, attempts=(attempt,))
+    handed_on = _by_program(problem)
+    return replace(handed_on, attempts=(attempt, *handed_on.attempts))
 
 
 def _of_two_forms(problem: Problem) -> Solution:
@@ -72,13 +70,13 @@ def _of_two_forms(problem: Problem) -> Solution:
     relaxed = replace(problem, cash_side="long")
     floor = CashFloor(0.0).pieces(problem.portfolio)
     positive = replace(problem, pieces=(*problem.pieces, *(("cash kept positive", piece) for piece in floor)))
-    loosest = _by_one_program(relaxed)
+    loosest = _of_one_form(relaxed)
     if loosest.weights is None:
         return loosest  # what a relaxation cannot keep cannot be kept
     found = [
         replace(answer, problem=form)
         for form in (positive, problem)
-        if at_once(form) is None and (answer := _by_one_program(form)).weights is not None
+        if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
     ]
     if not found:
         text = "No answer passed the check, and no conflict between the rules was proven."
@@ -88,7 +86,7 @@ def _of_two_forms(problem: Problem) -> Solution:
     return replace(best, status=status, bound=loosest.bound)
 
 
-def _by_one_program(problem: Problem) -> Solution:
+def _by_program(problem: Problem) -> Solution:
     from equipoise.optimizer import program
 
     answer = program.solve(problem)

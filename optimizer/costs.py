@@ -13,7 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import reduce
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from equipoise.constraints.errors import InputError
 @dataclass(frozen=True, eq=False)
 class CostTerms:
     """The coefficients of φ, one number an asset, all ≥ 0 and zero for the settlement cash; and what
-    holding costs: `long` and `short` a year, long + short ≥ 0."""
+    holding costs: `long` and `short` a year, long + short ≥ 0. Arrays (n,), or (B, n) for a stack."""
 
     buy: Array
     sell: Array
@@ -34,13 +35,13 @@ class CostTerms:
     short: Array
 
     @classmethod
-    def of(cls, size: int, **given: Array) -> CostTerms:
+    def of(cls, shape: int | tuple[int, ...], **given: Array) -> CostTerms:
         """These coefficients, and zero for those not given."""
-        return cls(**{f.name: given.get(f.name, np.zeros(size)) for f in fields(cls)})
+        return cls(**{f.name: given.get(f.name, np.zeros(shape)) for f in fields(cls)})
 
     def of_assets(self, positions: Any) -> CostTerms:
         """The coefficients at these positions."""
-        return CostTerms(*(getattr(self, f.name)[positions] for f in fields(self)))
+        return CostTerms(*(getattr(self, f.name)[..., positions] for f in fields(self)))
 
     def carry(self, weights: Array) -> Array:
         """What holding each asset costs a year, in fractions of NAV."""
@@ -56,12 +57,19 @@ class CostTerms:
 class Cost(ABC):
     """A cost: `terms` gives its coefficients for one portfolio."""
 
+    #: Whether `terms` also serves a stack of portfolios; a class that says so is made with `stacks=True`.
+    stacks: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, stacks: bool = False) -> None:
+        super().__init_subclass__()
+        cls.stacks = stacks  # not inherited, as with rules
+
     @abstractmethod
     def terms(self, account: Account) -> CostTerms: ...
 
 
 @dataclass(frozen=True)
-class ProportionalCost(Cost):
+class ProportionalCost(Cost, stacks=True):
     """rate · |trade|: commissions, half of the bid-ask spread, taxes on one side.
 
     `buy` and `sell` are fractions of the traded value (0.001 is 10 basis points); `sell` is `buy` unless
@@ -76,11 +84,11 @@ class ProportionalCost(Cost):
         sell = buy if self.sell is None else account.numbers(self.sell, "sell", cash=0.0)
         check_range(buy, account, "buy", at_least=0.0)
         check_range(sell, account, "sell", at_least=0.0, at_most=np.nextafter(1.0, 0.0))
-        return CostTerms.of(len(buy), buy=buy, sell=sell)
+        return CostTerms.of(account.shape, buy=buy, sell=sell)
 
 
 @dataclass(frozen=True)
-class ImpactCost(Cost):
+class ImpactCost(Cost, stacks=True):
     """coefficient · volatility · |trade|^{3/2} / √volume: the square-root law of market impact.
 
     `volatility` is that of one day (a fraction), `volume` one day's turnover in cash. Trading a whole day's
@@ -99,11 +107,11 @@ class ImpactCost(Cost):
         check_range(volatility, account, "volatility", at_least=0.0)
         check_range(coefficient, account, "coefficient", at_least=0.0)
         _check_volume(volume, account)
-        return CostTerms.of(len(volume), impact=coefficient * volatility * np.sqrt(account.nav / volume))
+        return CostTerms.of(account.shape, impact=coefficient * volatility * np.sqrt(account.nav / volume))
 
 
 @dataclass(frozen=True)
-class QuadraticCost(Cost):
+class QuadraticCost(Cost, stacks=True):
     """rate · trade² / volume, both in cash: trading the whole `volume` costs `rate` of it.
 
     Without `volume`, rate · z² in fractions of NAV.
@@ -119,11 +127,11 @@ class QuadraticCost(Cost):
             volume = account.numbers(self.volume, "volume", cash=1.0)
             _check_volume(volume, account)
             rate = rate * account.nav / volume
-        return CostTerms.of(len(rate), quadratic=rate)
+        return CostTerms.of(account.shape, quadratic=rate)
 
 
 @dataclass(frozen=True)
-class HoldingCost(Cost):
+class HoldingCost(Cost, stacks=True):
     """long·w⁺ + short·w⁻ a year: funding and custody of what is held, interest on what is borrowed.
 
     Annual rates as fractions (0.035 is 3.5 % a year); blank: 0. A number is for all assets but the cash; a
@@ -144,15 +152,15 @@ class HoldingCost(Cost):
         for rates, argument in ((long, "long"), (short, "short")):
             check_range(rates, account, argument, at_least=-LARGEST)
         check_range(long + short, account, "long + short", at_least=0.0)
-        return CostTerms.of(len(long), long=long, short=short)
+        return CostTerms.of(account.shape, long=long, short=short)
 
 
 def total(costs: Sequence[Cost], account: Account) -> CostTerms:
     """The sum of these costs' coefficients."""
-    terms = [CostTerms.of(len(account.assets)), *(cost.terms(account) for cost in costs)]
-    summed = CostTerms(*(np.sum([getattr(term, f.name) for term in terms], axis=0) for f in fields(CostTerms)))
+    terms = [CostTerms.of(account.shape), *(cost.terms(account) for cost in costs)]
+    summed = CostTerms(*(reduce(np.add, [getattr(term, f.name) for term in terms]) for f in fields(CostTerms)))
     if np.any(summed.sell >= 1):
-        i = int(np.argmax(summed.sell >= 1))
+        i = account.first(summed.sell >= 1)
         raise InputError(
             "selling costs at least what it brings in; the rates are fractions (0.001 is 10 basis points)",
             asset=account.assets[i],
@@ -164,7 +172,7 @@ def total(costs: Sequence[Cost], account: Account) -> CostTerms:
 
 def _check_volume(volume: Array, account: Account) -> None:
     if np.any(volume <= 0):
-        i = int(np.argmax(volume <= 0))
+        i = account.first(volume <= 0)
         raise InputError(
             "a volume must be above zero; forbid the trade (NoTrade) where there is none",
             asset=account.assets[i],

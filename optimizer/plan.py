@@ -90,7 +90,7 @@ class Plan:
         prices = self.problem.portfolio.exact_price
         buy, sell = KINDS["one_way"]
         money = [float(x * p) for x, p in zip(self.trades, prices, strict=True)]
-        return sum(buy * x if x > 0 else -sell * x for x in money) / self.problem.portfolio.nav
+        return float(sum(buy * x if x > 0 else -sell * x for x in money) / self.problem.portfolio.nav)
 
     @property
     def tracking_error(self) -> tuple[float, float]:

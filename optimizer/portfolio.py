@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from equipoise.optimizer.risk import FactoredRisk
+    from equipoise.optimizer.factored import FactoredRisk
 
 #: Targets must add up to 1 within this.
 TARGET_SUM_TOLERANCE = 1e-9
+#: No price and no NAV is below this: products of prices, quantities and rates would leave the range of floats.
+SMALLEST = 1e-100
 _PLAIN_NUMBER = r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-_SMALLEST = 1e-100  # beyond, products of prices, quantities and rates would leave the range of floats
 _SHOWN = 40  # characters of a cell in a message
 
 
@@ -143,9 +144,9 @@ class Portfolio:
         if not np.isfinite(nav):
             i = int(np.argmax(np.abs(value)))
             raise InputError("quantity times price is too large to add up", asset=assets[i], column="quantity")
-        if 0 < nav < _SMALLEST or np.any(price < _SMALLEST) or np.any(price > 1 / _SMALLEST):
+        if 0 < nav < SMALLEST or np.any(price < SMALLEST) or np.any(price > 1 / SMALLEST):
             raise InputError(
-                f"prices and the net asset value must lie between {_SMALLEST:g} and {1 / _SMALLEST:g}; use another "
+                f"prices and the net asset value must lie between {SMALLEST:g} and {1 / SMALLEST:g}; use another "
                 "unit of account",
                 column="price",
             )
@@ -155,6 +156,10 @@ class Portfolio:
                 column="quantity",
             )
         return cls(name, assets, at, quantity, price, target, nav, order, columns, universe | frozenset(assets))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.assets),)
 
     @cached_property
     def before(self) -> Array:
@@ -196,15 +201,15 @@ class Portfolio:
             skip = self.cash if cash is not None else None
             values = _column(self.columns, given, self.assets, missing=missing, skip=skip)
         elif isinstance(given, Mapping):
-            self._known(given, argument)
+            known(given, argument, self.universe)
             values = np.empty(len(self.assets))
             for i, asset in enumerate(self.assets):
                 one = given.get(asset, missing if i != self.cash or cash is None else cash)
                 if one is None:
                     raise InputError(f"{argument} has no entry for this asset; add it", asset=asset, column=argument)
-                values[i] = _number(one, asset, argument)
+                values[i] = number(one, asset, argument)
         else:
-            values = np.full(len(self.assets), _number(given, None, argument))
+            values = np.full(len(self.assets), number(given, None, argument))
         if cash is not None:
             values[self.cash] = cash
         return values
@@ -224,23 +229,36 @@ class Portfolio:
                 )
         return tuple(None if cell is None else str(cell) for cell in cells)
 
-    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.intp]:
-        if assets is None:
-            return np.delete(np.arange(len(self.assets)), self.cash)
-        if isinstance(assets, str) or not isinstance(assets, Iterable):
-            raise InputError("must be a list of assets, not one text or number", column=argument, value=assets)
-        named = set(assets)
-        self._known(named, argument)
-        return np.array([i for i, asset in enumerate(self.assets) if asset in named], dtype=np.intp)
+    def members(self, column: str) -> dict[str, NDArray[np.bool_]]:
+        labels = self.labels(column)
+        found = sorted({label for label in labels if label is not None})
+        return {label: np.array([other == label for other in labels]) for label in found}
 
-    def _known(self, named: Iterable[str], argument: str) -> None:
-        # A rule may name assets of the universe that this portfolio does not hold, but not a slip of the pen.
-        for asset in sorted(set(named) - self.universe, key=str):
-            raise InputError(
-                "names an asset that neither the table nor the risk model has; correct or remove it",
-                asset=asset,
-                column=argument,
-            )
+    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
+        if assets is None:
+            mask = np.full(self.shape, True)
+            mask[self.cash] = False
+            return mask
+        named = known(assets, argument, self.universe)
+        return np.array([asset in named for asset in self.assets])
+
+    def first(self, wrong: NDArray[np.bool_]) -> int:
+        return int(np.argmax(wrong))
+
+
+def known(named: Any, argument: str, universe: frozenset[str]) -> set[str]:
+    """The labels that a rule names. It may name assets of the universe that a portfolio does not hold, but not a
+    slip of the pen."""
+    if isinstance(named, str) or not isinstance(named, Iterable):
+        raise InputError("must be a list of assets, not one text or number", column=argument, value=named)
+    labels = set(named)
+    for asset in sorted(labels - universe, key=str):
+        raise InputError(
+            "names an asset that neither the table nor the risk model has; correct or remove it",
+            asset=asset,
+            column=argument,
+        )
+    return labels
 
 
 def exact(value: Any) -> Fraction:
@@ -295,15 +313,16 @@ def blank(value: Any) -> bool:
     return isinstance(value, str | float | np.floating) and (value != value or value == "")
 
 
-def _number(value: Any, asset: str | None, column: str) -> float:
+def number(value: Any, asset: str | None, column: str) -> float:
+    """This cell or argument as a float, infinite or not, or an InputError that names the place."""
     try:
-        number = float(value) if not isinstance(value, bool | np.bool_) else np.nan
+        found = float(value) if not isinstance(value, bool | np.bool_) else np.nan
     except (TypeError, ValueError, OverflowError):
-        number = np.nan
-    if np.isnan(number):
+        found = np.nan
+    if np.isnan(found):
         shown = _shortened(value) if isinstance(value, int | str) else value
         raise InputError("must be a number; correct or remove it", asset=asset, column=column, value=shown)
-    return number
+    return found
 
 
 def _shortened(value: int | str) -> int | str:
@@ -337,7 +356,7 @@ def _column(
                 )
             values[i] = missing
             continue
-        values[i] = _number(cell, assets[i], column)
+        values[i] = number(cell, assets[i], column)
         if np.isinf(values[i]):
             raise InputError("must be finite; correct or remove it", asset=assets[i], column=column, value=cell)
     return values

@@ -1,4 +1,4 @@
-"""One portfolio and a policy, as the convex program that all solvers share.
+"""A portfolio, or a stack of them, and a policy, as the convex program that all solvers share.
 
     minimise    (aversion/2)·(w − b)ᵀΣ(w − b) + φ(z)/horizon + carry(w)     a fraction of NAV per year
     subject to  Σ w = 1,   lower ≤ w ≤ upper,   rows,   cones
@@ -12,15 +12,18 @@ floor counts after the costs, a cap before them. For a row f of the cash, that i
 
 exact where f has one slope. Where the cash may be negative and the slopes differ (a health factor), the steeper
 one is used, which is safe; `cash_side` = "long" takes the other, which is a relaxation and serves for bounds.
+
+Everything is written for the last axis, the assets: of a `Stack` of B portfolios weights are (B, n), figures (B,).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, reduce
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import (
     Array,
@@ -36,15 +39,21 @@ from equipoise.constraints.base import (
     part,
 )
 from equipoise.constraints.cash import CashBand, CashFloor
-from equipoise.constraints.errors import InputError
+from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.optimizer.costs import Cost, CostTerms, total
 from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.risk import FactoredRisk, Risk, SquaredDistance
+from equipoise.optimizer.risk import FactoredRisk, Risk, SquaredDistance, stacked
 from equipoise.optimizer.separable import Separable
+
+if TYPE_CHECKING:
+    from equipoise.optimizer.stack import Stack
 
 #: No weight leaves ±this many times the NAV (or twice the largest weight that is held or wanted), whatever the
 #: rules allow, so that no program is unbounded.
 OUTER_BOUND = 100.0
+
+#: A float for one portfolio, an array (B,) for a stack.
+Figure: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -69,15 +78,35 @@ class Policy:
 
     def problem(self, portfolio: Portfolio) -> Problem:
         """The program of this portfolio. Raises InputError where a rule or the risk does not fit its table."""
+        model = self.risk or SquaredDistance()
         try:
-            return self._problem(portfolio)
+            risk = model.aligned(portfolio.assets, portfolio.assets[portfolio.cash])
+            return self._problem(replace(portfolio, risk=risk if self.risk is not None else None), risk)
         except InputError as error:
             raise error.within(portfolio.name) if portfolio.name is not None else error from None
 
-    def _problem(self, portfolio: Portfolio) -> Problem:
-        cash = portfolio.assets[portfolio.cash]
-        risk = (self.risk or SquaredDistance()).aligned(portfolio.assets, cash)
-        portfolio = replace(portfolio, risk=risk if self.risk is not None else None)
+    @property
+    def stacks(self) -> bool:
+        """Whether portfolios can be taken together: by rules and costs that are written for stacks."""
+        return all(rule.stacks for rule in self.constraints) and all(cost.stacks for cost in self.costs)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of the table whose labels say which rows there are."""
+        return tuple({column for rule in self.constraints for column in rule.label_columns()})
+
+    def stacked(self, stack: Stack) -> Problem:
+        """The programs of these portfolios as one, with arrays (B, n).
+
+        Raises NotStackable where only one by one will do, for a wrong input too, and InputError where the policy
+        itself is wrong.
+        """
+        if not self.stacks:
+            raise NotStackable
+        risk = stacked(self.risk or SquaredDistance(), stack.universe, stack.codes, stack.cash)
+        return self._problem(replace(stack, risk=risk if self.risk is not None else None), risk)
+
+    def _problem(self, portfolio: Portfolio | Stack, risk: FactoredRisk) -> Problem:
         rules = self.constraints
         if not any(isinstance(rule, CashFloor | CashBand) for rule in rules):
             rules = (*rules, CashFloor())
@@ -89,7 +118,10 @@ class Policy:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """All rows of a problem, stacked: coefficients (m, n), `upper` and `cost` (m,)."""
+    """All rows of a problem, stacked: coefficients (m, n), `upper` and `cost` (m,).
+
+    For a stack `upper` and `cost` are (B, m), and coefficients (B, m, n) where portfolios differ in them.
+    """
 
     titles: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -101,17 +133,39 @@ class Rows:
     cost: Array
     upper: Array
 
-    def of(self, weights: Array, trades: Array, cost: float) -> Array:
+    def of(self, weights: Array, trades: Array, cost: Figure) -> Array:
         """The left sides, costs counted against the cash."""
-        sides = sum(getattr(self, name) @ part(name, weights, trades) for name in Parts.NAMES)
-        return np.asarray(sides + self.cost * cost)
+        sides = sum(
+            times(coefficients, part(name, weights, trades))
+            for name in Parts.NAMES
+            if (coefficients := getattr(self, name)).any()
+        )
+        return np.asarray(sides + self.cost * np.asarray(cost)[..., None])
+
+
+def times(matrix: Array, x: Array) -> Array:
+    """matrix · x along the assets, (…, m, n) · (…, n), one portfolio at a time: its bits do not depend on others."""
+    return np.asarray(np.matmul(matrix, x[..., None])[..., 0])
+
+
+def _figure(value: Any) -> Figure:
+    return value if np.ndim(value) else float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Alone:
+    """What a problem asks of its portfolio once its pieces are made."""
+
+    before: Array
+    target: Array
+    cash: tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """The convex program of one portfolio, as arrays; every solver takes it, every check is made on it."""
 
-    portfolio: Portfolio
+    portfolio: Any  # a Portfolio, or a Stack
     risk: FactoredRisk
     cost: CostTerms
     aversion: float
@@ -122,71 +176,104 @@ class Problem:
     #: Which slope rows have at the cash where it may be negative: see above.
     cash_side: Literal["short", "long"] = "short"
 
+    def as_stack(self) -> Problem:
+        """This one problem as a stack of one."""
+        alone = _Alone(self.before[None], self.target[None], (np.zeros(1, dtype=np.intp), np.array([self.cash])))
+        cost = CostTerms(*(getattr(self.cost, f.name)[None] for f in fields(CostTerms)))
+        return replace(self, portfolio=alone, cost=cost)
+
     @property
-    def assets(self) -> tuple[str, ...]:
+    def shape(self) -> tuple[int, ...]:
+        """(n,) for one portfolio, (B, n) for a stack."""
+        shape: tuple[int, ...] = self.before.shape
+        return shape
+
+    @property
+    def assets(self) -> Any:
+        """The labels: a tuple, or for a stack an array (B, n)."""
         return self.portfolio.assets
 
     @property
-    def cash(self) -> int:
+    def cash(self) -> Any:
+        """The index of the settlement cash: a position, or for a stack a pair of arrays."""
         return self.portfolio.cash
 
     @property
     def before(self) -> Array:
-        return self.portfolio.before
+        return np.asarray(self.portfolio.before)
 
     @property
     def target(self) -> Array:
-        return self.portfolio.target
+        return np.asarray(self.portfolio.target)
 
     @cached_property
     def bounds(self) -> tuple[tuple[str, Bound], ...]:
         return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Bound))
 
     @cached_property
-    def outer(self) -> float:
+    def outer(self) -> Figure:
         """The bound of assets that no rule bounds."""
-        return max(OUTER_BOUND, 2.0 * float(np.max(np.abs([self.before, self.target]))))
+        largest = np.maximum(np.abs(self.before).max(axis=-1), np.abs(self.target).max(axis=-1))
+        return _figure(np.maximum(OUTER_BOUND, 2.0 * largest))
 
     @cached_property
     def lower(self) -> Array:
-        return np.asarray(np.max([np.full(len(self.assets), -self.outer), *(b.lower for _, b in self.bounds)], axis=0))
+        outer = np.broadcast_to(np.asarray(-self.outer)[..., None], self.shape)
+        return np.array(reduce(np.maximum, (b.lower for _, b in self.bounds), outer))
 
     @cached_property
     def upper(self) -> Array:
-        return np.asarray(np.min([np.full(len(self.assets), self.outer), *(b.upper for _, b in self.bounds)], axis=0))
+        outer = np.broadcast_to(np.asarray(self.outer)[..., None], self.shape)
+        return np.array(reduce(np.minimum, (b.upper for _, b in self.bounds), outer))
 
     @cached_property
     def rows(self) -> Rows:
         named = [(title, piece) for title, piece in self.pieces if isinstance(piece, Row)]
         # A floor under the cash is a row: it holds after costs.
-        floors = [(title, b.label, b.lower[self.cash]) for title, b in self.bounds if np.isfinite(b.lower[self.cash])]
+        floors = [
+            (title, b.label, np.broadcast_to(b.lower, self.shape)[self.cash])
+            for title, b in self.bounds
+            if np.any(np.isfinite(np.broadcast_to(b.lower, self.shape)[self.cash]))
+        ]
         if floors:
-            title, label, floor = max(floors, key=lambda found: float(found[2]))
-            of_cash = np.zeros(len(self.assets))
+            # The highest one; in a stack it may be another rule's from portfolio to portfolio.
+            title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
+            floor = reduce(np.maximum, (found[2] for found in floors))
+            of_cash = np.zeros(self.shape)
             of_cash[self.cash] = -1.0
-            named.append((title, Row(label=label, weight=of_cash, upper=-float(floor), at_least=True)))
+            named.append((title, Row(label=label, weight=of_cash, upper=-floor, at_least=True)))
         rows = [row for _, row in named]
-        shape = (len(rows), len(self.assets))
-        stacked = {
-            name: np.array([np.zeros(shape[1]) if (c := getattr(r, name)) is None else c for r in rows]).reshape(shape)
-            for name in Parts.NAMES
-        }
+        each = {name: [c for row in rows if (c := getattr(row, name)) is not None] for name in Parts.NAMES}
+        zero = np.zeros(self.shape[-1])
+        stacked = {}
+        for name, given in each.items():
+            shape = self.shape if any(c.ndim > 1 for c in given) else self.shape[-1:]
+            parts = [np.broadcast_to(zero if (c := getattr(row, name)) is None else c, shape) for row in rows]
+            stacked[name] = np.stack(parts, axis=-2) if parts else np.zeros((0, *shape))
         # By what a unit less of cash can raise a row: its slope where the cash may be.
-        only_long = self.lower[self.cash] >= 0 or self.cash_side == "long"
-        kind, sign = ("long", -1.0) if only_long else ("short", 1.0)
-        cost = np.maximum(0.0, sign * stacked[kind][:, self.cash] - stacked["weight"][:, self.cash])
-        upper = np.array([row.upper for row in rows], dtype=float)
-        return Rows(tuple(title for title, _ in named), tuple(rows), cost=cost, upper=upper, **stacked)
+        only_long = (self.lower[self.cash] >= 0) | (self.cash_side == "long")
+        long, short, weight = (self.at_cash(stacked[name]) for name in ("long", "short", "weight"))
+        cost = np.maximum(0.0, np.where(np.asarray(only_long)[..., None], -long, short) - weight)
+        figures = self.shape[:-1]
+        upper = np.array([np.broadcast_to(row.upper, figures) for row in rows], dtype=float).reshape(-1, *figures)
+        return Rows(tuple(title for title, _ in named), tuple(rows), cost=cost, upper=upper.T.copy(), **stacked)
+
+    def at_cash(self, coefficients: Array) -> Array:
+        """The cash's column of coefficients (…, m, n)."""
+        if isinstance(self.cash, int):
+            return np.asarray(coefficients[..., self.cash])
+        each = np.broadcast_to(coefficients, (self.shape[0], *coefficients.shape[-2:]))
+        return np.asarray(each[self.cash[0], :, self.cash[1]])
 
     @property
-    def kinked(self) -> bool:
+    def kinked(self) -> Figure:
         """Whether a row's slope at the cash depends on the cash's sign, and the cash may have both."""
         terms = self.cost
-        costs = any(np.any(rate) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
-        if self.lower[self.cash] >= 0 or self.cash_side == "long" or not costs:
-            return False
+        costs = sum(np.any(rate, axis=-1) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
         relaxed = replace(self, cash_side="long").rows.cost
-        return bool(np.any(relaxed < self.rows.cost))
+        steeper = np.any(relaxed < self.rows.cost, axis=-1)
+        bends = steeper & (self.lower[self.cash] < 0) & (self.cash_side != "long") & (costs > 0)
+        return bends if np.ndim(bends) else bool(bends)
 
     @cached_property
     def cones(self) -> tuple[tuple[str, Cone], ...]:
@@ -200,25 +287,25 @@ class Problem:
     def step(self) -> Step | None:
         return next((piece for _, piece in self.pieces if isinstance(piece, Step)), None)
 
-    def trading_cost(self, weights: Array) -> float:
+    def trading_cost(self, weights: Array) -> Figure:
         """φ(w − w₀), one-off, in fractions of NAV."""
-        return float(np.sum(self.cost.each(weights - self.before)))
+        return _figure(self.cost.each(weights - self.before).sum(axis=-1))
 
-    def objective(self, weights: Array) -> float:
+    def objective(self, weights: Array) -> Figure:
         """(aversion/2)·(w − b)ᵀΣ(w − b) + φ(z)/horizon + carry(w), in fractions of NAV per year."""
-        variance = float(self.risk.variance(weights - self.target))
-        carry = float(np.sum(self.cost.carry(weights)))
-        return 0.5 * self.aversion * variance + self.trading_cost(weights) / self.horizon + carry
+        variance = self.risk.variance(weights - self.target)
+        carry = self.cost.carry(weights).sum(axis=-1)
+        return _figure(0.5 * self.aversion * variance + self.trading_cost(weights) / self.horizon + carry)
 
-    def tracking_error(self, weights: Array) -> float:
+    def tracking_error(self, weights: Array) -> Figure:
         """√((w − b)ᵀΣ(w − b)), annual; without a risk model the distance of the weights."""
-        return float(np.sqrt(self.risk.variance(weights - self.target)))
+        return _figure(np.sqrt(self.risk.variance(weights - self.target)))
 
     def settled(self, weights: Array) -> Array:
         """The weights with the cash at the exact residual 1 − Σ of the others (before costs)."""
         result = np.array(weights, dtype=float)
         result[self.cash] = 0.0
-        result[self.cash] = 1.0 - np.sum(result)
+        result[self.cash] = 1.0 - result.sum(axis=-1)
         return result
 
     def after_costs(self, weights: Array) -> Array:
@@ -227,15 +314,18 @@ class Problem:
         result[self.cash] -= self.trading_cost(weights)
         return result
 
-    def violation(self, weights: Array) -> float:
+    def violation(self, weights: Array) -> Figure:
         """By how much the worst of all convex rules is broken, in fractions of NAV (0: none, inf: no number)."""
+        trades = weights - self.before
         outside = np.maximum(self.lower - weights, weights - self.upper)
-        excess = self.rows.of(weights, weights - self.before, self.trading_cost(weights)) - self.rows.upper
-        cones = [cone.of(weights) - cone.upper for _, cone in self.cones]
-        opaque = [piece.violation(weights, weights - self.before) for _, piece in self.opaque]
-        budget = abs(float(np.sum(weights)) - 1.0)
-        worst = float(np.max(np.concatenate([outside, excess, cones, opaque, [budget, 0.0]])))
-        return np.inf if np.isnan(worst) else worst
+        excess = self.rows.of(weights, trades, self.trading_cost(weights)) - self.rows.upper
+        budget = np.abs(weights.sum(axis=-1) - 1.0)
+        worst = np.maximum(outside.max(axis=-1), np.maximum(excess.max(axis=-1, initial=0.0), budget))
+        for _, cone in self.cones:
+            worst = np.maximum(worst, cone.of(weights) - cone.upper)
+        for _, piece in self.opaque:
+            worst = np.maximum(worst, piece.violation(weights, trades))
+        return _figure(np.where(np.isnan(worst), np.inf, worst))
 
     def separable(self, slope: Array, prices: Array, *, objective: float = 1.0) -> Separable:
         """Each asset's part of the Lagrangian: rows at these prices, factors and cones within `slope`.

@@ -71,7 +71,7 @@ class Rebalancer:
         `message` say why.
         """
         problem = self.problem(table, name=name)
-        return finished(problem, solve_convex([problem])[0])
+        return finished(problem, solve_convex(problem))
 
     def solve_batch(self, table: pd.DataFrame) -> Plans:
         """A plan for every `portfolio_id` of a long table, in the order of their first rows.

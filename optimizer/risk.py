@@ -12,15 +12,17 @@ Portfolios that hold a part of its assets, in any order, then select columns by 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from equipoise.constraints.base import Array
-from equipoise.constraints.errors import InputError
+from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.optimizer.factored import FactoredRisk, of_checked, same, selected
 from equipoise.optimizer.labelled import (
     TRANSPOSED,
     Labels,
@@ -38,59 +40,9 @@ from equipoise.optimizer.spectrum import ROUNDING, spectrum
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
+__all__ = ["CovarianceRisk", "FactorRisk", "FactoredRisk", "Risk", "SquaredDistance", "stacked", "stacks"]
 
 STALE = 1e-14  # A return is price/price − 1, so a smaller spread than this is the rounding of the prices.
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FactoredRisk:
-    """Σ = FᵀF + diag(d²), an annual covariance of returns, for n assets in a fixed order.
-
-    `factors` is F (k × n, annual volatility per unit of factor), `specific` is d² (n,), an annual variance;
-    both are copied to read-only float64. Raises InputError for shapes that do not fit, entries that are not
-    finite, or a negative variance.
-    """
-
-    factors: Array
-    specific: Array
-
-    def __post_init__(self) -> None:
-        factors, specific = (np.array(part, dtype=np.float64) for part in (self.factors, self.specific))
-        if factors.ndim != 2 or specific.shape != factors.shape[1:]:
-            raise InputError(
-                f"factors must be (k, n) and specific (n,), not {factors.shape} and {specific.shape}; "
-                "a risk without factors has factors of shape (0, n)"
-            )
-        if not (np.isfinite(factors).all() and np.isfinite(specific).all() and (specific >= 0).all()):
-            raise InputError("factors must be finite, and specific variances finite and not negative")
-        for name, part in (("factors", factors), ("specific", specific)):
-            part.setflags(write=False)
-            object.__setattr__(self, name, part)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FactoredRisk, (self.factors, self.specific)  # an unpickled array would be writable
-
-    def __repr__(self) -> str:
-        return f"FactoredRisk({self.factors.shape[1]} assets, {len(self.factors)} factors)"
-
-    @property
-    def is_diagonal(self) -> bool:
-        """Whether there are no factors, so that assets do not interact."""
-        return len(self.factors) == 0
-
-    def variance(self, x: ArrayLike) -> Array:
-        """xᵀΣx = ‖Fx‖² + Σ dᵢ²xᵢ² for x of shape (..., n), in O(nk): the annual variance of x."""
-        x = np.asarray(x, dtype=np.float64)
-        return np.asarray(np.square(x @ self.factors.T).sum(axis=-1) + np.square(x) @ self.specific)
-
-    def gradient(self, x: ArrayLike) -> Array:
-        """Σx for x of shape (..., n), the gradient of ½·xᵀΣx."""
-        x = np.asarray(x, dtype=np.float64)
-        return (x @ self.factors.T) @ self.factors + x * self.specific
-
-    def covariance(self) -> Array:
-        """Σ itself (n × n). For reports and tests: solvers do not need it."""
-        return self.factors.T @ self.factors + np.diag(self.specific)
 
 
 @runtime_checkable
@@ -106,6 +58,30 @@ class Risk(Protocol):
         ...
 
 
+#: Which entry of each row is the settlement cash: `codes[cash]` is (B,).
+Cash: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+def stacked(risk: Risk, universe: Sequence[str], codes: NDArray[np.intp], cash: Cash) -> FactoredRisk:
+    """The risk of a stack of portfolios: asset j of portfolio i is `universe[codes[i, j]]`.
+
+    Where all hold the same assets, they share one (k, n). A model without a method `stacked(universe, codes, cash)`
+    is aligned to these; if they differ, NotStackable is raised, as it is for those with assets it does not know.
+    """
+    if stacks(risk):
+        found: FactoredRisk = risk.stacked(universe, codes, cash)  # type: ignore[attr-defined]
+        return found
+    if not same(codes):
+        raise NotStackable
+    return risk.aligned(tuple(universe[code] for code in codes[0]), universe[codes[cash][0]])
+
+
+def stacks(risk: Risk) -> bool:
+    """Whether the model takes stacks of different assets: by a `stacked` that no subclass has turned `aligned` from."""
+    own = (vars(kind) for kind in type(risk).__mro__)
+    return "stacked" in next((names for names in own if "aligned" in names or "stacked" in names), ())
+
+
 @dataclass(frozen=True, eq=False)
 class SquaredDistance:
     """No risk model: Σ = 1 for every asset and 0 for the settlement cash, so that xᵀΣx = Σ xᵢ².
@@ -116,6 +92,12 @@ class SquaredDistance:
     def aligned(self, assets: Sequence[str], cash: str) -> FactoredRisk:
         """See Risk.aligned; it knows every asset."""
         return FactoredRisk(np.zeros((0, len(assets))), np.array([float(asset != cash) for asset in assets]))
+
+    def stacked(self, universe: Sequence[str], codes: NDArray[np.intp], cash: Cash) -> FactoredRisk:
+        """See `stacked`."""
+        specific = np.ones(codes.shape)
+        specific[cash] = 0.0
+        return of_checked(np.zeros((0, codes.shape[1])), specific[0] if same(codes) else specific)
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -182,6 +164,19 @@ class _Labelled:
             factors = np.asarray(np.linalg.qr(factors, mode="r"))
         factors = np.vstack([factors[factors.any(axis=1)], common])
         return FactoredRisk(factors[:, position], specific[position])
+
+    def stacked(self, universe: Sequence[str], codes: NDArray[np.intp], cash: Cash) -> FactoredRisk:
+        """See `stacked`: min(k + aliased, n) factors, `aliased` the assets of the model that an alias names.
+
+        That number does not depend on what a portfolio holds, so that no portfolio changes its neighbours'.
+        """
+        columns = np.array([self._columns.get(asset, -1) for asset in universe])[codes]
+        columns[cash] = np.where(columns[cash] < 0, len(self.assets), columns[cash])  # the column of zeros
+        if (unknown := (columns < 0).any(axis=1)).any():
+            raise NotStackable(unknown)
+        times = Counter(self._columns.values())
+        common = [column for column, count in times.items() if count > 1 and self._model.specific[column] > 0]
+        return selected(self._model, columns, common)
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

@@ -33,7 +33,7 @@ def main() -> int:
         rules = ", ".join(type(rule).__name__ for rule in made.policy.constraints)
         try:
             problem = made.problem()
-            solution = solve([problem])[0]
+            solution = solve(problem)
             plan = finished(problem, solution)
         except Exception as error:
             fault = f"{type(error).__name__}: {error}"

@@ -31,18 +31,24 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import program, threshold
+from equipoise.optimizer import newton, program
 from equipoise.optimizer.choose import choose, solve
 from equipoise.optimizer.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.holding import holding
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Solution, Status
 
-HOLDING, THRESHOLD, PROGRAM = "holding", "threshold", "program"
-CLOSED, DENSE = (THRESHOLD, PROGRAM), (PROGRAM,)
+HOLDING, THRESHOLD, NEWTON, PROGRAM = "holding", "threshold", "newton", "program"
+CLOSED, COUPLED, CONIC = (THRESHOLD, PROGRAM), (NEWTON, PROGRAM), (PROGRAM,)
 
 
 def by_threshold(given: Problem) -> Solution | None:
-    return threshold.solve([given])[0] if threshold.refusal(given) is None else None
+    return by_newton(given, separable=True)
+
+
+def by_newton(given: Problem, separable: bool = False) -> Solution | None:
+    taken = newton.refusal(given) is None and newton.separable(given) == separable
+    return newton.solution(given)[0] if taken else None
 
 
 def by_program(given: Problem) -> Solution | None:
@@ -51,12 +57,13 @@ def by_program(given: Problem) -> Solution | None:
 
 
 SOLVERS: dict[str, Callable[[Problem], Solution | None]] = {
-    HOLDING: threshold.holding,
+    HOLDING: holding,
     THRESHOLD: by_threshold,
+    NEWTON: by_newton,
     PROGRAM: by_program,
 }
 #: How close the weights must be: exact but for rounding, or to a solver's tolerance.
-CLOSE = {HOLDING: 1e-14, THRESHOLD: 1e-13, PROGRAM: 2e-6}
+CLOSE = {HOLDING: 1e-14, THRESHOLD: 1e-13, NEWTON: 1e-11, PROGRAM: 2e-6}
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ TABLE = [
     ),
     known(  # Dybvig (2005): half-width (c₁ + c₂)/(aversion·σ²rel) = .0157894737
         "two correlated assets, outside",
-        DENSE,
+        COUPLED,
         (0.7, 0.3, 0.0),
         (0.6, 0.4, 0.0),
         CashBand(-0.1, 0.0),
@@ -137,7 +144,7 @@ TABLE = [
     ),
     known(
         "two correlated assets, inside",
-        (HOLDING, PROGRAM),
+        (HOLDING, NEWTON, PROGRAM),
         (0.61, 0.39, 0.0),
         (0.6, 0.4, 0.0),
         CashBand(-0.1, 0.0),
@@ -213,7 +220,7 @@ TABLE = [
     ),
     known(  # z = (.4, −.3) shrinks by .15 each to |z₁| + |z₂| = .4
         "turnover",
-        DENSE,
+        COUPLED,
         (0.4, 0.4, 0.2),
         (0.8, 0.1, 0.1),
         Turnover(0.2),
@@ -222,7 +229,7 @@ TABLE = [
     ),
     known(  # .2·|w − .5| ≤ .01
         "tracking error",
-        DENSE,
+        CONIC,
         (0.7, 0.3),
         (0.5, 0.5),
         TrackingErrorLimit(0.01),
@@ -234,7 +241,7 @@ TABLE = [
     ),
     known(  # both a tenth less than wanted
         "a limit on a group",
-        DENSE,
+        COUPLED,
         (0.2, 0.2, 0.6),
         (0.5, 0.3, 0.2),
         GroupLimit("kind", 0.6),
@@ -244,7 +251,7 @@ TABLE = [
     ),
     known(  # the projection on 2w₁ + w₂ ≤ 1 of (.5, .3): less by .06·(2, 1)
         "a limit on a factor",
-        DENSE,
+        COUPLED,
         (0.2, 0.2, 0.6),
         (0.5, 0.3, 0.2),
         FactorLimit({"A000": 2.0, "A001": 1.0}, upper=1.0),
@@ -253,7 +260,7 @@ TABLE = [
     ),
     known(  # |w₁| + |w₂| ≤ .7 from (.5, −.4): each .1 less
         "gross leverage",
-        DENSE,
+        COUPLED,
         (0.2, -0.2, 1.0),
         (0.5, -0.4, 0.9),
         Leverage(gross=0.7),
@@ -262,7 +269,7 @@ TABLE = [
     ),
     known(  # the projection on .8c − 2.2d ≥ 0 of (1.5, .6), which it misses by .12: +.8k and −2.2k, k = .12/5.48
         "a health factor",
-        DENSE,
+        COUPLED,
         (1.5, -0.6, 0.1),
         (1.5, -0.6, 0.1),
         HealthFactor(2.2, "lt"),
@@ -272,7 +279,7 @@ TABLE = [
     ),
     known(  # both limits of the cash bind: a swap of y and y costs .04y = .01
         "a swap between both limits of the cash",
-        DENSE,
+        CLOSED,
         (0.79, 0.1, 0.11),
         (0.1, 0.79, 0.11),
         CashBand(0.1, 0.11),
@@ -294,7 +301,7 @@ TABLE = [
     ),
     known(  # the ball around what is held: 1/4 of the way from (.4, .4, .2) to (.8, .1, .1), √.26 away
         "a custom rule",
-        DENSE,
+        CONIC,
         (0.4, 0.4, 0.2),
         (0.8, 0.1, 0.1),
         Custom(lambda t: cp.norm(t.trades[:2], 2) <= 0.125, name="small trades"),
@@ -320,7 +327,8 @@ def test_all_who_take_it_agree(case: Known) -> None:
         assert answer.weights[-1] == pytest.approx(1 - sum(case.best), abs=CLOSE[name] * 10), name
         assert answer.objective == pytest.approx(case.least, rel=1e-7, abs=1e-11), name
         assert answer.bound == pytest.approx(case.least, rel=1e-6, abs=1e-10), name
-        assert answer.status is (Status.NO_TRADE if name == HOLDING else Status.OPTIMAL)
+        held = name != PROGRAM and HOLDING in case.takers
+        assert answer.status is (Status.NO_TRADE if held else Status.OPTIMAL)
         assert given.violation(answer.weights) <= FEASIBILITY_TOLERANCE
     assert tuple(takers) == case.takers
 
@@ -328,11 +336,10 @@ def test_all_who_take_it_agree(case: Known) -> None:
 def test_the_chooser_gives_the_answers_of_the_solvers_it_names() -> None:
     """In one call for all: the objective of the table, and the first taker's name."""
     problems = [problem(case.before, case.target, *case.rules, **case.policy) for case in TABLE]
-    for case, given, answer in zip(TABLE, problems, solve(problems), strict=True):
+    for case, given in zip(TABLE, problems, strict=True):
+        answer = solve(given)
         assert answer.objective == pytest.approx(case.least, rel=1e-7, abs=1e-11), case.name
-        solver = case.takers[0] if case.takers != DENSE else "CLARABEL"
-        assert answer.solver == solver, case.name
+        assert answer.solver == (case.takers[0] if case.takers != CONIC else "CLARABEL"), case.name
         chosen = choose(given)
-        named = case.takers[0] if threshold.refusal(given) or HOLDING in case.takers else THRESHOLD
-        assert chosen.solver == named, case.name
+        assert chosen.solver == case.takers[0], case.name
         assert all(reason for _, reason in chosen.refused)

@@ -359,7 +359,7 @@ def test_random_accounts_from_end_to_end() -> None:
 
     for number, instance in enumerate(many(80, seed=17)):
         problem = instance.problem()
-        plan = finished(problem, solve([problem])[0])
+        plan = finished(problem, solve(problem))
         planted = problem.objective(instance.planted_weights())
         if plan.status is Status.NO_LOT_PLAN:
             continue  # the planted point is not in whole lots

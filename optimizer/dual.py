@@ -1,0 +1,275 @@
+"""The dual function of a stack of problems: given the prices, every asset is on its own.
+
+With the exposures y = F(w − b) and the rows r(w) ≤ upper priced at λ (k,), μ ≥ 0 (m,) and the budget at ν,
+
+    D(λ, μ, ν) = −|λ|²/(2·aversion) − λᵀFb − μᵀupper − ν + Σᵢ min over [lᵢ, uᵢ] of  fᵢ(wᵢ; λ, μ, ν)
+
+is concave, a lower bound on the objective of every feasible w (see `certificate`), and piecewise smooth. Its
+gradient is what the minimisers w leave of each row, F(w − b) − λ/aversion, r(w) − upper, Σw − 1, and its Hessian
+−J diag(1/fᵢ″) Jᵀ − diag(1/aversion, 0, 0) with the rows' slopes J at the assets that no kink or bound holds.
+
+The settlement cash costs nothing to trade and has no risk, so it is taken out: w_c = 1 − Σ of the others, and
+no budget is left. Where a rule or a rate makes the cash bend at 0 and it may be on both sides, it stays an asset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.constraints.base import Array, part
+from equipoise.optimizer.problem import Problem, times
+from equipoise.optimizer.separable import Separable, absent
+
+#: The parts of a row that have a kink; their coefficients are added to the asset's own.
+KINKS = ("long", "short", "buy", "sell")
+#: What depends on the prices in an asset's function.
+PRICED = ("slope", "long", "short", "buy", "sell", "quadratic", "impact")
+_TRADING = ("buy", "sell", "quadratic", "impact")
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """The dual at some prices: each asset's function, its minimiser, 1/f″ there, and the gradient."""
+
+    prices: Array
+    assets: Separable
+    weights: Array
+    moves: Array
+    gradient: Array
+
+    def take(self, at: Any) -> Point:
+        return Point(self.prices[at], taken(self.assets, at), self.weights[at], self.moves[at], self.gradient[at])
+
+    def put(self, at: Any, other: Point) -> None:
+        """Replace what is at these problems."""
+        for name in ("prices", "weights", "moves", "gradient"):
+            getattr(self, name)[at] = getattr(other, name)
+        for name in PRICED:
+            if isinstance(mine := getattr(self.assets, name), np.ndarray):
+                mine[at] = getattr(other.assets, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Dual:
+    """The dual function of B problems as arrays; prices are (B, K): k factors, m rows, and perhaps the budget."""
+
+    assets: Separable  #: per year, without rows; (B, n), or 0.0 for what no asset has
+    linear: Array  #: the linear parts of all K rows: (K, n), or (B, K, n)
+    limits: Array  #: (B, K): Fb, upper, 1
+    kinks: dict[str, Array]  #: (m, n) or (B, m, n), for those of `KINKS` that any row has
+    cost: Array | None  #: (B, m): by how much one-off costs raise each row; None if none does
+    constant: Array  #: (B,): what holding the cash alone would cost a year
+    factors: int
+    aversion: float
+    horizon: float
+    budget: int  #: 1 if the last price is that of the budget, an equality
+
+    @property
+    def size(self) -> int:
+        return len(self.limits)
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.factors, self.factors + self.row_count)
+
+    @property
+    def row_count(self) -> int:
+        return int(self.limits.shape[1]) - self.factors - self.budget
+
+    def take(self, at: Any) -> Dual:
+        """Those of the problems."""
+        return replace(
+            self,
+            assets=taken(self.assets, at),
+            linear=_of_each(self.linear, at),
+            limits=self.limits[at],
+            kinks={name: _of_each(matrix, at) for name, matrix in self.kinks.items()},
+            cost=None if self.cost is None else self.cost[at],
+            constant=self.constant[at],
+        )
+
+    def priced(self, prices: Array, *, objective: float = 1.0) -> Separable:
+        """Each asset's function at these prices; without the objective (0) for proofs of infeasibility."""
+        own, rows = self.assets, prices[:, self.rows]
+        terms = {"slope": _sum(prices, self.linear) + objective * own.slope}
+        costs = np.sum(rows * self.cost, axis=1, keepdims=True) * self.horizon if self.cost is not None else 0.0
+        for name in (*_TRADING, "long", "short"):
+            value = getattr(own, name)
+            if not absent(value):
+                scale = objective + costs if name in _TRADING else objective
+                value = value * scale if not (isinstance(scale, float) and scale == 1.0) else value
+            if name in self.kinks:
+                value = value + _sum(rows, self.kinks[name])
+            terms[name] = value
+        return replace(own, **terms, curvature=own.curvature if objective else 0.0)
+
+    def at(self, prices: Array) -> Point:
+        assets = self.priced(prices)
+        weights, moves = assets.response()
+        return Point(prices, assets, weights, moves, self.gradient(prices, weights))
+
+    def gradient(self, prices: Array, weights: Array) -> Array:
+        """What the weights leave of each row: (B, K)."""
+        k, rows, trades = self.factors, self.rows, weights - self.assets.before
+        gradient = times(self.linear, weights) - self.limits
+        gradient[:, :k] -= prices[:, :k] / self.aversion
+        for name, matrix in self.kinks.items():
+            gradient[:, rows] += times(matrix, part(name, weights, trades))
+        if self.cost is not None:
+            gradient[:, rows] += self.cost * (self.horizon * self.trading(trades).sum(axis=1, keepdims=True))
+        return gradient
+
+    def trading(self, trades: Array) -> Array:
+        """What each trade costs, spread over the horizon: φᵢ/horizon."""
+        own, size = self.assets, np.abs(trades)
+        cost = np.where(trades > 0, own.buy, own.sell) * size
+        if not absent(own.quadratic):
+            cost = cost + own.quadratic * size**2
+        if not absent(own.impact):
+            cost = cost + own.impact * size * np.sqrt(size)
+        return np.asarray(cost)
+
+    def slopes(self, weights: Array) -> Array:
+        """J: the slope of each row at each asset, (K, n) or (B, K, n)."""
+        if not self.kinks and self.cost is None:
+            return self.linear
+        own, trades = self.assets, weights - self.assets.before
+        slopes = np.array(np.broadcast_to(self.linear, (self.size, *self.linear.shape[-2:])))
+        for name, matrix in self.kinks.items():
+            signed = weights if name in ("long", "short") else trades
+            on = np.where(signed > 0, 1.0, 0.0) if name in ("long", "buy") else np.where(signed < 0, -1.0, 0.0)
+            slopes[:, self.rows] += matrix * on[:, None, :]
+        if self.cost is not None:
+            rate = np.where(trades > 0, own.buy, np.negative(own.sell))
+            if not absent(own.quadratic):
+                rate = rate + 2.0 * own.quadratic * trades
+            if not absent(own.impact):
+                rate = rate + 1.5 * own.impact * np.copysign(np.sqrt(np.abs(trades)), trades)
+            slopes[:, self.rows] += self.cost[:, :, None] * (self.horizon * rate)[:, None, :]
+        return slopes
+
+    def curvature(self, point: Point) -> Array:
+        """Minus the Hessian: (B, K, K), positive semidefinite."""
+        scaled = self.slopes(point.weights) * np.sqrt(point.moves)[:, None, :]
+        curvature = np.matmul(scaled, scaled.transpose(0, 2, 1))
+        factor = np.arange(self.factors)
+        curvature[:, factor, factor] += 1.0 / self.aversion
+        return np.asarray(curvature)
+
+    def bound(self, prices: Array, *, objective: float = 1.0) -> Array:
+        """D at these prices (B,): no feasible objective is below it. `objective` = 0: of the zero function."""
+        k = self.factors
+        if not objective:
+            prices = np.where(np.arange(prices.shape[1]) < k, 0.0, prices)
+        assets = self.priced(prices, objective=objective)
+        best = assets.value(assets.response()[0]).sum(axis=1)
+        spread = np.square(prices[:, :k]).sum(axis=1) / (2.0 * self.aversion)
+        return np.asarray(objective * (self.constant - spread) - (prices * self.limits).sum(axis=1) + best)
+
+
+def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Dual:
+    """The dual of these problems of a stack; `out`: the cash is taken out, `capped`: under an upper bound."""
+    size, n = len(at), problem.shape[1]
+    account, cost, rows = problem.portfolio, problem.cost, problem.rows
+    item = np.arange(size)
+    cash = np.asarray(account.cash[1])[at]
+
+    def mine(values: Array) -> Array:
+        return np.array(np.broadcast_to(values, problem.shape)[at])
+
+    def coefficients(matrix: Array) -> Array:
+        return matrix[at] if matrix.ndim == 3 else matrix
+
+    yearly = {name: mine(getattr(cost, name)) / problem.horizon for name in _TRADING}
+    yearly |= {name: mine(getattr(cost, name)) for name in ("long", "short")}
+    weight, upper = coefficients(rows.weight), rows.upper[at]
+    kinks = {name: coefficients(m) for name in KINKS if (m := getattr(rows, name)).any()}
+    for one, other in (("long", "short"), ("buy", "sell")):
+        if one in kinks or other in kinks:
+            kinks.setdefault(one, np.zeros_like(kinks.get(other)))
+            kinks.setdefault(other, np.zeros_like(kinks[one]))
+    assets = {
+        "curvature": mine(problem.aversion * problem.risk.specific),
+        "centre": mine(problem.target),
+        "before": mine(problem.before),
+        "lower": mine(problem.lower),
+        "upper": mine(problem.upper),
+    }
+    constant, slope = np.zeros(size), 0.0
+    linear = [coefficients(problem.risk.factors)]
+    exposure = times(linear[0], assets["centre"])
+    cost_rows = rows.cost[at]
+    if out:
+        # w_c = 1 − Σ of the others, in every row and in what holding it costs.
+        shared = weight.ndim == 2 and all(m.ndim == 2 for m in kinks.values()) and np.all(cash == cash[0])
+        each, place = (item[:1], cash[:1]) if shared else (item, cash)
+        others = np.ones((len(each), 1, n))
+        others[each, 0, place] = 0.0
+        per_cash = _column(weight, each, place) + (_column(kinks["long"], each, place) if "long" in kinks else 0.0)
+        weight = (weight - per_cash[:, :, None]) * others
+        upper = upper - per_cash
+        kinks = {name: matrix * others for name, matrix in kinks.items()}
+        constant = yearly["long"][item, cash]
+        slope = -constant[:, None] * others[:, 0] if np.any(constant) else 0.0
+        if capped:
+            weight = np.append(weight, -others, axis=1)
+            upper = np.append(upper, (assets["upper"][item, cash] - 1.0)[:, None], axis=1)
+            cost_rows = np.append(cost_rows, np.zeros((size, 1)), axis=1)
+            kinks = {name: np.append(matrix, np.zeros_like(others), axis=1) for name, matrix in kinks.items()}
+        if shared:
+            weight, kinks = weight[0], {name: matrix[0] for name, matrix in kinks.items()}
+        for values in (*assets.values(), *yearly.values()):
+            values[item, cash] = 0.0
+        assets["curvature"][item, cash] = 1.0
+    limits = [exposure, upper]
+    linear.append(weight)
+    if not out:
+        linear.append(np.ones((1, n)))
+        limits.append(np.ones((size, 1)))
+    shape = np.broadcast_shapes(*(matrix.shape[:-2] for matrix in linear))
+    costly = cost_rows.any() and any(yearly[name].any() for name in _TRADING)
+    terms: dict[str, Any] = {name: values if values.any() else 0.0 for name, values in yearly.items()}
+    for one, other in (("long", "short"), ("buy", "sell")):
+        if not (absent(terms[one]) and absent(terms[other])):
+            terms |= {one: yearly[one], other: yearly[other]}
+    return Dual(
+        assets=Separable(**assets, **terms, slope=slope),
+        linear=np.concatenate([np.broadcast_to(m, (*shape, *m.shape[-2:])) for m in linear], axis=-2),
+        limits=np.concatenate(limits, axis=1),
+        kinks=kinks,
+        cost=cost_rows if costly else None,
+        constant=constant,
+        factors=exposure.shape[1],
+        aversion=problem.aversion,
+        horizon=problem.horizon,
+        budget=0 if out else 1,
+    )
+
+
+def taken(assets: Separable, at: Any) -> Separable:
+    """The rows of these problems; what all share stays."""
+    return Separable(
+        **{
+            f.name: value[at] if isinstance(value := getattr(assets, f.name), np.ndarray) else value
+            for f in fields(Separable)
+        }
+    )
+
+
+def _of_each(matrix: Array, at: Any) -> Array:
+    return matrix[at] if matrix.ndim == 3 else matrix
+
+
+def _column(matrix: Array, item: Any, position: Any) -> Array:
+    """One asset's coefficients, another asset from problem to problem: (B, m)."""
+    each = np.broadcast_to(matrix, (len(item), *matrix.shape[-2:]))
+    return np.asarray(each[item, :, position])
+
+
+def _sum(prices: Array, matrix: Array) -> Array:
+    """Σ prices · rows: (B, n), one problem at a time."""
+    return np.asarray(np.matmul(prices[:, None, :], matrix)[:, 0, :])

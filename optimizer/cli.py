@@ -264,7 +264,7 @@ def _without(plans: Plans, unknown: dict[Any, str]) -> Plans:
             return plan
         return Plan(Status.INVALID_INPUT, plan.name, str(InputError(unknown[plan.name], portfolio=plan.name)))
 
-    return Plans(tuple(kept(plan) for plan in plans)) if unknown else plans
+    return Plans.of([kept(plan) for plan in plans]) if unknown else plans
 
 
 def _list(lines: Sequence[str]) -> None:

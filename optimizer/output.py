@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.batch import Plans
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
+from equipoise.optimizer.portfolio import exact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +112,11 @@ def batch_files(
     plans: Plans, policy: PolicyFile, inputs: Mapping[str, str], summary: Mapping[str, Any]
 ) -> dict[str, str]:
     """What `equipoise batch` writes."""
-    orders = [{"portfolio_id": plan.name} | record for plan in plans for record in order_records(plan)]
+    orders = _records(plans.orders.reset_index())
+    for order in orders:
+        # A float is the decimal number that shows it.
+        quantity, price = exact(order["quantity"]), exact(order["price"])
+        order |= {"quantity": quantity, "price": price, "notional": quantity * price}
     record = {
         "schema_version": SCHEMA_VERSION,
         **summary,
@@ -128,19 +133,16 @@ def batch_files(
 
 def batch_summary(plans: Plans) -> dict[str, Any]:
     """How many portfolios ended how, and the totals of the orders."""
-    statuses: dict[str, int] = {}
-    for plan in plans:
-        statuses[plan.status.name] = statuses.get(plan.status.name, 0) + 1
-    orders = [sum(1 for x in plan.trades if x) if plan.status.ok else 0 for plan in plans]
-    gaps = [plan.gap for plan in plans if plan.status.ok]
+    results = plans.results
+    found = results[results["verified"]]
     return {
-        "portfolios": len(plans),
-        "verified": sum(plan.status.ok for plan in plans),
-        "statuses": dict(sorted(statuses.items())),
-        "orders": sum(orders),
-        "notional": math.fsum(2 * plan.turnover * plan.problem.portfolio.nav for plan in plans if plan.problem),
-        "cost": math.fsum(plan.cost for plan in plans),
-        "worst_gap": max(gaps, default=None),
+        "portfolios": len(results),
+        "verified": len(found),
+        "statuses": {name: int(count) for name, count in results["status"].value_counts().sort_index().items()},
+        "orders": int(found["orders"].sum()),
+        "notional": math.fsum(2 * found["turnover"] * found["nav"]),
+        "cost": math.fsum(found["cost"]),
+        "worst_gap": float(found["gap"].max()) if len(found) else None,
     }
 
 

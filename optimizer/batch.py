@@ -49,13 +49,14 @@ class Plans:
     `results` and `orders` are ready as tables; a single `Plan`, with its report and checks, is made when asked for.
     """
 
-    parts: tuple[Part, ...]
+    table_of: Callable[[str], pd.DataFrame]
     makers: tuple[tuple[Any, Callable[[], Plan]], ...]
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> Plans:
         """These plans, in this order."""
-        return cls((tables.of_plans(list(enumerate(plans))),), tuple((p.name, partial(_itself, p)) for p in plans))
+        part = tables.of_plans(list(enumerate(plans)))
+        return cls(partial(_tabled, (part,)), tuple((plan.name, partial(_itself, plan)) for plan in plans))
 
     def __getitem__(self, portfolio_id: str) -> Plan:
         return self._by_name[portfolio_id]()
@@ -73,12 +74,12 @@ class Plans:
     @cached_property
     def results(self) -> pd.DataFrame:
         """Exactly one row a portfolio: status, certificate, figures, message. Money in cash, the rest per NAV."""
-        return tables.results(self.parts)
+        return self.table_of("results")
 
     @cached_property
     def orders(self) -> pd.DataFrame:
         """All orders of all verified plans, keyed by portfolio_id and asset."""
-        return tables.orders(self.parts)
+        return self.table_of("orders")
 
 
 def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[str] | None = None) -> Plans:
@@ -107,9 +108,37 @@ def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[
     for answered, answers in solved:
         stack = answered.problem.portfolio
         passed = np.flatnonzero(answered.checked.passed).tolist()
-        makers += [(int(stack.places[i]), stack.names[i], partial(_made, rebalancer, answered, answers, i)) for i in passed]
+        makers += [
+            (int(stack.places[i]), stack.names[i], partial(_made, rebalancer, answered, answers, i)) for i in passed
+        ]
     makers.sort(key=lambda made: made[0])
-    return Plans(tuple(parts), tuple((name, maker) for _, name, maker in makers))
+    return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers))
+
+
+def gathered(
+    rebalancer: Rebalancer, source: Any, chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]], universe: Iterable[str]
+) -> Plans:
+    """The plans of a batch that was solved in chunks of (results, orders); one is solved again when it is asked for."""
+    import pandas as pd
+
+    names = [name for results, _ in chunks for name in results.index]
+    known = frozenset(universe)
+
+    def table_of(which: str) -> pd.DataFrame:
+        found = [chunk[0 if which == "results" else 1] for chunk in chunks]
+        return pd.concat(found) if found else _tabled((), which)
+
+    def again(name: Any) -> Plan:
+        if not isinstance(source, pd.DataFrame):
+            raise InputError("the source was read once; for its plan solve the portfolio by itself", portfolio=name)
+        table = _keyed(source)
+        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | _assets(table))[name]
+
+    return Plans(table_of, tuple((name, partial(again, name)) for name in names))
+
+
+def _tabled(parts: Sequence[Part], which: str) -> pd.DataFrame:
+    return tables.results(parts) if which == "results" else tables.orders(parts)
 
 
 def _solve(

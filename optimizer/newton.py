@@ -34,13 +34,14 @@ VIOLATION, GAP_RELATIVE, GAP_ABSOLUTE = 1e-10, 1e-9, 1e-14
 CHUNK = 40_000
 
 _STEPS = 60
-_RAYS = (12, 25, 45, _STEPS)  # the steps after which it looks for a proof that nothing is feasible
+_RAYS = (12, 25, 45, _STEPS)  # the steps after which it looks for a proof that nothing is feasible,
+_FAR = 1e6  # and the sum of row prices (NAV per year and unit) from which on it does after every step
 _EXACT, _NEARLY = 1e-13, 1e-11  # residuals in NAV: done; done if it gets no better
 _RECENTRE = 1e-7  # a residual this small is near enough to move the proximal centres
 _PULL = 1e-17  # what the proximal term may still pull, in NAV per year and unit
 _ACCEPTED = 0.1  # a step may leave this part of the directional derivative
 _SEARCHES, _WIDENINGS = 60, 40
-_SINGULAR, _FADING = 1e-13, 1e-5  # ridges, of the diagonal
+_SINGULAR, _FADING = 1e-9, 1e-5  # ridges, of the diagonal
 _NO_CURVATURE = 0.3e-3  # of the asset's whole variance
 _PROXIMAL, _PROXIMAL_RISKLESS = 1e-3, 1e-5  # of its own variance, or of the largest
 
@@ -226,13 +227,12 @@ def _solve(problem: Problem, dual: Dual, at: NDArray[np.intp], answers: Answers)
         stalled = (residual <= _NEARLY) & (residual > 0.1 * state.before)
         still = pull <= _PULL * (1.0 + 100.0 * _size(state))
         done = ((residual <= _EXACT) | stalled) & still
-        if step in _RAYS:
-            proven = state.dual.bound(state.point.prices, objective=0.0) > 1e-9 * _size(state)
-            answers.code[state.at[proven & ~done]] = INFEASIBLE
-            _keep(problem, state, done, step, answers)
+        _keep(problem, state, done, step, answers)
+        far = ~done & ((_size(state) > _FAR) | (step in _RAYS))
+        if far.any():
+            proven = far & (state.dual.bound(state.point.prices, objective=0.0) > 1e-9 * _size(state))
+            answers.code[state.at[proven]] = INFEASIBLE
             done = done | proven
-        else:
-            _keep(problem, state, done, step, answers)
         if done.all() or step == _STEPS:
             return
         if done.any():

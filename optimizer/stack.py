@@ -230,7 +230,7 @@ class Stack:
             nav=float(self.nav[i, 0]),
             order=np.searchsorted(np.sort(rows), rows),
             columns=self.source.cells(rows),
-            universe=self.source.known,
+            universe=self.source.known | {self.universe[code] for code in self.codes[i]},
             risk=self.risk and self.risk.take(i),
         )
 

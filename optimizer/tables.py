@@ -200,7 +200,8 @@ def results(parts: Sequence[Part]) -> pd.DataFrame:
     rest per NAV."""
     import pandas as pd
 
-    order = np.argsort(_together([part.places for part in parts]), kind="stable")
+    parts = parts or [of_plans([])]
+    order = np.argsort(np.concatenate([part.places for part in parts]), kind="stable")
     names = [name for part in parts for name in part.names]
     index = pd.Index([names[i] for i in order.tolist()], name="portfolio_id", dtype=object)
     columns = {name: _cells(_joined([part.results[name] for part in parts]), order) for name in RESULT_COLUMNS}
@@ -211,8 +212,9 @@ def orders(parts: Sequence[Part]) -> pd.DataFrame:
     """All orders, keyed by portfolio_id and asset: portfolios in the input's order, sales first, larger ones first."""
     import pandas as pd
 
-    counts = _together([part.counts for part in parts])
-    order = np.argsort(_together([part.places for part in parts]), kind="stable")
+    parts = parts or [of_plans([])]
+    counts = np.concatenate([part.counts for part in parts])
+    order = np.argsort(np.concatenate([part.places for part in parts]), kind="stable")
     order = order[counts[order] > 0]
     names = [name for part in parts for name in part.names]
     each = counts[order]
@@ -234,14 +236,10 @@ def orders(parts: Sequence[Part]) -> pd.DataFrame:
     return pd.DataFrame({name: table[name] for name in ORDER_COLUMNS}, index=keys)
 
 
-def _together(arrays: Sequence[Indices]) -> Indices:
-    return np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.intp)
-
-
 def _joined(columns: Sequence[Column]) -> Any:
     """One column of the parts' columns; texts that are alike have one code."""
-    first = columns[0] if columns else np.zeros(0)
-    if len(columns) == 1 or not columns:
+    first = columns[0]
+    if len(columns) == 1:
         return first
     if not isinstance(first, Coded):
         return np.concatenate(columns)
@@ -260,7 +258,7 @@ def _cells(column: Column, at: Indices) -> Any:
     import pandas as pd
 
     if isinstance(column, Coded):
-        return pd.Series(list(column.names), dtype=None).array.take(column.codes[at])
+        return pd.Series(list(column.names), dtype="str").array.take(column.codes[at])
     return column[at]
 
 

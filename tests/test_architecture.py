@@ -19,14 +19,22 @@ LONGEST = 400
 #: The layers of optimizer/, lowest first: a module imports its own layer and those below. A module that is not
 #: named here is on top: it may import everything, and none of these may import it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("labelled", "spectrum", "risk", "portfolio", "costs", "separable", "problem"),
+    ("checked", "lending", "liquidation", "leverage", "margin", "parameters"),
+    ("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable", "problem"),
     ("solution", "structure", "certificate"),
-    ("threshold", "newton", "program", "lot_points", "lot_search", "lot_program", "lots", "verify"),
+    (
+        *("holding", "dual", "newton", "program", "lot_points", "lot_search", "lot_program", "lots"),
+        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
+    ),
     ("explain", "choose"),
-    ("plan", "triggers", "report"),
-    ("rebalancer", "batch"),
+    ("reasons", "plan", "order_states", "sequence", "triggers", "report"),
+    (
+        *("tables", "rebalancer", "batch", "output"),
+        *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),
+        *("digest", "checkpoint", "progress", "engine"),
+    ),
 )
-SOLVERS = ("threshold", "newton", "program", "lot_points", "lot_search", "lot_program", "lots", "explain", "choose")
+SOLVERS = ("holding", "dual", "newton", "program", "lot_points", "lot_search", "lot_program", "lots", "explain", "choose")
 
 
 @dataclass(frozen=True)
@@ -167,13 +175,13 @@ def test_the_exact_check_is_independent() -> None:
 
 
 def test_the_closed_form_does_not_know_the_program() -> None:
-    assert not inside(module("threshold")) & {"program", "explain", "choose"}
+    assert not inside(module("newton")) & {"program", "explain", "choose"}
 
 
 @pytest.mark.parametrize(
     ("package", "where"),
     [
-        ("cvxpy", {"optimizer/program.py", "constraints/custom.py"}),
+        ("cvxpy", {"optimizer/program.py", "constraints/custom.py", "optimizer/workers.py"}),
         ("scipy", {"optimizer/lots.py", "optimizer/lot_program.py", "optimizer/explain.py"}),
         ("sklearn", {"optimizer/risk.py"}),
         ("clarabel", set()),

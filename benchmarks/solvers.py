@@ -1,9 +1,10 @@
 """Time per portfolio: Newton's method, whole batches, the compiled program and a plain cvxpy script, side by side.
 
-    python benchmarks/solvers.py [--sizes 10 50 500] [--factors 0 5 15] [--repeats 10] [--numbers 400000] [--seed 1]
+    OMP_NUM_THREADS=1 python benchmarks/solvers.py [--sizes 10 50 500] [--factors 0 5 15] [--repeats 10] [--seed 1]
 
 The problem: drifted long-only holdings, factor risk (with 0 factors: a variance for each asset), 10 bp proportional
-costs paid from the cash, 5/25 bands. All in this process, one thread. For each n and k of `--factors` below n:
+costs paid from the cash, 5/25 bands. All in this process, one thread (start it with
+OMP_NUM_THREADS=1). For each n and k of `--factors` below n:
 
     arrays   Newton's method on a stack of about `--numbers` / n portfolios, with certificate and check of the rules
     rows     the same under nine more rows: bands of three groups, a factor, leverage, turnover; `held` of them bind
@@ -20,15 +21,11 @@ stack, `gap` and `broken` the worst certified relative gap and violation of the 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")  # before numpy loads
 
 import cvxpy as cp
 import numpy as np

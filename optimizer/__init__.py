@@ -15,6 +15,7 @@ from equipoise.optimizer.portfolio import Portfolio, read_table
 from equipoise.optimizer.problem import Policy, Problem
 from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.risk import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
+from equipoise.optimizer.sequence import OrderSequence, OrderStep, sequenced
 from equipoise.optimizer.solution import Prices, Solution, Status
 from equipoise.optimizer.triggers import Calendar, Drift, Due, Trigger
 from equipoise.optimizer.verify import Check, Verified, verify
@@ -32,6 +33,8 @@ __all__ = [
     "FactoredRisk",
     "HoldingCost",
     "ImpactCost",
+    "OrderSequence",
+    "OrderStep",
     "Plan",
     "Plans",
     "Policy",
@@ -49,5 +52,6 @@ __all__ = [
     "Verified",
     "choose",
     "read_table",
+    "sequenced",
     "verify",
 ]

@@ -19,6 +19,7 @@ from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.optimizer import newton, tables
 from equipoise.optimizer.cells import coded
 from equipoise.optimizer.choose import solve as solve_convex
+from equipoise.optimizer.iteration import SOLVED
 from equipoise.optimizer.newton import Answers
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio
@@ -39,7 +40,7 @@ __all__ = ["RESULT_COLUMNS", "Plans", "solve_batch"]
 
 
 #: Assets × portfolios of a stack that are in work at once.
-_WORKING = 1_000_000
+_WORKING = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +170,9 @@ def _solve(
         return
     answers = newton.solve(problem)
     # A form of two slopes at the cash is solved twice, by itself.
-    weights = np.where((answers.code == newton.SOLVED)[:, None] & ~problem.kinked[:, None], answers.weights, np.nan)
+    weights = np.where(
+        (answers.code == SOLVED)[:, None] & ~np.asarray(problem.kinked)[:, None], answers.weights, np.nan
+    )
     checked = verified(problem, weights)
     held = ~(checked.trades != 0).any(axis=1)
     name = "threshold" if newton.separable(problem) else newton.NAME

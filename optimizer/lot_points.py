@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TypeAlias
@@ -20,10 +20,44 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 #: The search keeps rules to within half of what the exact check allows.
 SLACK = 0.5 * ROUNDING_TOLERANCE
+#: How far weights may be from adding up to 1 before lots are left out for it.
+_BUDGET = 1e-9
 #: Assets without a lot trade in decimal steps worth at most this fraction of NAV.
 _QUANTUM = 1e-10
 #: Lots finer than this part of it are taken by powers of ten together, so that their number is a float exactly.
 _FINEST = Fraction(1, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Some points of every asset, (K, n): its lots or a close, the weight there, and whether there is such a point."""
+
+    lots: Integers
+    closed: Mask
+    weights: Array
+    valid: Mask
+
+    def joined(self, *others: Points) -> Points:
+        names = self.__dataclass_fields__
+        return Points(*(np.concatenate([getattr(each, name) for each in (self, *others)]) for name in names))
+
+    def pick(self, which: NDArray[np.intp]) -> Points:
+        """Those at these positions (K′, n) of each asset."""
+        return Points(*(np.take_along_axis(getattr(self, name), which, axis=0) for name in self.__dataclass_fields__))
+
+    def distinct(self) -> Points:
+        """Each asset's points once, in order; rows without a point left out."""
+        sorted_ = self.pick(np.argsort(np.where(self.valid, self.weights, np.inf), axis=0, kind="stable"))
+        valid = sorted_.valid.copy()
+        valid[1:] &= ~sorted_.valid[:-1] | (sorted_.weights[1:] != sorted_.weights[:-1])
+        first = np.argsort(~valid, axis=0, kind="stable")[: int(valid.sum(axis=0).max())]
+        return replace(sorted_.pick(first), valid=np.take_along_axis(valid, first, axis=0))
+
+    def beside(self, weights: Array) -> tuple[Array, Array]:
+        """The nearest points at or below these weights and at or above them (n,); ±inf where there is none."""
+        below = np.where(self.valid & (self.weights <= weights), self.weights, -np.inf)
+        above = np.where(self.valid & (self.weights >= weights), self.weights, np.inf)
+        return below.max(axis=0), above.min(axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +120,21 @@ class Lots:
         )
         return np.flatnonzero(~(holds | trades | self.closable))
 
+    def within_budget(self) -> Lots:
+        """The same plans: without lots that leave the others, at their least and their most, no way to add up to 1."""
+        problem, before = self.problem, self.problem.before
+        low, high = before + self.lowest * self.size, before + self.highest * self.size
+        low, high = (np.where(self.lowest > self.highest, 0.0, edge) for edge in (low, high))
+        low, high = np.where(self.closable, np.minimum(low, 0), low), np.where(self.closable, np.maximum(high, 0), high)
+        low[problem.cash], high[problem.cash] = problem.lower[problem.cash], problem.upper[problem.cash]
+        most, least = 1.0 - (low.sum() - low) + _BUDGET, 1.0 - (high.sum() - high) - _BUDGET
+        with np.errstate(over="ignore"):
+            highest = np.clip(np.floor((most - before) / self.size), -(2.0**62), 2.0**62).astype(np.int64)
+            lowest = np.clip(np.ceil((least - before) / self.size), -(2.0**62), 2.0**62).astype(np.int64)
+        lowest, highest = np.maximum(self.lowest, lowest), np.minimum(self.highest, highest)
+        lowest[problem.cash] = highest[problem.cash] = 0
+        return replace(self, lowest=lowest, highest=highest, closable=self.closable & (least <= 0) & (most >= 0))
+
     def nearest(self, trades: Array, upwards: Mask | bool) -> tuple[Integers, Mask]:
         """The allowed point next to these trades on one side, or failing that on the other: (lots, closed)."""
         exactly = trades / self.size
@@ -100,7 +149,7 @@ class Lots:
         low, high, least = self.lowest, self.highest, self.least
         if not self.minimums:
             empty = low > high
-            return np.where(empty, 0, lots), empty & self.closable
+            return np.where(empty, 0, lots), np.broadcast_to(empty & self.closable, lots.shape)
         gap = (lots != 0) & (np.abs(lots) < least)
         options = [np.where(lots > 0, least, 0), np.where(lots > 0, 0, -least)]
         first = np.where(upwards, options[0], options[1])
@@ -117,6 +166,34 @@ class Lots:
         moved = np.where(outside, other, moved)
         bad = ~inside(moved)
         return np.where(bad, 0, moved), bad & self.closable
+
+    def around(self, weights: Array) -> Points:
+        """The lot points next to these weights: on each side, the least orders, no order, the close; (6, n)."""
+        problem, cash = self.problem, self.problem.cash
+        exactly = (weights - problem.before) / self.size
+        down, up = np.floor(exactly), np.ceil(exactly)
+        low, high, least = (edge.astype(float) for edge in (self.lowest, self.highest, self.least))
+        bought, sold = (np.maximum(low, least), high), (low, np.minimum(high, -least))
+        nothing = np.zeros_like(low)
+        lots = np.stack([np.clip(k, *side) for side in (bought, sold) for k in (down, up)] + [nothing, nothing])
+        holds = (low <= 0) & (high >= 0)
+        some = [bought[0] <= bought[1], sold[0] <= sold[1]]
+        valid = np.stack([some[0], some[0], some[1], some[1], holds, self.closable])
+        lots = np.where(valid, lots, 0.0)
+        closed = np.zeros(valid.shape, dtype=bool)
+        closed[-1] = self.closable
+        at = np.where(closed, 0.0, problem.before + lots * self.size)
+        at[:, cash], valid[:, cash] = weights[cash], np.arange(len(valid)) == 0
+        return Points(lots.astype(np.int64), closed, at, valid)
+
+    def closest(self, weights: Array) -> tuple[Integers, Mask]:
+        """The allowed point nearest to these weights: (lots, closed)."""
+        points = self.around(weights)
+        away = np.where(points.valid, np.abs(points.weights - weights), np.inf)
+        chosen = points.pick(np.argmin(away, axis=0)[None])
+        lots, closed = chosen.lots[0], chosen.closed[0]
+        lots[self.problem.cash] = 0
+        return lots, closed
 
     def trades(self, lots: Integers, closed: Mask) -> Array:
         """z of these numbers of lots, in fractions of NAV."""

@@ -1,13 +1,15 @@
-"""The descent over whole-lot plans: one or two assets move at a time, all moves of a round priced at once.
+"""The descent over whole-lot plans: moves of one or two assets, all priced at once.
 
-A move counts first by how much of the rules' violation it removes, then by the objective. Assets meet in the
-risk's factors, in the rows and in the cash, which is the residual after costs; each of these changes by a
-closed form in the moved quantities, so that a round costs O(moves·(k + m)).
+A move counts first by how much of the rules' violation it removes, then by the objective. Assets meet in the risk's
+factors, in the rows and in the cash, which is the residual after costs. For moves dᵢ, dⱼ of two assets against the
+cash the objective changes by what each alone changes it, and by Sᵢⱼ·dᵢ·dⱼ with S the covariance relative to the
+cash times the aversion; cones change alike, rows add up. So the moves are priced once for a whole sweep: after each
+one that is made, the others' prices change by a row of S. A sweep ends in a full evaluation, and the next one starts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,14 @@ from equipoise.constraints.base import Array, Parts, part
 from equipoise.optimizer.lot_points import SLACK, Integers, Lots, Mask
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
 
-_PAIRS = 12  # the best moves of each direction that are tried in pairs
-_ROUNDS = 500
+_PAIRS = 40  # the best moves of each direction that are tried in pairs
+_SWEEPS = 200
+_DENSE = 1000  # assets of which the whole matrix of couplings is kept
 _WORTH = 1e-8  # a move must gain this fraction of the objective
+_UPWARDS = np.array([[True], [False], [True], [False]])
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class State:
     lots: Integers
     closed: Mask
@@ -29,53 +33,39 @@ class State:
     objective: float
     violation: float
 
+    def better_than(self, other: State, worth: float = 0.0) -> bool:
+        """First by the violation, then by the objective."""
+        if self.violation > SLACK:
+            return self.violation < other.violation * (1 - 1e-9) - 1e-16
+        return other.violation > SLACK or self.objective < other.objective - worth
 
-@dataclass(frozen=True, eq=False)
+
 class _Form:
-    """A quadratic form ‖M(w − c)‖² + ‖δ∘(w − c)‖², and what it changes by when trades change."""
+    """A quadratic form ‖M(w − c)‖² + ‖δ∘(w − c)‖², with moves of assets paid from the cash."""
 
-    matrix: Array
-    diagonal: Array
-    centre: Array
+    def __init__(self, matrix: Array, diagonal: Array, centre: Array, cash: int) -> None:
+        self.matrix, self.diagonal, self.centre, self.cash = matrix, diagonal, centre, cash
+        self.relative = matrix - matrix[:, [cash]]
+        self.own = np.square(self.relative).sum(axis=0) + diagonal + diagonal[cash]
+        small = len(centre) <= _DENSE
+        self.matched = self._between(np.arange(len(centre)), np.arange(len(centre))) if small else None
 
     def value(self, w: Array) -> float:
         away = w - self.centre
         return float(np.sum((self.matrix @ away) ** 2) + np.sum(self.diagonal * away**2))
 
-    def change(self, w: Array, moves: Moves, cash: int) -> Array:
-        """The change for each move; the cash moves against the assets."""
+    def change(self, w: Array, asset: Integers, d: Array) -> Array:
+        """The change for each move of one asset."""
         away = w - self.centre
-        exposure = self.matrix @ away
-        pull = 2.0 * (self.matrix.T @ exposure + self.diagonal * away)
-        relative = self.matrix - self.matrix[:, [cash]]
-        first, second = (relative[:, i] * d for i, d in ((moves.i, moves.di), (moves.j, moves.dj)))
-        moved = moves.di + moves.dj
-        own = self.diagonal[moves.i] * moves.di**2 + self.diagonal[moves.j] * moves.dj**2
-        return np.asarray(
-            pull[moves.i] * moves.di
-            + pull[moves.j] * moves.dj
-            - pull[cash] * moved
-            + np.sum((first + second) ** 2, axis=0)
-            + own
-            + self.diagonal[cash] * moved**2
-        )
+        pull = 2.0 * (self.matrix.T @ (self.matrix @ away) + self.diagonal * away)
+        return np.asarray((pull[asset] - pull[self.cash]) * d + self.own[asset] * d**2)
 
+    def between(self, some: Integers, others: Integers) -> Array:
+        """What a unit of trade in each of some and of the other assets changes beyond each alone (S × O)."""
+        return self._between(some, others) if self.matched is None else self.matched[np.ix_(some, others)]
 
-@dataclass(frozen=True, eq=False)
-class Moves:
-    """Asset i's trade changes by di and asset j's by dj (single moves: 0, j = −1), to these lots or a close."""
-
-    i: Integers
-    di: Array
-    j: Integers
-    dj: Array
-    lots_i: Integers
-    closed_i: Mask
-    lots_j: Integers
-    closed_j: Mask
-
-    def pick(self, which: NDArray[np.intp]) -> Moves:
-        return Moves(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+    def _between(self, some: Integers, others: Integers) -> Array:
+        return np.asarray(2.0 * (self.relative[:, some].T @ self.relative[:, others] + self.diagonal[self.cash]))
 
 
 class Search:
@@ -84,11 +74,13 @@ class Search:
     def __init__(self, allowed: Lots, margin: float = 0.0) -> None:
         self.allowed = allowed
         self.problem = problem = allowed.problem
-        risk = problem.risk
-        self.risk = _Form(risk.factors, risk.specific, problem.target)
-        self.cones = [(_Form(cone.matrix, cone.diagonal**2, cone.centre), cone.upper**2) for _, cone in problem.cones]
+        risk, cash = problem.risk, problem.cash
+        self.risk = _Form(risk.factors, risk.specific, problem.target, cash)
+        self.cones = [
+            (_Form(cone.matrix, cone.diagonal**2, cone.centre, cash), cone.upper**2) for _, cone in problem.cones
+        ]
         # The cash's upper bound is a row here: cash is a residual, not a point that can be kept inside.
-        rows, cash = problem.rows, problem.cash
+        rows = problem.rows
         cap = np.zeros((1, len(problem.assets)))
         cap[0, cash] = 1.0
         none = np.zeros_like(cap)
@@ -115,12 +107,33 @@ class Search:
         return np.asarray(sides + self.cost_weight * self.problem.trading_cost(weights))
 
     def run(self, state: State) -> State:
-        for _ in range(_ROUNDS):
-            better = self._step(state)
+        for _ in range(_SWEEPS):
+            worth = max(_WORTH * abs(state.objective), 1e-16)
+            better = self._swept(state, worth)
             if better is None:
                 return state
             state = self._further(state, better)
         return state
+
+    def _swept(self, state: State, worth: float) -> State | None:
+        """The state after a sweep; after its first move alone, where kinks between the moves made it worse."""
+        sweep = Sweep(self, state)
+        made = sweep.made(worth)
+        for moves in (made, made[:1]):
+            if moves:
+                reached = self.state(*sweep.after(moves))
+                if reached.better_than(state, worth):
+                    return reached
+        return self._next_best(state, worth) if made else None
+
+    def _next_best(self, state: State, worth: float) -> State | None:
+        """The first of the best moves that is better by its own full evaluation: for rules that sweeps misjudge."""
+        sweep = Sweep(self, state)
+        for which in sweep.ranked()[:_PAIRS]:
+            reached = self.state(*sweep.after([int(which)]))
+            if reached.better_than(state, worth):
+                return reached
+        return None
 
     def _further(self, state: State, better: State) -> State:
         """The same step again, twice as far each time, while that is better still: fine lots need big steps."""
@@ -138,136 +151,143 @@ class Search:
                 return better
             better = further
 
-    def _step(self, state: State) -> State | None:
-        singles = self._singles(state)
-        if not len(singles.i):
-            return None
-        gain, violation = self._priced(state, singles)
-        chosen = self._best(state, singles, gain, violation)
-        if chosen is not None:
-            return chosen
-        pairs = self._pairs(singles, gain, violation)
-        if not len(pairs.i):
-            return None
-        return self._best(state, pairs, *self._priced(state, pairs))
-
-    def _best(self, state: State, moves: Moves, gain: Array, violation: Array) -> State | None:
-        """The state after the best of these moves, if it is better by its own full evaluation."""
-        fine = violation <= SLACK
-        worth = max(_WORTH * abs(state.objective), 1e-16)
-        if fine.any() and (state.violation > SLACK or np.min(gain[fine]) < -worth):
-            order = np.flatnonzero(fine)[np.argsort(gain[fine], kind="stable")[:3]]
-        elif state.violation > SLACK:
-            order = np.lexsort((gain, violation))[:3]
-        else:
-            return None
-        for which in order:
-            reached = self._moved(state, moves, int(which))
-            if reached.violation <= SLACK:
-                if state.violation > SLACK or reached.objective < state.objective - worth:
-                    return reached
-            elif reached.violation < state.violation * (1 - 1e-9) - 1e-16:
-                return reached
-        return None
-
-    def _moved(self, state: State, moves: Moves, which: int) -> State:
-        lots, closed = state.lots.copy(), state.closed.copy()
-        for asset, k, c in (
-            (moves.i[which], moves.lots_i[which], moves.closed_i[which]),
-            (moves.j[which], moves.lots_j[which], moves.closed_j[which]),
-        ):
-            if asset >= 0:
-                lots[asset], closed[asset] = k, c
-        return self.state(lots, closed)
-
-    def _singles(self, state: State) -> Moves:
-        """Every asset to its neighbouring points, to its own best points, to no trade and to a close."""
-        allowed, problem = self.allowed, self.problem
-        n = len(problem.assets)
-        now = allowed.trades(state.lots, state.closed)
-        best = now + self._alone(state, now)
-        targets = [
-            allowed.nearest(now + allowed.size, True),
-            allowed.nearest(now - allowed.size, False),
-            allowed.nearest(best, True),
-            allowed.nearest(best, False),
-            (np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)),
-            (np.zeros(n, dtype=np.int64), allowed.closable),
-        ]
-        lots = np.concatenate([k for k, _ in targets])
-        closed = np.concatenate([c for _, c in targets])
-        asset = np.tile(np.arange(n), len(targets))
-        reached = np.where(closed, -problem.before[asset], lots * allowed.size[asset])
-        change = reached - now[asset]
-        inside = closed | ((lots >= allowed.lowest[asset]) & (lots <= allowed.highest[asset]))
-        keep = np.flatnonzero((change != 0) & inside & (asset != problem.cash))
-        nothing = np.full(len(keep), -1)
-        return Moves(
-            asset[keep],
-            change[keep],
-            nothing,
-            np.zeros(len(keep)),
-            lots[keep],
-            closed[keep],
-            nothing,
-            np.zeros(len(keep), dtype=bool),
-        )
-
-    def _alone(self, state: State, now: Array) -> Array:
+    def alone(self, state: State, now: Array) -> Array:
         """By how much each asset would best change if it were alone with the cash: one Newton step."""
         problem, cash = self.problem, self.problem.cash
         gradient = problem.aversion * problem.risk.gradient(state.weights - problem.target)
-        relative = problem.risk.factors - problem.risk.factors[:, [cash]]
-        specific = problem.risk.specific
-        curvature = problem.aversion * (np.sum(relative**2, axis=0) + specific + specific[cash])
+        curvature = problem.aversion * self.risk.own
         rate = np.where(now > 0, problem.cost.buy, np.where(now < 0, -problem.cost.sell, 0.0)) / problem.horizon
         with np.errstate(divide="ignore", invalid="ignore"):
             step = -(gradient - gradient[cash] + rate) / curvature
         return np.asarray(np.clip(np.nan_to_num(step, posinf=0.0, neginf=0.0), -10.0, 10.0))
 
-    def _pairs(self, singles: Moves, gain: Array, violation: Array) -> Moves:
-        """The most promising rises with the most promising falls of other assets, and all with all."""
-        score = np.lexsort((gain, np.maximum(violation, SLACK)))
-        ranked = [np.array([k for k in score if side * singles.di[k] > 0][:_PAIRS], dtype=np.intp) for side in (1, -1)]
-        by_gain = np.argsort(gain, kind="stable")
-        ranked += [
-            np.array([k for k in by_gain if side * singles.di[k] > 0][:_PAIRS], dtype=np.intp) for side in (1, -1)
-        ]
-        up, down = np.unique(np.concatenate(ranked[::2])), np.unique(np.concatenate(ranked[1::2]))
-        both = np.unique(np.concatenate([up, down]))
-        first, second = (grid.ravel() for grid in np.meshgrid(both, both, indexing="ij"))
-        different = (first < second) & (singles.i[first] != singles.i[second])
-        one, two = singles.pick(first[different]), singles.pick(second[different])
-        return replace(one, j=two.i, dj=two.di, lots_j=two.lots_i, closed_j=two.closed_i)
 
-    def _priced(self, state: State, moves: Moves) -> tuple[Array, Array]:
-        """For each move the change of the objective and the violation that remains."""
-        problem, cash = self.problem, self.problem.cash
-        w, before = state.weights, problem.before
-        spent = moves.di + moves.dj
-        cost_change = self._cost(moves.i, w, moves.di) + self._cost(moves.j, w, moves.dj)
-        gain = 0.5 * problem.aversion * self.risk.change(w, moves, cash) + cost_change / problem.horizon
-        changes = [(moves.i, moves.di), (np.full(len(spent), cash), -spent)]
-        if np.any(moves.dj):
-            changes.append((moves.j, moves.dj))
-        if self.carries:
-            for asset, change in changes:
-                held = problem.cost.of_assets(asset)
-                gain = gain + held.carry(w[asset] + change) - held.carry(w[asset])
-        sides = self.sides(w)[:, None] + self.cost_weight[:, None] * cost_change
-        for name, coefficients in self.parts.items():
-            for asset, change in changes:
-                at, trade = w[asset], w[asset] - before[asset]
-                moved = part(name, at + change, trade + change) - part(name, at, trade)
-                sides = sides + coefficients[:, asset] * moved
-        violation = np.sum(np.maximum(sides - self.upper[:, None], 0.0), axis=0)
-        for form, limit in self.cones:
-            value = form.value(w) + form.change(w, moves, cash)
-            violation = violation + np.maximum(value - limit, 0.0)
-        return gain, violation
+class Sweep:
+    """The moves of single assets from a state, priced; each that is made changes the prices of those left."""
 
-    def _cost(self, asset: Integers, w: Array, change: Array) -> Array:
-        """The change of φ when this asset's trade changes (asset −1 with change 0: none)."""
-        rates = self.problem.cost.of_assets(asset)
-        trade = w[asset] - self.problem.before[asset]
-        return rates.each(trade + change) - rates.each(trade)
+    def __init__(self, search: Search, state: State) -> None:
+        self.search, self.state = search, state
+        allowed, problem, cash = search.allowed, search.problem, search.problem.cash
+        n = len(problem.assets)
+        now = allowed.trades(state.lots, state.closed)
+        best = now + search.alone(state, now)
+        # To the neighbouring points, to the asset's own best points, to no trade, to a close.
+        wanted = np.stack([now + allowed.size, now - allowed.size, best, best])
+        lots, closed = allowed.nearest(wanted, _UPWARDS)
+        lots = np.concatenate([lots, np.zeros((2, n), dtype=np.int64)])
+        closed = np.concatenate([closed, np.zeros((1, n), dtype=bool), allowed.closable[None]])
+        trades = np.where(closed, -problem.before, lots * allowed.size)
+        inside = closed | ((lots >= allowed.lowest) & (lots <= allowed.highest))
+        use = (trades != now) & inside
+        use[:, cash] = False
+        self.asset, self.lots, self.closed = np.nonzero(use)[1], lots[use], closed[use]
+        self.left = np.ones(len(self.asset), dtype=bool)
+        self._price(now, trades, use)
+
+    def _price(self, now: Array, trades: Array, use: Mask) -> None:
+        """What each move changes on its own: the objective, the rows, the cones."""
+        search, w = self.search, self.state.weights
+        problem, cash, asset = search.problem, search.problem.cash, self.asset
+        change = trades - now
+        self.d = d = change[use]
+        cost = problem.cost
+        paid = (cost.each(trades) - cost.each(now))[use]
+        self.gain = 0.5 * problem.aversion * search.risk.change(w, asset, d) + paid / problem.horizon
+        at_cash = w[cash] - d
+        if search.carries:
+            of_cash = np.where(at_cash > 0, cost.long[cash], -cost.short[cash]) * at_cash
+            self.gain += (cost.carry(w + change) - cost.carry(w))[use] + of_cash - cost.carry(w)[cash]
+        self.rows = search.cost_weight[:, None] * paid
+        for name, coefficients in search.parts.items():
+            moved = (part(name, w + change, trades) - part(name, w, now))[use]
+            of_cash = part(name, at_cash, at_cash - problem.before[cash])
+            of_cash = of_cash - part(name, w[cash : cash + 1], w[cash : cash + 1] - problem.before[cash])
+            self.rows += coefficients[:, asset] * moved + coefficients[:, [cash]] * of_cash
+        self.room = search.sides(w) - search.upper
+        self.cones = [form.change(w, asset, d) for form, _ in search.cones]
+        self.cone_room = [form.value(w) - limit for form, limit in search.cones]
+
+    @property
+    def violation(self) -> float:
+        return float(np.sum(np.maximum(self.room, 0.0)) + sum(max(room, 0.0) for room in self.cone_room))
+
+    def violations(self) -> Array:
+        """What is left of the violation after each move."""
+        left = np.maximum(self.room[:, None] + self.rows, 0.0).sum(axis=0)
+        for room, change in zip(self.cone_room, self.cones, strict=True):
+            left = left + np.maximum(room + change, 0.0)
+        return np.asarray(left)
+
+    def ranked(self) -> NDArray[np.intp]:
+        """The moves, best first."""
+        return np.lexsort((self.gain, np.maximum(self.violations(), SLACK)))
+
+    def made(self, worth: float) -> list[int]:
+        """The moves of one sweep, each the best single or pair of those left when it was made."""
+        moves: list[int] = []
+        while self.left.any():
+            better = self._single(worth) or self._pair(worth)
+            if not better:
+                return moves
+            for move in better:
+                self._make(move)
+            moves += better
+        return moves
+
+    def after(self, moves: list[int]) -> tuple[Integers, Mask]:
+        lots, closed = self.state.lots.copy(), self.state.closed.copy()
+        lots[self.asset[moves]], closed[self.asset[moves]] = self.lots[moves], self.closed[moves]
+        return lots, closed
+
+    def _make(self, move: int) -> None:
+        asset, d = self.asset, self.d
+        self.room = self.room + self.rows[:, move]
+        self.cone_room = [room + change[move] for room, change in zip(self.cone_room, self.cones, strict=True)]
+        both = d * d[move]
+        half, one = 0.5 * self.search.problem.aversion, asset[move : move + 1]
+        self.gain = self.gain + half * self.search.risk.between(one, asset)[0] * both
+        for number, (form, _) in enumerate(self.search.cones):
+            self.cones[number] = self.cones[number] + form.between(one, asset)[0] * both
+        self.left = self.left & (asset != asset[move])
+
+    def _single(self, worth: float) -> list[int]:
+        violations, before = np.where(self.left, self.violations(), np.inf), self.violation
+        fine = violations <= SLACK
+        if fine.any():
+            best = int(np.argmin(np.where(fine, self.gain, np.inf)))
+            return [best] if before > SLACK or self.gain[best] < -worth else []
+        best = int(np.lexsort((self.gain, violations))[0])
+        return [best] if before > SLACK and violations[best] < before * (1 - 1e-6) else []
+
+    def _pair(self, worth: float) -> list[int]:
+        """The best two moves of the most promising rises and falls."""
+        before, firsts = self.violation, []
+        orders = [np.argsort(self.gain, kind="stable")]
+        if before > SLACK:
+            orders.append(self.ranked())
+        for order in orders:
+            order = order[self.left[order]]
+            firsts += [order[self.d[order] > 0][:_PAIRS], order[self.d[order] < 0][:_PAIRS]]
+        both = np.unique(np.concatenate(firsts))
+        asset, d = self.asset[both], self.d[both]
+        coupling = 0.5 * self.search.problem.aversion * self.search.risk.between(asset, asset)
+        product = d[:, None] * d
+        gain = self.gain[both][:, None] + self.gain[both] + coupling * product
+        gain[asset[:, None] == asset] = np.inf
+        left = np.zeros_like(gain)
+        for room, rows in zip(self.room, self.rows[:, both], strict=True):
+            left += np.maximum(room + rows[:, None] + rows, 0.0)
+        for room, change, (form, _) in zip(self.cone_room, self.cones, self.search.cones, strict=True):
+            at = change[both]
+            left += np.maximum(room + at[:, None] + at + form.between(asset, asset) * product, 0.0)
+        fine = left <= SLACK
+        if fine.any() and np.isfinite(best := np.min(np.where(fine, gain, np.inf))):
+            which = int(np.argmin(np.where(fine, gain, np.inf)))
+            if before <= SLACK and best >= -worth:
+                return []
+        else:
+            left = np.where(np.isfinite(gain), left, np.inf)
+            which = int(np.lexsort((gain.ravel(), left.ravel()))[0])
+            if before <= SLACK or left.flat[which] >= before * (1 - 1e-6):
+                return []
+        return [int(both[k]) for k in divmod(which, len(both))]

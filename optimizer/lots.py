@@ -5,7 +5,9 @@ optimum's while that costs next to nothing), moves by lots (`lot_search`) among 
 (`lot_points`), and keeps every rule, trading costs included. Where it finds no plan within the rules, a small
 integer program (`lot_program`) says whether there is one.
 
-The convex bound bounds every whole-lot plan too, so that the gap of the result is certified.
+Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on
+from the lots that the bound likes best and from draws around them; the draws are seeded, so that the same problem has
+the same plan.
 """
 
 from __future__ import annotations
@@ -18,22 +20,32 @@ import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
 from equipoise.constraints.custom import tightened
+from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
+from equipoise.optimizer.lot_exact import Exact, proven
 from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
+from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Solution
 
-_ROOM = 1e-10  # how much a decided order may still move, in fractions of NAV
 _CUSTOM_TRIES = 5
-_DECISIONS = 4  # rounds of deciding which orders below their minimum to drop
+#: How much is spent on a plan whose gap is open, unless asked for more.
+EFFORT = 1
+_RESTARTS, _PATIENCE = 12, 6  # for each unit of effort: draws, and draws without a better plan
+_WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
+_GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
+_SEED = 20
+_STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan
+_EXACT_SPLITS = 4  # of the root of a branch and bound
 
 
 @dataclass(frozen=True, eq=False)
 class LotPlan:
-    """Whole-lot trades: exact quantities, and the weights after them (cash before costs)."""
+    """Whole-lot trades: exact quantities, the weights after them (cash before costs), and what no whole-lot plan's
+    objective is below."""
 
     quantities: tuple[Fraction, ...]
     weights: Array
+    bound: float
 
 
 def starts(search: Search, optimum: Array) -> Iterator[State]:
@@ -53,9 +65,6 @@ def starts(search: Search, optimum: Array) -> Iterator[State]:
         # Doing nothing is a plan, too: worth a search where rounding costs more than all of trading gains.
         if nothing.violation <= SLACK and nothing.objective < min(first.objective, second.objective):
             yield nothing
-    trades = np.abs(optimum - problem.before)
-    if np.any((allowed.least > 1) & (trades > 0) & (trades < allowed.least * allowed.size)):
-        yield from (_near(search, decided) for decided in _decided(search, optimum))
     if min(first.violation, second.violation) > SLACK and (inner := _tightened(search)) is not None:
         yield _near(search, inner)
 
@@ -65,47 +74,6 @@ def _near(search: Search, weights: Array) -> State:
     trades = weights - search.problem.before
     exactly = trades / search.allowed.size
     return search.state(*search.allowed.nearest(trades, np.round(exactly) > exactly))
-
-
-def _decided(search: Search, optimum: Array) -> Iterator[Array]:
-    """The optimum again, with orders below their minimum decided: dropped if below half, else raised to it.
-
-    Each decision moves the others; a few rounds settle it.
-    """
-    from equipoise.optimizer.program import solve
-
-    problem, minimum = search.problem, search.allowed.least * search.allowed.size
-    # Every asset gets bounds, and none is fixed quite: all decisions then share one compiled program.
-    lower, upper = np.maximum(problem.lower, -0.99 * problem.outer), np.minimum(problem.upper, 0.99 * problem.outer)
-    lower, upper = np.minimum(lower, upper - _ROOM), np.maximum(upper, lower + _ROOM)
-    weights = optimum
-    for _ in range(_DECISIONS):
-        trade = weights - problem.before
-        small = (np.abs(trade) > 0) & (np.abs(trade) < minimum * (1 - 1e-9)) & (search.allowed.least > 1)
-        small[problem.cash] = False
-        if not small.any():
-            return
-        drop = small & (np.abs(trade) < 0.5 * minimum)
-        raised = small & ~drop
-        lower = np.where(drop, problem.before - _ROOM, np.where(raised & (trade > 0), problem.before + minimum, lower))
-        upper = np.where(drop, problem.before + _ROOM, np.where(raised & (trade < 0), problem.before - minimum, upper))
-        if np.any(lower > upper):
-            return
-        bounds = ("decided orders", Bound(label="decided", lower=lower, upper=upper))
-        others = tuple((title, piece) for title, piece in problem.pieces if not isinstance(piece, Bound))
-        floor = tuple((title, _only_cash(piece, problem.cash)) for title, piece in problem.bounds)
-        answer = solve(replace(problem, pieces=(*others, *floor, bounds)))
-        if answer.weights is None:
-            return
-        weights = answer.weights
-        yield weights
-
-
-def _only_cash(bound: Bound, cash: int) -> Bound:
-    """The bound on the cash, nothing on the others."""
-    here = np.arange(len(bound.lower)) == cash
-    lower, upper = np.where(here, bound.lower, -np.inf), np.where(here, bound.upper, np.inf)
-    return replace(bound, lower=lower, upper=upper)
 
 
 def _tightened(search: Search, custom: float = 0.0) -> Array | None:
@@ -149,22 +117,77 @@ def _norms(cone: Cone, cash: int) -> Array:
     return np.asarray(np.sqrt(np.sum(relative**2, axis=0) + cone.diagonal**2 + cone.diagonal[cash] ** 2))
 
 
-def rounded(problem: Problem, optimum: Array, *, margin: float = 0.0) -> tuple[LotPlan | None, str]:
-    """The best whole-lot plan found near the convex optimum, or None and why there is none.
+def rounded(
+    problem: Problem,
+    solution: Solution,
+    *,
+    asked: Problem | None = None,
+    margin: float = 0.0,
+    effort: int = EFFORT,
+    exact: Exact | None = None,
+) -> tuple[LotPlan | None, str]:
+    """The best whole-lot plan found near the convex optimum, with its proof; or None and why there is none.
 
-    Rows are kept by `margin` of NAV more: for a plan that missed the exact check by a rounding error.
+    `asked` is the problem that the bound is of, where `problem` is a stricter form of it (see `choose`). Rows are kept
+    by `margin` of NAV more: for a plan that missed the exact check by a rounding error. `effort` says how much is
+    spent on a plan whose gap is not closed: how many restarts, and how often the bound is improved. `exact` asks for
+    branch and bound after that.
     """
+    assert solution.weights is not None
+    found, reason = _first(problem, solution.weights, margin)
+    if found is None and exact is None:
+        return None, reason
+    whole = relaxed(asked if asked is not None else problem)
+    enough = found.best.objective - _close(found.best.objective, exact) if found is not None else np.inf
+    splits = _EXACT_SPLITS if exact is not None else 1 + effort if effort else 0
+    allowed = _allowed(whole, found)
+    bound = lot_bound(allowed, solution, enough=enough, splits=splits)
+    if found is not None and bound.value < enough and effort:
+        found = improved(found, bound, effort)
+    if exact is None or (found is not None and bound.value >= enough):
+        return _plan(found, bound.value), ""
+    search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)
+    proof = proven(search, bound, found.best if found is not None else None, exact)
+    if proof.best is None:
+        told = "no plan in whole lots keeps all rules (proven)" if proof.complete else reason
+        return None, told
+    return _plan(Found(search, proof.best, problem.lower), proof.bound), ""
+
+
+def _allowed(problem: Problem, found: Found | None) -> Lots:
+    """All lots of this problem; the search that was made may have them already."""
+    if found is not None and found.search.problem is problem and np.array_equal(found.lower, problem.lower):
+        return found.search.allowed
+    return Lots.of(problem, problem.lower)
+
+
+def _plan(found: Found | None, bound: float) -> LotPlan | None:
+    if found is None:
+        return None
+    allowed, best = found.search.allowed, found.best
+    return LotPlan(allowed.quantities(best.lots, best.closed), best.weights, bound)
+
+
+def _close(objective: float, exact: Exact | None = None) -> float:
+    """The gap at which no more effort is spent."""
+    if exact is not None:
+        return exact.gap * abs(objective)
+    return max(_GAP_RELATIVE * abs(objective), _GAP_ABSOLUTE)
+
+
+def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | None, str]:
+    """The best plan from the optimum rounded, or None and why there is none."""
     # The safe side first: no debt above the optimum's. The rules' own bounds come in where that leaves no plan, or
     # only one that loses more than safety is worth.
     safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
     first, reason = _searched(problem, optimum, safe, margin)
-    good = first is not None and first.objective <= _worth(problem.objective(optimum))
+    good = first is not None and first.best.objective <= _worth(problem.objective(optimum))
     if good or not np.any(safe > problem.lower):
-        return (first.plan if first else None), reason
+        return first, reason
     second, reason = _searched(problem, optimum, problem.lower, margin)
-    if first is not None and (second is None or first.objective <= _worth(second.objective)):
-        return first.plan, ""
-    return (second.plan if second else None), reason
+    if first is not None and (second is None or first.best.objective <= _worth(second.best.objective)):
+        return first, ""
+    return second, reason
 
 
 def _worth(objective: float) -> float:
@@ -173,12 +196,41 @@ def _worth(objective: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
-    plan: LotPlan
-    objective: float
+class Found:
+    """A search within these lower bounds, and the best plan that it has found."""
+
+    search: Search
+    best: State
+    lower: Array
 
 
-def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> tuple[_Found | None, str]:
+def improved(found: Found, bound: LotBound, effort: int) -> Found:
+    """The best plan from where the bound says that lots are best, and from lots drawn around there."""
+    search, best, allowed = found.search, found.best, found.search.allowed
+    if bound.weights is None or bound.spread is None or bound.prices is None:
+        return found
+    begun = [allowed.closest(bound.weights), allowed.closest(bound.dual.at(bound.prices).points.weights[0])]
+    for start in begun:
+        reached = search.run(search.state(*start))
+        best = reached if reached.better_than(best) else best
+    rng, last = np.random.default_rng(_SEED), 0
+    for turn in range(_RESTARTS * effort):
+        gap = best.objective - bound.value
+        tired = turn - last >= _PATIENCE * effort and gap <= _NEAR * abs(best.objective)
+        if gap <= _close(best.objective) or tired:
+            break
+        # The hulls' mixture of lots, drawn by its means and spreads; in turn of all assets, and of a few.
+        drawn = bound.weights + np.sqrt(bound.spread) * rng.standard_normal(len(bound.weights))
+        lots, closed = allowed.closest(drawn)
+        stays = rng.random(len(lots)) < _STAYING[turn % 2]
+        state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
+        reached = search.run(state)
+        if reached.better_than(best, _WORTH * abs(best.objective)):
+            best, last = reached, turn
+    return replace(found, best=best)
+
+
+def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> tuple[Found | None, str]:
     """The best plan within these lower bounds, or None and why."""
     from equipoise.optimizer.lot_program import feasible_point
 
@@ -199,7 +251,7 @@ def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> 
         reason = _unkept(search, best, proven)
     if best.violation > SLACK:
         return None, reason
-    return _Found(LotPlan(allowed.quantities(best.lots, best.closed), best.weights), best.objective), ""
+    return Found(search, best, lower), ""
 
 
 def _custom_tries(search: Search, violation: float) -> Iterator[State]:

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Parts
+from equipoise.constraints.base import Array
 from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.certificate import reduced_costs
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status
+from equipoise.optimizer.reasons import MEANT, reasons, sentence
+from equipoise.optimizer.solution import Solution, Status
 from equipoise.optimizer.verify import Check, Verified
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ORDER_COLUMNS = ("side", "quantity", "lots", "price", "notional", "cost", "reason")
-#: A shadow price below this is a solver's noise (costs and risks are worth 1e-4 and more a unit of NAV a year).
-MEANT = 1e-9
 CHECK_COLUMNS = (
     "rule",
     "detail",
@@ -57,6 +56,8 @@ class Plan:
     trades: tuple[Fraction, ...] = ()
     #: The weights of the plan with the cash before costs: what the objective is about.
     planned: Array | None = field(default=None, repr=False)
+    #: A bound on whole-lot plans alone: see `lot_bound`.
+    lot_bound: float = -math.inf
 
     @cached_property
     def objective(self) -> float:
@@ -65,13 +66,18 @@ class Plan:
 
     @property
     def bound(self) -> float:
-        """No plan that keeps the rules, in whole lots or not, has an objective below this."""
-        return self.solution.bound if self.solution and self.planned is not None else math.nan
+        """No plan that keeps the rules, in whole lots if lots are asked for, has an objective below this."""
+        return max(self.solution.bound, self.lot_bound) if self.solution and self.planned is not None else math.nan
 
     @property
     def gap(self) -> float:
         """objective − bound: at most this much is lost against the best possible plan, in NAV per year."""
         return self.objective - self.bound
+
+    @property
+    def gap_money(self) -> float:
+        """The gap in cash per year: what the best possible plan could be worth more than this one, at most."""
+        return self.gap * self.problem.portfolio.nav if self.problem else math.nan
 
     @property
     def solver(self) -> str:
@@ -105,14 +111,18 @@ class Plan:
         """The orders by asset: sales first (they fund the buys), larger ones first."""
         import pandas as pd
 
-        rows = self._orders() if self.status.ok else []
+        rows = self.order_rows() if self.status.ok else []
         table = pd.DataFrame([row[1:] for row in rows], columns=list(ORDER_COLUMNS))
         table.index = pd.Index([row[0] for row in rows], name="asset", dtype=object)
         return table.astype({"quantity": float, "lots": "Int64", "price": float, "notional": float, "cost": float})
 
-    def _orders(self) -> list[tuple[Any, ...]]:
-        assert self.problem is not None and self.verified is not None
-        portfolio = self.problem.portfolio
+    def order_rows(self) -> list[tuple[Any, ...]]:
+        """The rows of `orders`, the asset first."""
+        assert self.problem is not None and self.verified is not None and self.planned is not None
+        portfolio, solution = self.problem.portfolio, self.solution
+        prices = solution.prices.rows if solution is not None and solution.prices is not None else None
+        traded = np.array([quantity != 0 for quantity in self.trades], dtype=bool)
+        why = reasons(self.problem, self.planned, prices, traded)
         rows = []
         for i, quantity in enumerate(self.trades):
             if not quantity:
@@ -124,43 +134,9 @@ class Plan:
             # A position closed in full may be no whole number of lots (or of more lots than a column holds).
             whole = int(lots) if lots is not None and lots.denominator == 1 and lots < 2**63 else None
             cost, price = float(self.verified.costs[i]), float(portfolio.price[i])
-            rows.append(
-                (portfolio.assets[i], side, float(abs(quantity)), whole, price, notional, cost, self._reason(i))
-            )
+            reason = sentence(self.problem, why, i)
+            rows.append((portfolio.assets[i], side, float(abs(quantity)), whole, price, notional, cost, reason))
         return sorted(rows, key=lambda row: (row[1] != "sell", -row[5], row[0]))
-
-    def _reason(self, i: int) -> str:
-        """Why this asset is traded: the rule it broke, its target, or the rules that price it."""
-        problem, planned = self.problem, self.planned
-        assert problem is not None and planned is not None
-        before, after, target = problem.before[i], planned[i], problem.target[i]
-        for title, bound in problem.bounds:
-            for edge, side, broken in (
-                (bound.lower[i], "below", before < bound.lower[i] - ROUNDING_TOLERANCE),
-                (bound.upper[i], "above", before > bound.upper[i] + ROUNDING_TOLERANCE),
-            ):
-                if broken:
-                    return f"{side} {title} ({before:.2%}, limit {edge:.2%})"
-        if target == 0 and after == 0:
-            return "sold out: its target is 0" if before > 0 else "closed: its target is 0"
-        if abs(after - target) < abs(before - target):
-            return f"towards its target ({before:.2%} to {target:.2%})"
-        return f"for {', '.join(self._priced(i)) or 'the whole portfolio (assets move together)'}"
-
-    def _priced(self, i: int) -> list[str]:
-        """The rules with a shadow price that this asset has a part in."""
-        assert self.problem is not None and self.solution is not None
-        rows, prices = self.problem.rows, self.solution.prices
-        if prices is None:
-            return []
-        return list(
-            dict.fromkeys(
-                title
-                for j, title in enumerate(rows.titles)
-                if prices.rows[j] > MEANT
-                and (rows.cost[j] > 0 or any(getattr(rows, name)[j, i] for name in Parts.NAMES))
-            )
-        )
 
     @cached_property
     def weights(self) -> pd.DataFrame:

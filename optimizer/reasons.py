@@ -55,9 +55,9 @@ def _pricing(problem: Problem, prices: Array | None, at: tuple[Any, ...]) -> tup
     """For each of these entries the titles of the rules that price it, as a code and what the codes mean."""
     *which, asset = at
     part_in: dict[str, Any] = {}
-    for j, title in enumerate(problem.rows.titles if prices is not None else ()):
-        priced = prices[(*which, j)] > MEANT
-        if np.any(priced):
+    for j, title in enumerate(problem.rows.titles):
+        priced = np.asarray(prices is not None and prices[(*which, j)] > MEANT)
+        if priced.any():
             part_in[title] = part_in.get(title, False) | (priced & _takes_part(problem, j, which, asset))
     codes: NDArray[np.intp] = np.zeros(len(asset), dtype=np.intp)
     titles: list[list[str]] = [[]]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from equipoise.constraints.base import Array, Rule
+from equipoise.constraints.base import Array, Rule, check_number
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
@@ -18,10 +18,27 @@ from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, c
 from equipoise.optimizer.verify import verify
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from os import PathLike
+
     import pandas as pd
 
     from equipoise.optimizer.batch import Plans
+    from equipoise.optimizer.chunk import Chunk
+    from equipoise.optimizer.engine import Summary
+    from equipoise.optimizer.stream import Source
     from equipoise.optimizer.triggers import Due, Trigger
+
+
+class Options(TypedDict, total=False):
+    """How a batch is solved: see `engine.run`."""
+
+    executor: int | Executor | None
+    chunk: int | None
+    timeout: float | None
+    checkpoint: str | PathLike[str] | None
+    progress: bool | None
+    universe: Iterable[str]
 
 
 class Rebalancer:
@@ -64,23 +81,66 @@ class Rebalancer:
         """The convex program of this table, for `choose` and for the curious."""
         return self.policy.problem(self.portfolio(table, name=name))
 
-    def solve(self, table: pd.DataFrame, *, name: str | None = None) -> Plan:
+    def solve(
+        self,
+        table: pd.DataFrame,
+        *,
+        name: str | None = None,
+        effort: int = 1,
+        exact: bool = False,
+        gap: float = 1e-6,
+        time_limit: float | None = 60.0,
+    ) -> Plan:
         """The verified plan for one portfolio: columns quantity, price, target, and those the rules name.
+
+        With whole lots, `effort` says how much is spent on closing a plan's gap (0: rounded only), and `exact` asks
+        for the best plan and its proof: until its gap is at most `gap` of the objective, or `time_limit` seconds are
+        over (None: however long it takes). The gap of the plan says how far that came.
 
         Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
         `message` say why.
         """
+        check_number(effort, "effort", at_least=0)
+        check_number(gap, "gap", at_least=0.0)
+        if time_limit is not None:
+            check_number(time_limit, "time_limit", at_least=0.0)
         problem = self.problem(table, name=name)
-        return finished(problem, solve_convex(problem))
+        return finished(problem, solve_convex(problem), effort=int(effort), exact=(gap, time_limit) if exact else None)
 
-    def solve_batch(self, table: pd.DataFrame) -> Plans:
+    def solve_batch(self, source: Source, **options: Unpack[Options]) -> Plans:
         """A plan for every `portfolio_id` of a long table, in the order of their first rows.
+
+        Without options the table is a DataFrame and is solved in this process at once. With any of `executor`,
+        `chunk`, `timeout`, `checkpoint`, `progress` and `universe`, or another source (an iterable of tables, the path
+        of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean.
 
         Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
         """
-        from equipoise.optimizer.batch import solve_batch
+        from equipoise.optimizer.batch import gathered, solve_batch
 
-        return solve_batch(self, table)
+        if not options and hasattr(source, "columns") and hasattr(source, "index"):
+            table: Any = source
+            return solve_batch(self, table)
+        return gathered(self, source, list(self.stream(source, **options)), options.get("universe", ()))
+
+    def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
+        """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
+        from equipoise.optimizer.engine import run
+
+        return run(self, source, **options)
+
+    def write_batch(
+        self,
+        source: Source,
+        *,
+        results: str | PathLike[str] | None = None,
+        orders: str | PathLike[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Summary:
+        """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
+        from equipoise.optimizer.engine import write
+
+        return write(self, source, results=results, orders=orders, **options)
 
     def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""
@@ -90,36 +150,43 @@ class Rebalancer:
         return asked.due(self.problem(table), now=now, last=last)
 
 
-def finished(problem: Problem, solution: Solution) -> Plan:
-    """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check."""
-    name, problem = problem.portfolio.name, solution.problem or problem
+def finished(
+    problem: Problem, solution: Solution, *, effort: int = 1, exact: tuple[float, float | None] | None = None
+) -> Plan:
+    """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check.
+
+    `exact`: the gap to prove, as a part of the objective, and the seconds to do it in.
+    """
+    name, asked, problem = problem.portfolio.name, problem, solution.problem or problem
     if solution.weights is None:
         return Plan(solution.status, name, solution.explanation, problem, solution)
-    weights = solution.weights
+    weights, bound = solution.weights, solution.bound
     whole = problem.step is not None
     if solution.status is Status.NO_TRADE:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole:
+        from equipoise.optimizer.lot_exact import Exact
         from equipoise.optimizer.lots import rounded
 
-        found, why = rounded(problem, weights)
+        proof = Exact(*exact) if exact is not None else None
+        found, why = rounded(problem, solution, asked=asked, effort=effort, exact=proof)
         if found is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
         checked = verify(problem, found.quantities, whole_lots=True)
         if not checked.passed:
             # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-            again, _ = rounded(problem, weights, margin=4 * ROUNDING_TOLERANCE)
+            again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort)
             if again is not None:
                 found, checked = again, verify(problem, again.quantities, whole_lots=True)
-        weights, trades = found.weights, found.quantities
+        weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)
     else:
         trades = _continuous(problem, weights)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
     if whole and status is not Status.NO_TRADE:
-        status = Status.OPTIMAL if close_enough(problem.objective(weights), solution.bound) else Status.FEASIBLE
-    plan = Plan(status, name, "", problem, solution, checked, trades, weights)
+        status = Status.OPTIMAL if close_enough(problem.objective(weights), bound) else Status.FEASIBLE
+    plan = Plan(status, name, "", problem, solution, checked, trades, weights, bound)
     if not checked.passed:
         broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
         return Plan(

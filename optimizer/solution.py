@@ -28,7 +28,7 @@ class Status(Enum):
     NO_LOT_PLAN = "No whole-lot plan: the rules can be kept, but no plan in whole lots that keeps them was found."
     INVALID_INPUT = "Invalid input: the message names what is wrong, and where."
     UNSOLVED = "Unsolved: no solver gave an answer that passed the check; nothing should be traded on it."
-    WORKER_DIED = "Worker died: the process that solved it ended, also when it did nothing else; nothing is known of it."
+    WORKER_DIED = "Worker died: the process that solved it ended, also when it did nothing else."
     TIMEOUT = "Timeout: no answer within the time that was given, also when nothing else ran; nothing is known of it."
 
     @property

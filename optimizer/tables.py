@@ -96,7 +96,7 @@ def of_stack(solved: Solved) -> Part:
     order += np.arange(0, order.size, order.shape[1])[:, None]
     at = order[np.arange(order.shape[1]) < counts[:, None]]
 
-    def of_orders(values: Array) -> Array:
+    def of_orders(values: NDArray[Any]) -> Any:
         return np.take(values, at)
 
     why = reasons(problem, solved.weights, solved.prices, traded)
@@ -156,7 +156,8 @@ def of_plans(placed: Sequence[tuple[int, Plan]]) -> Part:
     rows = [_order_rows(plan) for plan in plans]
     flat = [row for found in rows for row in found]
     asset, side, quantity, lots, price, notional, cost, reason = zip(*flat, strict=True) if flat else ((),) * 8
-    results = {
+    counts = np.array([len(found) for found in rows], dtype=np.intp)
+    results: dict[str, Column] = {
         "status": _coded([plan.status.name for plan in plans]),
         "verified": np.array([plan.status.ok for plan in plans], dtype=bool),
         "nav": _floats([plan.problem.portfolio.nav if plan.problem else np.nan for plan in plans]),
@@ -167,11 +168,11 @@ def of_plans(placed: Sequence[tuple[int, Plan]]) -> Part:
         "tracking_error": _floats([plan.tracking_error[1] for plan in plans]),
         "turnover": _floats([plan.turnover for plan in plans]),
         "cost": _floats([plan.cost for plan in plans]),
-        "orders": np.array([len(found) for found in rows], dtype=np.intp),
+        "orders": counts,
         "solver": _coded([plan.solver for plan in plans]),
         "message": _coded([plan.message for plan in plans]),
     }
-    orders = {
+    orders: dict[str, Column] = {
         "side": _coded(side),
         "quantity": _floats(quantity),
         "lots": np.array([_NO_LOTS if number is None else number for number in lots], dtype=np.int64),
@@ -181,7 +182,7 @@ def of_plans(placed: Sequence[tuple[int, Plan]]) -> Part:
         "reason": _coded(reason),
     }
     places = np.array([place for place, _ in placed], dtype=np.intp)
-    return Part(places, [plan.name for plan in plans], results, results["orders"], _coded(asset), orders)
+    return Part(places, [plan.name for plan in plans], results, counts, _coded(asset), orders)
 
 
 def _order_rows(plan: Plan) -> list[tuple[Any, ...]]:
@@ -192,7 +193,7 @@ def _order_rows(plan: Plan) -> list[tuple[Any, ...]]:
     traded = np.array([quantity != 0 for quantity in plan.trades], dtype=bool)
     why = reasons(plan.problem, plan.planned, None if prices is None else prices.rows, traded)
     by_asset = dict(zip(plan.problem.assets, why.codes.tolist(), strict=True))
-    return [(*row[:-1], why.names[by_asset[row[0]]]) for row in plan._orders()]
+    return [(*row[:-1], why.names[by_asset[row[0]]]) for row in plan.order_rows()]
 
 
 def results(parts: Sequence[Part]) -> pd.DataFrame:
@@ -227,7 +228,7 @@ def orders(parts: Sequence[Part]) -> pd.DataFrame:
     assets = _joined([part.assets for part in parts])
     keys = pd.MultiIndex(
         levels=[pd.Index([names[i] for i in order.tolist()], dtype=object), pd.Index(assets.names, dtype=object)],
-        codes=[np.repeat(np.arange(len(order)), each), assets.codes[at]],
+        codes=[np.repeat(np.arange(len(order)), each), assets.codes[at]],  # type: ignore[list-item]
         names=["portfolio_id", "asset"],
         verify_integrity=False,
     )
@@ -238,19 +239,18 @@ def orders(parts: Sequence[Part]) -> pd.DataFrame:
 
 def _joined(columns: Sequence[Column]) -> Any:
     """One column of the parts' columns; texts that are alike have one code."""
-    first = columns[0]
     if len(columns) == 1:
-        return first
-    if not isinstance(first, Coded):
-        return np.concatenate(columns)
+        return columns[0]
+    texts = [column for column in columns if isinstance(column, Coded)]
+    if not texts:
+        return np.concatenate([np.asarray(column) for column in columns])
     codes: dict[str, int] = {}
     own: dict[int, Indices] = {}  # stacks of one table share one list of assets
-    for column in columns:
+    for column in texts:
         if id(column.names) not in own:
-            own[id(column.names)] = np.array(
-                [codes.setdefault(name, len(codes)) for name in column.names], dtype=np.intp
-            )
-    return Coded(tuple(codes), np.concatenate([own[id(column.names)][column.codes] for column in columns]))
+            each = [codes.setdefault(name, len(codes)) for name in column.names]
+            own[id(column.names)] = np.array(each, dtype=np.intp)
+    return Coded(tuple(codes), np.concatenate([own[id(column.names)][column.codes] for column in texts]))
 
 
 def _cells(column: Column, at: Indices) -> Any:

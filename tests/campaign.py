@@ -2,10 +2,10 @@
 
     python tests/campaign.py [--count 1000] [--seed 0] [--convex]
 
-With --convex the orders are not made: only the convex answers, which is many times as fast.
-Prints how many of the problems that Newton's method takes it had to hand on, what each status and solver was reached how often, and every account that went wrong: an exception, no
-plan although one was planted, a plan worse than the planted point, or a convex gap that is not closed.
-Exit code 1 if there was one.
+With --convex the orders are not made: only the convex answers, which is many times as fast. Prints how many of the
+problems that Newton's method takes it had to hand on, how often each status and solver was reached, and every account
+that went wrong: an exception, no plan although one was planted, a plan worse than the planted point, or a convex gap
+that is not closed. Exit code 1 if there was one.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable", "problem"),
     ("solution", "structure", "certificate"),
     (
-        *("holding", "dual", "newton", "program", "lot_points", "lot_search", "lot_program", "lots"),
+        *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
+        *("program", "lot_points", "lot_search", "lot_program", "lots"),
         *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
     ),
     ("explain", "choose"),
@@ -34,7 +35,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("digest", "checkpoint", "progress", "engine"),
     ),
 )
-SOLVERS = ("holding", "dual", "newton", "program", "lot_points", "lot_search", "lot_program", "lots", "explain", "choose")
+SOLVERS = (
+    *("holding", "dual", "iteration", "newton", "program", "lot_points", "lot_search", "lot_program", "lots"),
+    *("explain", "choose"),
+)
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,8 @@ def test_against_brute_force() -> None:
         assert plan.objective >= best * (1 - 1e-9), seed
         excess.append(plan.objective / best - 1.0)
     assert found > 60
-    assert np.mean(np.array(excess) < 1e-9) >= 0.9
-    assert np.quantile(excess, 0.95) < 0.05
+    assert np.mean(np.array(excess) < 1e-9) >= 0.97
+    assert np.max(excess) < 0.02
 
 
 def proven() -> list[dict[str, object]]:
@@ -129,35 +129,45 @@ def proven() -> list[dict[str, object]]:
     return [one for one in found if not one["fixed_fee"] and one["max_trades"] is None]
 
 
-@pytest.mark.parametrize("case", proven(), ids=lambda case: str(case["id"]))
-def test_against_proven_optima(case: dict) -> None:
-    """Optima proven by branch and bound elsewhere: never below, within 2 %, and the bound valid."""
+def of_case(case: dict) -> tuple[Rebalancer, pd.DataFrame]:
+    """An instance in our words: its cost leaves the cash at 0 at least, and its objective has no ½."""
     names = case["assets"]
     lots, prices = np.array(case["lot"]), np.array(case["prices"])
+    held = [float(Fraction(str(lot)) * k) for lot, k in zip(lots, case["q0_lots"], strict=True)]
     table = pd.DataFrame(
         {
-            "quantity": [
-                *(float(Fraction(str(lot)) * k) for lot, k in zip(lots, case["q0_lots"], strict=True)),
-                case["cash0"],
-            ],
+            "quantity": [*held, case["cash0"]],
             "price": [*prices, 1.0],
             "target": [*case["target"], 1.0 - sum(case["target"])],
             "lot": [*lots, 0.0],
         },
         index=[*names, "CASH"],
     )
-    # Their cost leaves the cash at 0 at least; their objective has no ½.
-    plan = Rebalancer(
+    rules = [LongOnly(), LotSize("lot", min_notional=case["min_trade_notional"])]
+    if case["band"] is not None:
+        rules.append(DriftBand(absolute=dict(zip(names, case["band"], strict=True))))
+    return Rebalancer(
         risk=CovarianceRisk(pd.DataFrame(case["cov"], index=names, columns=names)),
         costs=[ProportionalCost(dict(zip(names, case["cost_rate"], strict=True)))],
-        constraints=[LongOnly(), LotSize("lot", min_notional=case["min_trade_notional"])],
+        constraints=rules,
         cash="CASH",
         aversion=2.0 * case["gamma"],
-    ).solve(table)
+    ), table
+
+
+@pytest.mark.parametrize("case", proven(), ids=lambda case: str(case["id"]))
+def test_against_proven_optima(case: dict) -> None:
+    """Optima proven by branch and bound elsewhere: never below, within 2 %, and the bound valid."""
+    rebalancer, table = of_case(case)
+    plan = rebalancer.solve(table)
     optimum = case["expected"]["objective"]
     assert plan.status.ok
     assert plan.bound <= optimum * (1 + 1e-6)
     assert optimum * (1 - 1e-6) <= plan.objective <= optimum * 1.02
+    # Without minimums the bound is within 2 % of the optimum; with them it closes most of what the convex one leaves.
+    assert plan.solution is not None
+    least = 0.02 if not case["min_trade_notional"] else 0.5 * (1.0 - plan.solution.bound / optimum)
+    assert plan.bound >= optimum * (1.0 - least) - 1e-12
 
 
 def account(**columns: list[float]) -> pd.DataFrame:

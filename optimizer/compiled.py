@@ -1,0 +1,301 @@
+"""The iteration as machine code: the steps and constants of `iteration`, one problem after the other, in loops.
+
+Where numpy takes a whole chunk through memory array by array, here a problem stays in the processor's cache until it
+is done, and what is common to all is computed once. The answers agree but for rounding, and numpy certifies both: the
+bounds, the proofs of infeasibility and the checks are the same.
+
+Loading this module loads numba, which keeps machine code on disk and looks for changes in the file of the function
+that is called: whoever changes `compiled_dual` or `compiled_step` touches this file too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.optimizer import iteration, line_search
+from equipoise.optimizer.compiled_dual import (
+    BEFORE,
+    BUY,
+    CENTRE,
+    CURVATURE,
+    LONG,
+    LOWER,
+    SELL,
+    SHORT,
+    UNROLLED,
+    UPPER,
+    Flags,
+    Indices,
+    Point,
+    Problem,
+    dot,
+    evaluate,
+    jit,
+)
+from equipoise.optimizer.compiled_step import Constants, Room, direct, pin, step
+from equipoise.optimizer.dual import KINKS, Dual
+from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends, infeasible
+from equipoise.optimizer.separable import Separable, absent
+
+_NAMED = vars(iteration) | vars(line_search)
+_CONSTANTS = Constants(**{name: _NAMED[name.upper()] for name in Constants._fields})
+
+
+class _Stack(NamedTuple):
+    """A `Dual` of B problems as arrays; where the first axis is 1, all share it."""
+
+    assets: tuple[Array, ...]  # 12 × (B or 1, n)
+    linear: Array  # (B or 1, K, n)
+    kinks: tuple[Array, ...]  # 4 × (B or 1, m, n)
+    cost: Array  # (B or 1, m)
+    limits: Array  # (B, K)
+    factors: int
+    aversion: float
+    horizon: float
+    kinked: bool  # whether any row has a kink
+    costly: bool  # whether costs raise any row
+    shared: bool  # whether all have the same rows
+
+
+class _Shared(NamedTuple):
+    """Of the rows: their kinks, and what depends on them alone."""
+
+    kinks: Array  # (4, m, n)
+    present: Flags  # (4, m)
+    squares: Array  # (n,): Σ of the squares of the factors
+    scale: Array  # (K,): Σ of the squares of the steepest slopes
+
+
+def iterated(dual: Dual) -> Ends:
+    """Newton's method on these problems, one after the other: see `iteration.iterated`."""
+    size, n = dual.assets.before.shape
+    stack = _stacked(dual)
+    ends = Ends(
+        code=np.full(size, UNSOLVED),
+        weights=np.empty((size, n)),
+        prices=np.zeros_like(dual.limits),
+        steps=np.zeros(size, dtype=np.intp),
+    )
+    centre, before, done = np.empty((size, n)), np.full(size, np.inf), np.zeros(size, dtype=np.bool_)
+    open_ = np.arange(size)
+    while len(open_):
+        _iterate(stack, open_, _CONSTANTS, centre, before, done, ends)
+        open_ = open_[~done[open_]]
+        proven = infeasible(dual.take(open_), ends.prices[open_])
+        ends.code[open_[proven]] = INFEASIBLE
+        open_ = open_[~proven & (ends.steps[open_] < iteration.STEPS)]
+    ends.code[done] = SOLVED
+    ends.weights[~done] = np.nan
+    ends.prices[~done] = 0.0
+    return ends
+
+
+def _stacked(dual: Dual) -> _Stack:
+    m, n = dual.row_count, dual.assets.before.shape[1]
+    nothing, no_row = np.zeros((1, n)), np.zeros((1, m, n))
+    own = [getattr(dual.assets, field.name) for field in fields(Separable)]
+
+    def each(matrix: Array) -> Array:
+        return np.ascontiguousarray(matrix if matrix.ndim == 3 else matrix[None])
+
+    linear, kinks = each(dual.linear), tuple(each(dual.kinks[name]) if name in dual.kinks else no_row for name in KINKS)
+    return _Stack(
+        assets=tuple(nothing if absent(value) else np.ascontiguousarray(value) for value in own),
+        linear=linear,
+        kinks=kinks,
+        cost=np.zeros((1, m)) if dual.cost is None else np.ascontiguousarray(dual.cost),
+        limits=np.ascontiguousarray(dual.limits),
+        factors=dual.factors,
+        aversion=float(dual.aversion),
+        horizon=float(dual.horizon),
+        kinked=bool(dual.kinks),
+        costly=dual.cost is not None,
+        shared=all(len(matrix) == 1 for matrix in (linear, *kinks)),
+    )
+
+
+@jit
+def _iterate(
+    stack: _Stack,
+    which: Indices,
+    constants: Constants,
+    centres: Array,
+    befores: Array,
+    done: Flags,
+    ends: Ends,
+) -> None:
+    """Take these problems on until they are done, or to where `iteration` looks for a proof of infeasibility."""
+    n, count, rows = ends.weights.shape[1], ends.prices.shape[1], stack.cost.shape[1]
+    assets, weight, scale = np.empty((12, n)), np.empty(n), np.empty(count)
+    pinned = np.empty(count, dtype=np.bool_)
+    shared = _Shared(np.empty((4, rows, n)), np.empty((4, rows), dtype=np.bool_), np.empty(n), np.empty(count))
+    room = Room(
+        np.empty(n, dtype=np.intp),
+        np.empty((n + UNROLLED, count)),
+        np.empty((count, count)),
+        np.empty((count, count)),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count, dtype=np.intp),
+        np.empty(count, dtype=np.intp),
+        np.empty((5, n)),
+        np.empty((5, n)),
+    )
+    here, there = _blank(n, count), _blank(n, count)
+    for number in range(len(which)):
+        b = which[number]
+        problem = _one(stack, b, assets, shared, number == 0 or not stack.shared)
+        centre, before = centres[b], befores[b]
+        _weigh(problem, shared.squares, weight, constants)
+        if ends.steps[b] == 0:
+            _begin(problem, centre, ends.prices[b])
+        _smooth(stack, b, assets, weight, centre)
+        _scale(problem, shared.scale, scale)
+        here.prices[:] = ends.prices[b]
+        evaluate(problem, here)
+        resumed = ends.steps[b] > 0
+        while True:
+            residual = pin(problem, here, pinned)
+            pull, size = 0.0, 0.0
+            for i in range(n):
+                pull = max(pull, abs(weight[i] * (here.weights[i] - centre[i])))
+            for p in range(problem.factors, count):
+                size += abs(here.prices[p])
+            stalled = residual <= constants.nearly and residual > 0.1 * before
+            still = pull <= constants.pull * (1.0 + 100.0 * size)
+            done[b] = (residual <= constants.exact or stalled) and still
+            if done[b] or (not resumed and (size > constants.far or ends.steps[b] in constants.rays)):
+                break
+            before, resumed = residual, False
+            if residual <= constants.recentre and not still:
+                if residual > constants.nearly:
+                    before = np.inf
+                centre[:] = here.weights
+                _smooth(stack, b, assets, weight, centre)
+                evaluate(problem, here)
+                residual = pin(problem, here, pinned)
+            direct(problem, here, pinned, residual, scale, room, constants)
+            step(problem, here, there, room, constants)
+            here, there = there, here
+            ends.steps[b] += 1
+        befores[b] = before
+        ends.prices[b] = here.prices
+        ends.weights[b] = here.weights
+
+
+@jit
+def _blank(n: int, count: int) -> Point:
+    return Point(np.empty(count), np.empty((5, n)), np.empty(n), np.empty(n), np.empty(count))
+
+
+@jit
+def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Problem:
+    """This problem, its assets in an array of their own; `new`: with other rows than the last."""
+    n, k, rows = assets.shape[1], stack.factors, shared.present.shape[1]
+    for name in range(12):
+        given = stack.assets[name]
+        at = b if len(given) > 1 else 0
+        for i in range(n):
+            assets[name, i] = given[at, i]
+    linear = stack.linear[b if len(stack.linear) > 1 else 0]
+    cost, limits = stack.cost[b if len(stack.cost) > 1 else 0], stack.limits[b]
+    if new:
+        for kind in range(4):
+            given_rows = stack.kinks[kind]
+            at = b if len(given_rows) > 1 else 0
+            for r in range(rows):
+                found = False
+                for i in range(n):
+                    shared.kinks[kind, r, i] = given_rows[at, r, i]
+                    found = found or given_rows[at, r, i] != 0.0
+                shared.present[kind, r] = found
+        shared.squares[:] = 0.0
+        for p in range(len(limits)):
+            total, r = 0.0, p - k
+            for i in range(n):
+                steepest = abs(linear[p, i])
+                if p < k:
+                    shared.squares[i] += steepest**2
+                elif stack.kinked and r < rows:
+                    for kind in range(4):
+                        steepest += abs(shared.kinks[kind, r, i])
+                total += steepest**2
+            shared.scale[p] = total
+    signed = bool(np.any(shared.present[:2]))
+    for i in range(n):
+        signed = signed or assets[LONG, i] != 0.0 or assets[SHORT, i] != 0.0
+    return Problem(
+        assets,
+        linear,
+        shared.kinks,
+        shared.present,
+        cost,
+        limits,
+        k,
+        stack.aversion,
+        stack.horizon,
+        signed,
+        stack.kinked,
+        stack.costly,
+    )
+
+
+@jit
+def _weigh(problem: Problem, squares: Array, weight: Array, constants: Constants) -> None:
+    """The proximal weights of the assets that have no curvature of their own."""
+    curvature, largest = problem.assets[CURVATURE], 0.0
+    for i in range(len(weight)):
+        weight[i] = problem.aversion * squares[i] + curvature[i]
+        largest = max(largest, weight[i])
+    riskless = constants.proximal_riskless * (largest if largest > 0.0 else 1.0)
+    for i in range(len(weight)):
+        if curvature[i] > constants.no_curvature * weight[i]:
+            weight[i] = 0.0
+        else:
+            weight[i] = constants.proximal * weight[i] if weight[i] > 0.0 else riskless
+
+
+@jit
+def _begin(problem: Problem, centre: Array, prices: Array) -> None:
+    """The holdings within their bounds, and the prices of the factors there."""
+    before, lower, upper = problem.assets[BEFORE], problem.assets[LOWER], problem.assets[UPPER]
+    for i in range(len(centre)):
+        centre[i] = min(max(before[i], lower[i]), upper[i])
+    for p in range(problem.factors):
+        prices[p] = problem.aversion * (dot(problem.linear, p, centre) - problem.limits[p])
+
+
+@jit
+def _smooth(stack: _Stack, b: int, assets: Array, weight: Array, centre: Array) -> None:
+    """Add ½·weight·(w − centre)² to every asset."""
+    own, wanted = stack.assets[CURVATURE][b], stack.assets[CENTRE][b]
+    for i in range(len(weight)):
+        if weight[i] > 0.0:
+            assets[CURVATURE, i] = own[i] + weight[i]
+            assets[CENTRE, i] = (own[i] * wanted[i] + weight[i] * centre[i]) / assets[CURVATURE, i]
+
+
+@jit
+def _scale(problem: Problem, squares: Array, scale: Array) -> None:
+    """The curvature of each price if every asset were free."""
+    k, own, largest = problem.factors, problem.assets, 0.0
+    median = np.median(own[CURVATURE])
+    for p in range(len(scale)):
+        total, r = squares[p], p - k
+        if 0 <= r < len(problem.cost) and problem.cost[r] > 0.0:
+            total = 0.0
+            for i in range(own.shape[1]):
+                steepest = abs(problem.linear[p, i])
+                for kind in range(4):
+                    steepest += abs(problem.kinks[kind, r, i])
+                rate = problem.horizon * (abs(own[BUY, i]) + abs(own[SELL, i]))
+                total += (steepest + problem.cost[r] * rate) ** 2
+        scale[p] = total / median
+        largest = max(largest, scale[p])
+    for p in range(len(scale)):
+        scale[p] = max(scale[p], 1e-9 * largest)

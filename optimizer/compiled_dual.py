@@ -1,0 +1,269 @@
+"""The dual of one problem in loops that numba compiles: what `dual` does for a stack in numpy.
+
+The formulas and their letters are those of `separable` and `dual`. Only the prices and the assets that are free to
+move enter the Hessian. Loading this module loads numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.constraints.base import Array
+
+F = TypeVar("F", bound=Callable[..., Any])
+Flags = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: The first axis of `Problem.assets`: the coefficients of `Separable`, in its order.
+CURVATURE, CENTRE, SLOPE, LONG, SHORT, BUY, SELL, QUADRATIC, IMPACT, BEFORE, LOWER, UPPER = range(12)
+#: Assets at a time in the Hessian: each of its entries is read and written once for so many.
+UNROLLED = 8
+
+
+def jit(function: F) -> F:
+    """Compiled when it is first called, and kept on disk where that is possible.
+
+    Its arithmetic is IEEE's, in the order in which it stands, on any processor.
+    """
+    to_machine_code: Any = numba.njit
+    options = {"fastmath": False, "error_model": "numpy"}
+    try:
+        result: F = to_machine_code(cache=True, **options)(function)
+    except RuntimeError:  # no directory can be written to
+        result = to_machine_code(**options)(function)
+    return result
+
+
+class Problem(NamedTuple):
+    """One problem of a `Dual`; its assets are smoothed by the proximal term."""
+
+    assets: Array  # (12, n)
+    linear: Array  # (K, n)
+    kinks: Array  # (4, m, n)
+    present: Flags  # (4, m): which rows have such kinks
+    cost: Array  # (m,)
+    limits: Array  # (K,)
+    factors: int
+    aversion: float
+    horizon: float
+    signed: bool | np.bool_  # whether anything has a kink at 0
+    kinked: bool  # whether any row has a kink
+    costly: bool  # whether costs raise any row
+
+
+class Point(NamedTuple):
+    """The dual at some prices; `priced` (5, n): what prices make of slope, long, short, buy and sell."""
+
+    prices: Array
+    priced: Array
+    weights: Array
+    moves: Array
+    gradient: Array
+
+
+@jit
+def evaluate(problem: Problem, point: Point) -> None:
+    """Fill in the point at its prices."""
+    charged = charge(problem, point.prices)
+    _price(problem, point, charged)
+    respond(problem, point.priced, charged, point.weights, point.moves)
+    _grade(problem, point)
+
+
+@jit
+def charge(problem: Problem, prices: Array) -> float:
+    """By what factor prices of rows make trading dearer."""
+    total = 0.0
+    for r in range(len(problem.cost)):
+        total += prices[problem.factors + r] * problem.cost[r]
+    return 1.0 + problem.horizon * total
+
+
+@jit
+def _price(problem: Problem, point: Point, charged: float) -> None:
+    own, priced, k, n = problem.assets, point.priced, problem.factors, len(point.weights)
+    for i in range(n):
+        priced[0, i] = own[SLOPE, i]
+        priced[3, i] = own[BUY, i] * charged
+        priced[4, i] = own[SELL, i] * charged
+    if problem.signed:
+        for i in range(n):
+            priced[1, i] = own[LONG, i]
+            priced[2, i] = own[SHORT, i]
+    for p in range(len(point.prices)):
+        price = point.prices[p]
+        if price != 0.0:
+            for i in range(n):
+                priced[0, i] += price * problem.linear[p, i]
+    if problem.kinked:
+        for kind in range(4):
+            for r in range(len(problem.cost)):
+                price = point.prices[k + r]
+                if problem.present[kind, r] and price != 0.0:
+                    for i in range(n):
+                        priced[1 + kind, i] += price * problem.kinks[kind, r, i]
+
+
+@jit
+def respond(problem: Problem, priced: Array, charged: float, weights: Array, moves: Array) -> None:
+    """`Separable.response` of these assets."""
+    own = problem.assets
+    for i in range(len(weights)):
+        before, impact = own[BEFORE, i], charged * own[IMPACT, i]
+        buy, sell = priced[3, i], priced[4, i]
+        stiffness = own[CURVATURE, i] + 2.0 * charged * own[QUADRATIC, i]
+        m = -priced[0, i] - own[CURVATURE, i] * (before - own[CENTRE, i])
+        if problem.signed:
+            long, short = priced[1, i], priced[2, i]
+            near, far = min(before, 0.0), max(before, 0.0)
+            middle = long - sell if before > 0.0 else buy - short
+            below = before + _moved(m + sell + short, stiffness, impact)
+            between = before + _moved(m - middle, stiffness, impact)
+            above = before + _moved(m - buy - long, stiffness, impact)
+            w = max(above, min(far, max(between, min(near, below))))
+            free = (above >= far) | (below <= near) | ((between >= near) & (between <= far))
+        else:
+            w = before + _moved(max(m - buy, 0.0) - max(-m - sell, 0.0), stiffness, impact)
+            free = (m >= buy) | (m <= -sell)
+        free &= (w > own[LOWER, i]) & (w < own[UPPER, i])
+        w = min(max(w, own[LOWER, i]), own[UPPER, i])
+        bends = stiffness + 0.75 * impact / np.sqrt(abs(w - before)) if impact > 0.0 else stiffness
+        weights[i] = w
+        moves[i] = 1.0 / bends if free else 0.0
+
+
+@jit
+def _moved(pull: float, stiffness: float, impact: float) -> Any:
+    """S(pull): the trade whose marginal cost is `pull`."""
+    if pull == 0.0:
+        return 0.0
+    if impact > 0.0:
+        rooted, size = 1.5 * impact, abs(pull)
+        return float(np.copysign((2.0 * size / (rooted + np.sqrt(rooted**2 + 4.0 * stiffness * size))) ** 2, pull))
+    return pull / stiffness
+
+
+@jit
+def _grade(problem: Problem, point: Point) -> None:
+    """The gradient: what the weights leave of each row."""
+    own, weights, gradient, k = problem.assets, point.weights, point.gradient, problem.factors
+    n = len(weights)
+    for p in range(len(gradient)):
+        gradient[p] = dot(problem.linear, p, weights) - problem.limits[p]
+        if p < k:
+            gradient[p] -= point.prices[p] / problem.aversion
+    if problem.kinked:
+        for r in range(len(problem.cost)):
+            if problem.present[0, r] or problem.present[1, r]:
+                for i in range(n):
+                    kind = 0 if weights[i] > 0.0 else 1
+                    gradient[k + r] += problem.kinks[kind, r, i] * abs(weights[i])
+            if problem.present[2, r] or problem.present[3, r]:
+                for i in range(n):
+                    trade = weights[i] - own[BEFORE, i]
+                    kind = 2 if trade > 0.0 else 3
+                    gradient[k + r] += problem.kinks[kind, r, i] * abs(trade)
+    if problem.costly:
+        spent = 0.0
+        for i in range(n):
+            trade = weights[i] - own[BEFORE, i]
+            rate = own[BUY, i] if trade > 0.0 else own[SELL, i]
+            spent += rate * abs(trade) + curved(own, i, abs(trade))
+        for r in range(len(problem.cost)):
+            gradient[k + r] += problem.cost[r] * problem.horizon * spent
+
+
+@jit
+def curved(own: Array, i: int, size: float) -> Any:
+    """q·size² + p·size^{3/2}"""
+    result = own[QUADRATIC, i] * size**2
+    if own[IMPACT, i] > 0.0:
+        result += own[IMPACT, i] * size * np.sqrt(size)
+    return float(result)
+
+
+@jit
+def curve(
+    problem: Problem, point: Point, moving: Indices, count: int, assets: Indices, slopes: Array, curvature: Array
+) -> None:
+    """Minus the Hessian of the first `count` of the `moving` prices: its lower half.
+
+    `assets` (n,) and `slopes` (n + UNROLLED, K) are room for the free assets and their slopes.
+    """
+    own, k = problem.assets, problem.factors
+    free = 0
+    for i in range(len(point.moves)):
+        if point.moves[i] > 0.0:
+            assets[free] = i
+            free += 1
+    for a in range(count):
+        p = moving[a]
+        for f in range(free):
+            slopes[f, a] = problem.linear[p, assets[f]]
+        r = p - k
+        if 0 <= r < len(problem.cost):
+            if problem.kinked:
+                _add_kinks(problem, point, r, a, free, assets, slopes)
+            if problem.cost[r] > 0.0:
+                for f in range(free):
+                    i = assets[f]
+                    trade = point.weights[i] - own[BEFORE, i]
+                    grows = 2.0 * own[QUADRATIC, i] * abs(trade)
+                    if own[IMPACT, i] > 0.0:
+                        grows += 1.5 * own[IMPACT, i] * np.sqrt(abs(trade))
+                    rate = own[BUY, i] + grows if trade > 0.0 else -own[SELL, i] - grows
+                    slopes[f, a] += problem.cost[r] * problem.horizon * rate
+    for f in range(free):
+        root = np.sqrt(point.moves[assets[f]])
+        for a in range(count):
+            slopes[f, a] *= root
+    for f in range(free, free + UNROLLED):
+        for a in range(count):
+            slopes[f, a] = 0.0
+    for a in range(count):
+        for c in range(a + 1):
+            curvature[a, c] = 0.0
+        if moving[a] < k:
+            curvature[a, a] = 1.0 / problem.aversion
+    for f in range(0, free, UNROLLED):
+        for a in range(count):
+            s, t, u, v = slopes[f, a], slopes[f + 1, a], slopes[f + 2, a], slopes[f + 3, a]
+            w, x, y, z = slopes[f + 4, a], slopes[f + 5, a], slopes[f + 6, a], slopes[f + 7, a]
+            for c in range(a + 1):
+                curvature[a, c] += (
+                    (s * slopes[f, c] + t * slopes[f + 1, c] + u * slopes[f + 2, c] + v * slopes[f + 3, c])
+                    + (w * slopes[f + 4, c] + x * slopes[f + 5, c] + y * slopes[f + 6, c] + z * slopes[f + 7, c])
+                )  # fmt: skip
+
+
+@jit
+def _add_kinks(problem: Problem, point: Point, r: int, a: int, free: int, assets: Indices, slopes: Array) -> None:
+    """Add the slopes of the row's kinks at the free assets."""
+    for kind in range(4):
+        if problem.present[kind, r]:
+            sign = 1.0 if kind == 0 or kind == 2 else -1.0
+            for f in range(free):
+                i = assets[f]
+                signed = point.weights[i] if kind < 2 else point.weights[i] - problem.assets[BEFORE, i]
+                if sign * signed > 0.0:
+                    slopes[f, a] += sign * problem.kinks[kind, r, i]
+
+
+@jit
+def dot(matrix: Array, p: int, x: Array) -> float:
+    """matrix[p]·x, in four sums that the processor can take at once."""
+    one = two = three = four = 0.0
+    whole = len(x) - len(x) % 4
+    for i in range(0, whole, 4):
+        one += matrix[p, i] * x[i]
+        two += matrix[p, i + 1] * x[i + 1]
+        three += matrix[p, i + 2] * x[i + 2]
+        four += matrix[p, i + 3] * x[i + 3]
+    for i in range(whole, len(x)):
+        one += matrix[p, i] * x[i]
+    return (one + two) + (three + four)

@@ -1,0 +1,74 @@
+"""The length of a step on the dual: where its derivative along the step is about 0, by bracketing.
+
+The derivative falls along the step, with jumps at no kink: each asset's coefficients are linear in the length, and
+its minimiser is in closed form, so that it costs one pass over the assets and no product of matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.optimizer.dual import PRICED, Dual, Point
+from equipoise.optimizer.separable import Separable
+
+ACCEPTED = 0.1  #: A step may leave this part of the derivative.
+SEARCHES, WIDENINGS = 60, 40
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """The dual's derivative along a step: each asset's coefficients are linear in the step's length."""
+
+    start: Separable
+    change: dict[str, Array]
+    constant: Array
+    per_length: Array
+
+    @classmethod
+    def between(cls, dual: Dual, here: Point, there: Point, step: Array) -> Line:
+        given = {name: (getattr(here.assets, name), getattr(there.assets, name)) for name in PRICED}
+        change = {name: new - old for name, (old, new) in given.items() if isinstance(new, np.ndarray)}
+        k = dual.factors
+        constant = -(step * dual.limits).sum(axis=1) - (step[:, :k] * here.prices[:, :k]).sum(axis=1) / dual.aversion
+        return cls(here.assets, change, constant, -np.square(step[:, :k]).sum(axis=1) / dual.aversion)
+
+    def slope(self, length: Array) -> Array:
+        """The derivative at these lengths (B,)."""
+        far = length[:, None]
+        at = {name: getattr(self.start, name) + far * change for name, change in self.change.items()}
+        assets = replace(self.start, **at)
+        weights = assets.response()[0]
+        moved = replace(assets, curvature=0.0, **{name: self.change.get(name, 0.0) for name in at})
+        return np.asarray(moved.value(weights).sum(axis=1) + self.constant + length * self.per_length)
+
+
+def searched(line: Line, here: Array, there: Array, furthest: Array) -> Array:
+    """The length at which the derivative is about 0, from its values at 0 and at 1; at most `furthest`."""
+    wanted = ACCEPTED * np.abs(here)
+    low, high = np.zeros_like(here), np.ones_like(here)
+    at_low, at_high = here.copy(), there.copy()
+    for _ in range(WIDENINGS):
+        rising = (at_high > wanted) & (high < furthest)
+        if not rising.any():
+            break
+        wider = np.where(rising, np.minimum(4.0 * high, furthest), high)
+        slope = line.slope(wider)
+        low, at_low = np.where(rising, high, low), np.where(rising, at_high, at_low)
+        high, at_high = wider, np.where(rising, slope, at_high)
+    length, open_ = high.copy(), at_high < -wanted
+    for turn in range(SEARCHES):
+        if not open_.any():
+            break
+        # The secant, kept off the ends; every fourth time the middle.
+        part = np.clip(at_low / (at_low - at_high), 0.02, 0.98) if turn % 4 < 3 else 0.5
+        length = np.where(open_, low + (high - low) * part, length)
+        slope = line.slope(length)
+        open_ = open_ & (np.abs(slope) > wanted)
+        rising = slope > 0
+        low, high = np.where(rising, length, low), np.where(rising, high, length)
+        # An end that stays counts for half: the Illinois rule.
+        at_low, at_high = np.where(rising, slope, 0.5 * at_low), np.where(rising, 0.5 * at_high, slope)
+    return length

@@ -1,0 +1,121 @@
+"""A lower bound on every whole-lot plan, tight also where lots are coarse or orders have a minimum.
+
+The prices of the lot dual (`lot_dual`) come from the program over the hulls of the assets' lot points (`lot_hull`);
+points that these prices would rather take are added until there are none, or too little is left to gain. The risk is
+split (`lot_split`) so that its diagonal favours the assets that the hulls mix most. The bound is concave in that
+diagonal, and what they mix is its slope: mean slopes converge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.optimizer import lot_hull, lot_split
+from equipoise.optimizer.lot_dual import LotDual, Minimum, Planes, Prices
+from equipoise.optimizer.lot_points import Lots, Points
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import Solution
+
+_ADDED = 4  # rounds of adding points to the hulls
+LARGEST = 200  # assets for which a split is searched
+_NEAR = 0.005  # of the objective: what is left for another split is not worth it
+_TIGHT, _LITTLE = 1e-4, 0.1  # what is left to gain is too little: of the objective, of what would be enough
+
+
+@dataclass(frozen=True, eq=False)
+class LotBound:
+    """The bound, and what found it: prices, the hulls' points, the mean weights and variances (n,) of their mixture.
+
+    `scale` is the size of the objective that the search for prices assumed.
+    """
+
+    value: float
+    dual: LotDual
+    points: Points
+    scale: float
+    prices: Prices | None = None
+    weights: Array | None = None
+    spread: Array | None = None
+
+
+def relaxed(problem: Problem) -> Problem:
+    """The problem that bounds are of: rows at the cash with the slope that is never too steep."""
+    return replace(problem, cash_side="long") if problem.kinked else problem
+
+
+def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, splits: int = 2) -> LotBound:
+    """A number that no whole-lot plan's objective is below.
+
+    `solution` is the convex program's; its prices give a first bound, and nothing more is done if that, or a later
+    one, is `enough`. `splits`: how often the risk is split anew.
+    """
+    problem, allowed = allowed.problem, allowed.within_budget()
+    assert solution.weights is not None
+    dual = LotDual(allowed, lot_split.given(problem.risk), Planes.of(allowed, solution))
+    points = _first_points(dual, solution.weights)
+    below, above = points.beside(solution.weights)
+    between = np.isfinite(below) & np.isfinite(above)
+    spread = np.where(between, (solution.weights - below) * (above - solution.weights), 0.0)
+    spread[problem.cash] = 0.0
+    variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+    scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ spread), 1e-14)
+    best = LotBound(_at_convex_prices(dual, solution).value, dual, points, scale)
+    for turn in range(splits if best.value < enough else 0):
+        split = lot_split.favouring(problem.risk, spread) if len(spread) <= LARGEST else None
+        found = maximised(replace(dual, split=split or dual.split), points, scale, enough=enough)
+        best = found if found.value > best.value or best.weights is None else best
+        near = np.isfinite(enough) and enough - best.value <= _NEAR * abs(enough)
+        if best.value >= enough or near or split is None or found.spread is None:
+            break
+        mixed = np.where(np.arange(len(spread)) == problem.cash, 0.0, found.spread)
+        spread, points = (spread * (turn + 1) + mixed) / (turn + 2), found.points
+    return best
+
+
+def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np.inf) -> LotBound:
+    """The best bound of this dual, from these points on; `scale` is the size of the objective."""
+    best = LotBound(-np.inf, dual, points, scale)
+    if not np.all(points.valid.any(axis=0)):
+        return replace(best, value=np.inf)
+    for _ in range(_ADDED):
+        mixture = lot_hull.solve(dual, points, scale, enough)
+        if mixture is None:
+            break
+        tried = [(dual.at(prices), prices) for prices in (mixture.prices, dual.settled(mixture.prices))]
+        minimum, prices = max(tried, key=lambda one: one[0].value)
+        if minimum.value > best.value:
+            best = LotBound(minimum.value, dual, points, scale, prices, mixture.weights, mixture.spread)
+        more = points.joined(*(one.points for one, _ in tried)).distinct()
+        left = mixture.objective - best.value
+        little = max(_TIGHT * scale, _LITTLE * (enough - best.value) if np.isfinite(enough) else 0.0)
+        if best.value >= enough or left <= little or np.sum(more.valid) == np.sum(points.valid):
+            break
+        points = more
+    return replace(best, points=points)
+
+
+def _at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:
+    problem, given = dual.allowed.problem, solution.prices
+    assert solution.weights is not None
+    rows = np.zeros(len(dual.limits))
+    if given is not None and np.all(np.isfinite(given.rows)) and np.all(np.isfinite(given.cones)):
+        cones = [p for (_, c), p in zip(problem.cones, given.cones, strict=True) if c.of(solution.weights) > 0]
+        found = np.concatenate([given.rows, cones, [1.0] if given.slopes is not None else []])
+        # A stricter form of the problem may have had more rows; then the hulls find the prices.
+        rows = found if len(found) == len(rows) else rows
+    factors = problem.aversion * (dual.split.factors @ (solution.weights - problem.target))
+    return dual.at(dual.settled(Prices(factors, rows, 0.0)))
+
+
+def _first_points(dual: LotDual, weights: Array) -> Points:
+    """The lot points around these weights: next to them, a lot further, least orders, no order, a close."""
+    cash, (low, high) = dual.allowed.problem.cash, dual.ranges
+    points, *wider = (dual.allowed.around(weights + step * dual.allowed.size) for step in (0.0, -1.0, 1.0))
+    points = points.joined(*wider)
+    held = np.clip(weights[cash] + np.array([0.0, -0.1, 0.1, -0.5, 0.5, -1.0]), low[cash], high[cash])
+    points.weights[: len(held), cash] = held
+    points.valid[:, cash] = np.arange(len(points.valid)) < len(held)
+    return points.distinct()

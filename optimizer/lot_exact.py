@@ -1,0 +1,176 @@
+"""The best whole-lot plan, proven: branch and bound over the lot bound.
+
+A node is a part of the lots: ranges of every asset. Its bound is that of the hulls of the points left (`lot_bound`),
+with the risk split for the assets that are still mixed. Where the mixture of one asset lies between two of its points,
+the node falls into the points below and those above. The node with the least bound comes next, so that the least bound
+of all that are left is a proof at any time; the search rounds and improves what the nodes suggest.
+
+Land and Doig (1960) for branch and bound.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.optimizer import lot_split
+from equipoise.optimizer.lot_bound import LARGEST, LotBound, maximised
+from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_search import Search, State
+
+_POLISH = 8  # every so many nodes the search goes on from the node's plan, every time while there is no plan
+_MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
+
+
+@dataclass(frozen=True)
+class Exact:
+    """How far to prove: until the gap is at most this fraction of the objective, or the seconds are over."""
+
+    gap: float = 1e-6
+    time_limit: float | None = 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """The best plan known (None: there is none), a bound on every plan, the nodes, and whether all were seen."""
+
+    best: State | None
+    bound: float
+    nodes: int
+    complete: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    bound: float
+    found: LotBound
+    spread: Array
+
+    def __lt__(self, other: _Node) -> bool:
+        return self.bound < other.bound
+
+
+def proven(search: Search, root: LotBound, best: State | None, exact: Exact) -> Proof:
+    """The best plan within the root's lots, starting from `best`."""
+    until = np.inf if exact.time_limit is None else time.monotonic() + exact.time_limit
+    tree = _Tree(search, best, root.scale, exact.gap)
+    spread = np.zeros(len(root.dual.split.own)) if root.spread is None else root.spread
+    heap = [_Node(root.value, root, spread)] if root.value < tree.limit else []
+    nodes, closed = 0, np.inf
+    while heap:
+        if heap[0].bound >= tree.limit:
+            closed = min(closed, heap[0].bound)
+            break
+        if time.monotonic() >= until:
+            return Proof(tree.best, min(heap[0].bound, closed), nodes, False)
+        for child in tree.children(heapq.heappop(heap)):
+            nodes += 1
+            if child.bound < tree.limit:
+                heapq.heappush(heap, child)
+            else:
+                closed = min(closed, child.bound)
+    bound = min(closed, tree.best.objective if tree.best is not None else np.inf)
+    return Proof(tree.best, max(bound, root.value), nodes, True)
+
+
+class _Tree:
+    """What all nodes share: the best plan so far, and the search that improves it."""
+
+    def __init__(self, search: Search, best: State | None, scale: float, gap: float) -> None:
+        self.search, self.best, self.scale, self.gap = search, best, scale, gap
+        self.seen = 0
+        self.worst = _worst(search.allowed)
+
+    @property
+    def limit(self) -> float:
+        """A node with a bound from here on has no plan that is worth more than the gap."""
+        if self.best is None:
+            return self.worst
+        return self.best.objective - max(self.gap * abs(self.best.objective), 1e-15)
+
+    def children(self, node: _Node) -> Iterator[_Node]:
+        found = node.found
+        at = found.weights if found.weights is not None else found.dual.allowed.problem.before
+        for allowed in _parts(found.dual.allowed, at, node.spread):
+            yield self._node(allowed, node, at)
+
+    def _node(self, allowed: Lots, parent: _Node, at: Array) -> _Node:
+        before, allowed = parent.found, allowed.within_budget()
+        kept = before.points
+        inside = (kept.lots >= allowed.lowest) & (kept.lots <= allowed.highest)
+        valid = kept.valid & np.where(kept.closed, allowed.closable, inside)
+        valid[:, allowed.problem.cash] = kept.valid[:, allowed.problem.cash]
+        points = replace(kept, valid=valid).joined(allowed.around(at)).distinct()
+        split = before.dual.split
+        if np.any(parent.spread > 0) and len(at) <= LARGEST:
+            split = lot_split.favouring(allowed.problem.risk, parent.spread) or split
+        dual = replace(before.dual, allowed=allowed, split=split)
+        found = maximised(dual, points, self.scale, enough=self.limit)
+        bound = max(found.value, parent.bound)
+        if found.value < self.limit:
+            self._suggested(found)
+        spread = 0.5 * (parent.spread + found.spread) if found.spread is not None else parent.spread
+        spread = np.where(np.arange(len(spread)) == allowed.problem.cash, 0.0, spread)
+        return _Node(bound, found, spread)
+
+    def _suggested(self, found: LotBound) -> None:
+        """Looks at the plan nearest to a node's mixture, and now and then improves it."""
+        if found.weights is None:
+            return
+        state = self.search.state(*self.search.allowed.closest(found.weights))
+        self.seen += 1
+        if self.best is None or self.seen % _POLISH == 0:
+            state = self.search.run(state)
+        if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
+            self.best = state
+
+
+def _parts(allowed: Lots, at: Array, spread: Array) -> Iterator[Lots]:
+    """The lots below and above the mean of the asset that is mixed most; nothing if only one plan is left."""
+    problem = allowed.problem
+    points = allowed.around(at)
+    points.valid[:, problem.cash] = False
+    below, above = points.beside(at)
+    variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+    mixed = variance * np.where(np.isfinite(below) & np.isfinite(above) & (above > below), spread, 0.0)
+    if np.all(mixed <= np.max(variance) * (_MIXED * allowed.size) ** 2):
+        # Nothing is mixed, yet the node is open: any asset with more than one point.
+        several = points.distinct().valid.sum(axis=0) > 1
+        if not several.any():
+            return
+        i = int(np.argmax(several))
+        low = np.sort(points.weights[points.valid[:, i], i])
+        cut = 0.5 * (low[0] + low[1])
+    else:
+        i = int(np.argmax(mixed))
+        cut = 0.5 * (below[i] + above[i])
+    last = int(np.floor((cut - problem.before[i]) / allowed.size[i]))
+    for under in (True, False):
+        lowest, highest, closable = allowed.lowest.copy(), allowed.highest.copy(), allowed.closable.copy()
+        if under:
+            highest[i] = min(highest[i], last)
+        else:
+            lowest[i] = max(lowest[i], last + 1)
+        closable[i] &= (cut > 0) == under
+        part = replace(allowed, lowest=lowest, highest=highest, closable=closable)
+        if not len(part.empty()):
+            yield part
+
+
+def _worst(allowed: Lots) -> float:
+    """More than the objective of any plan: a bound above it is a proof that there is none."""
+    problem = allowed.problem
+    low, high = (problem.before + edge * allowed.size for edge in (allowed.lowest, allowed.highest))
+    low[problem.cash], high[problem.cash] = problem.lower[problem.cash], problem.upper[problem.cash]
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    away = np.maximum(np.abs(low - problem.target), np.abs(high - problem.target))
+    volatility = np.sqrt(problem.risk.specific + np.square(problem.risk.factors).sum(axis=0))
+    cost, size = problem.cost, np.maximum(np.abs(low - problem.before), np.abs(high - problem.before))
+    paid = np.maximum(cost.each(size), cost.each(-size))
+    carried = np.maximum(cost.carry(low), cost.carry(high))
+    return float(0.5 * problem.aversion * (volatility @ away) ** 2 + paid.sum() / problem.horizon + carried.sum())

@@ -1,0 +1,182 @@
+"""The compiled iteration: the same answers as numpy's, with the switch that chooses between them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from strategies import many
+from test_newton import bits, stacked
+
+from equipoise.constraints import Turnover
+from equipoise.optimizer import compiled, compiled_dual, iteration, newton
+from equipoise.optimizer.compiled_dual import BUY, IMPACT, LONG, QUADRATIC, SELL, SHORT, SLOPE
+from equipoise.optimizer.dual import Dual
+from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends
+from equipoise.optimizer.newton import Answers
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.separable import Separable
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """newton.solve by either path."""
+
+    def solve(given: Problem) -> tuple[Answers, Answers]:
+        answers = []
+        for path in (iteration.iterated, compiled.iterated):
+            monkeypatch.setattr(newton, "_iterated", lambda path=path: path)
+            answers.append(newton.solve(given))
+        return answers[0], answers[1]
+
+    return solve
+
+
+def agree(plain: Answers, fast: Answers) -> None:
+    assert fast.code.tolist() == plain.code.tolist()
+    done = plain.code == SOLVED
+    np.testing.assert_allclose(fast.weights[done], plain.weights[done], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(fast.objective[done], plain.objective[done], rtol=1e-12, atol=1e-15)
+    assert np.all(fast.violation[done] <= newton.VIOLATION)
+    gap = fast.objective - fast.bound
+    assert np.all(gap[done] <= np.maximum(newton.GAP_RELATIVE * np.abs(fast.objective[done]), newton.GAP_ABSOLUTE))
+
+
+def test_random_problems_have_the_same_answers(both: Any) -> None:
+    """All rules, costs and kinds of risk of the generator, with slack and with limits that exclude its point."""
+    seen = np.zeros(3, dtype=int)
+    apart = []
+    tight = ("drift_band", "cash_floor", "health_factor", "gross_leverage", "turnover")
+    for options in ({}, {"among": tight, "slack": -0.6}):
+        for instance in many(200, 17, **options):
+            given = instance.problem()
+            if newton.refusal(given) is None:
+                plain, fast = both(given.as_stack())
+                agree(plain, fast)
+                seen[plain.code] += 1
+                apart.append(abs(int(plain.steps[0]) - int(fast.steps[0])))
+    assert seen[SOLVED] >= 200
+    assert seen[INFEASIBLE] >= 30
+    # The same rules take the same steps; only rounding tells when to stop.
+    assert np.mean(np.array(apart) > 1) <= 0.02
+
+
+def test_a_stack_has_the_same_answers(both: Any) -> None:
+    rules, stack = stacked(120)
+    rules = replace(rules, constraints=(*rules.constraints, Turnover(0.06)))
+    plain, fast = both(rules.stacked(stack))
+    agree(plain, fast)
+    assert {SOLVED, INFEASIBLE} <= set(plain.code.tolist())
+
+
+def test_a_stack_gives_the_bits_of_any_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton, "_iterated", lambda: compiled.iterated)
+    rules, stack = stacked()
+    whole = newton.solve(rules.stacked(stack))
+    for part in (np.array([7]), np.array([31, 2, 11]), np.arange(40)[::-1]):
+        some = newton.solve(rules.stacked(stack.take(part)))
+        assert bits(some, slice(None)) == bits(whole, part)
+
+
+def test_the_threshold_rule_is_that_of_separable() -> None:
+    """Every kink and curve, holdings on both sides of 0 and at 0, bounds that hold and bounds that do not."""
+    rng = np.random.default_rng(4)
+    n = 4000
+
+    def some(size: Any) -> Any:
+        return size * rng.uniform(0, 1, n) * (rng.random(n) < 0.7)
+
+    before = rng.normal(0, 0.1, n) * (rng.random(n) < 0.8)
+    long, buy = rng.normal(0, 0.05, n), rng.normal(0, 0.05, n)
+    rule = Separable(
+        curvature=rng.uniform(0.01, 1, n),
+        centre=rng.normal(0, 0.1, n),
+        slope=rng.normal(0, 0.1, n),
+        long=long,
+        short=some(0.1) - long,
+        buy=buy,
+        sell=some(0.1) - buy,
+        quadratic=some(1.0),
+        impact=some(0.1),
+        before=before,
+        lower=-some(0.3),
+        upper=some(0.3),
+    )
+    own = np.array([getattr(rule, name) for name in Separable.__dataclass_fields__])
+    nothing, rows = np.zeros((0, n)), np.zeros(0)
+    given = compiled_dual.Problem(
+        assets=own,
+        linear=nothing,
+        kinks=np.zeros((4, 0, n)),
+        present=np.zeros((4, 0), dtype=bool),
+        cost=rows,
+        limits=rows,
+        factors=0,
+        aversion=1.0,
+        horizon=1.0,
+        signed=True,
+        kinked=False,
+        costly=False,
+    )
+    weights, moves = np.empty(n), np.empty(n)
+    for charged in (1.0, 2.5):
+        dearer = dict(zip(("quadratic", "impact"), charged * own[[QUADRATIC, IMPACT]], strict=True))
+        expected = Separable(**(vars(rule) | dearer)).response()
+        compiled_dual.respond(given, own[[SLOPE, LONG, SHORT, BUY, SELL]].copy(), charged, weights, moves)
+        np.testing.assert_allclose(weights, expected[0], rtol=0, atol=1e-15)
+        np.testing.assert_allclose(moves, expected[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", iteration.iterated), ("1", compiled.iterated)])
+def test_the_switch(monkeypatch: pytest.MonkeyPatch, value: str, expected: Any) -> None:
+    monkeypatch.setenv("EQUIPOISE_COMPILED", value)
+    assert newton._iterated() is expected
+
+
+def test_what_has_not_converged_is_handed_on(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After too few steps both say so, and return nothing."""
+    rules, stack = stacked(20)
+    given = rules.stacked(stack)
+    monkeypatch.setattr(iteration, "STEPS", 2)
+    monkeypatch.setattr(compiled, "_CONSTANTS", compiled._CONSTANTS._replace(rays=(2,) * 4))
+    ends = []
+
+    def recorded(dual: Dual) -> Ends:
+        ends.append(compiled.iterated(dual))
+        return ends[-1]
+
+    monkeypatch.setattr(newton, "_iterated", lambda: recorded)
+    answers = newton.solve(given)
+    left = answers.code == UNSOLVED
+    assert left.any()
+    assert np.isnan(answers.weights[left]).all()
+    assert max(int(end.steps.max()) for end in ends) == 2
+
+
+def test_it_runs_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba raises where it finds no directory to write to; then the code is compiled for this process only."""
+    compile_ = numba.njit
+
+    def without_a_place(*functions: Any, cache: bool = False, **options: Any) -> Any:
+        def refuse(function: Any) -> Any:
+            raise RuntimeError(f"cannot cache function {function.__name__!r}: no locator available")
+
+        return refuse if cache else compile_(*functions, **options)
+
+    monkeypatch.setattr(numba, "njit", without_a_place)
+
+    def twice(x: float) -> float:
+        return 2.0 * x
+
+    assert compiled_dual.jit(twice)(4.0) == 8.0
+
+
+def test_numba_is_loaded_when_it_is_first_used() -> None:
+    code = "import sys, equipoise, equipoise.optimizer.newton; print('numba' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.strip() == "False", run.stderr

@@ -89,15 +89,14 @@ def batch(n: int, factors: int, count: int, seed: int) -> tuple[Rebalancer, pd.D
 
 def with_rows(rebalancer: Rebalancer, stack: Stack) -> Rebalancer:
     """The policy with nine rows more, all around the target, so that they can be kept: 0.1 % around each group's
-    target weight, a factor and the leverage near the target's, and turnover of what the freest portfolio trades."""
-    free = newton.solve(rebalancer.policy.stacked(stack)).weights
+    target weight, a factor and the leverage near the target's, and turnover for the way there."""
     betas = {name: 0.5 + (i % 7) / 6 for i, name in enumerate(stack.assets[0, :-1])}
     rules = (
         *rebalancer.policy.constraints,
         DriftBand(absolute=0.001, by="group"),
         FactorLimit(betas, upper=0.002, relative=True),
         Leverage(gross=0.981),
-        Turnover(0.5 * float(np.max(np.abs(free - stack.before)[:, :-1].sum(axis=1)))),
+        Turnover(0.5 * float(np.max(np.abs(stack.target - stack.before)[:, :-1].sum(axis=1)))),
     )
     return Rebalancer(
         cash=CASH,

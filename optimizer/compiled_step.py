@@ -39,6 +39,7 @@ class Constants(NamedTuple):
     widenings: int
     singular: float
     fading: float
+    held: float
     no_curvature: float
     proximal: float
     proximal_riskless: float
@@ -92,7 +93,7 @@ def direct(
         ridge = 0.0
         if several and room.moving[a] >= k:
             ridge = (constants.singular + constants.fading * min(residual, 1.0)) * diagonal
-        curvature[a, a] += ridge if diagonal > 1e-9 * all_free else all_free
+        curvature[a, a] += ridge if diagonal > 1e-9 * all_free else constants.held * all_free
         unit[a] = 1.0 / np.sqrt(curvature[a, a])
     while True:
         for a in range(count):

@@ -187,7 +187,7 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
     yearly = {name: mine(getattr(cost, name)) / problem.horizon for name in _TRADING}
     yearly |= {name: mine(getattr(cost, name)) for name in ("long", "short")}
     weight, upper = coefficients(rows.weight), rows.upper[at]
-    kinks = {name: coefficients(m) for name in KINKS if (m := getattr(rows, name)).any()}
+    kinks = {name: m for name in KINKS if (m := coefficients(getattr(rows, name))).any()}
     for one, other in (("long", "short"), ("buy", "sell")):
         if one in kinks or other in kinks:
             kinks.setdefault(one, np.zeros_like(kinks.get(other)))

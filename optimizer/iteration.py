@@ -30,6 +30,7 @@ EXACT, NEARLY = 1e-13, 1e-11  # residuals in NAV: done; done if it gets no bette
 RECENTRE = 1e-7  # a residual this small is near enough to move the proximal centres
 PULL = 1e-17  # what the proximal term may still pull, in NAV per year and unit
 SINGULAR, FADING = 1e-9, 1e-5  # ridges, of the diagonal
+HELD = 1e-3  # of the curvature if all were free, for a price with which no asset is free to move
 NO_CURVATURE = 0.3e-3  # of the asset's whole variance
 PROXIMAL, PROXIMAL_RISKLESS = 1e-3, 1e-5  # of its own variance, or of the largest
 
@@ -202,7 +203,7 @@ def _direction(state: _State, pinned: NDArray[np.bool_]) -> Array:
     is_row = price >= dual.factors
     several = np.sum(is_row & ~pinned, axis=1, keepdims=True) > 1
     ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (several & is_row)
-    curvature[:, price, price] += np.where(diagonal > 1e-9 * state.scale, ridge, state.scale)
+    curvature[:, price, price] += np.where(diagonal > 1e-9 * state.scale, ridge, HELD * state.scale)
     while True:
         system = np.where(pinned[:, :, None] | pinned[:, None, :], 0.0, curvature)
         system[:, price, price] += pinned

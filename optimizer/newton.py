@@ -4,7 +4,7 @@ Given the prices of the factors and of the rows every asset is a threshold rule 
 few prices are unknown (`dual`). The dual is concave and piecewise smooth; where no kink is crossed one Newton step
 is exact, so that a handful of steps, each a K × K system a problem, ends on the optimum's own active set.
 
-The iteration stands in `iteration`, and compiled, where numba is installed, in `compiled`. Here are what goes into it
+The iteration stands in `iteration`, and compiled by numba, for those who ask for it, in `compiled`. Here is what goes in
 and what comes out: what has not converged, or has no tight certificate, is handed on.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,8 +142,9 @@ def _forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
 
 
 def _iterated() -> Callable[[Dual], Ends]:
-    """The compiled iteration, where numba is installed and not turned off, or that in numpy."""
-    if os.environ.get("EQUIPOISE_COMPILED", "1") != "0" and find_spec("numba") is not None:
+    """The iteration in numpy, or the compiled one if EQUIPOISE_COMPILED=1 asks for it: it costs each process some
+    seconds to load, which only long batches earn back."""
+    if os.environ.get("EQUIPOISE_COMPILED", "0") != "0":
         from equipoise.optimizer.compiled import iterated as compiled
 
         return compiled

@@ -4,8 +4,8 @@ Given the prices of the factors and of the rows every asset is a threshold rule 
 few prices are unknown (`dual`). The dual is concave and piecewise smooth; where no kink is crossed one Newton step
 is exact, so that a handful of steps, each a K × K system a problem, ends on the optimum's own active set.
 
-The iteration stands in `iteration`, and compiled by numba, for those who ask for it, in `compiled`. Here is what goes in
-and what comes out: what has not converged, or has no tight certificate, is handed on.
+The iteration stands in `iteration`, and compiled by numba, for those who ask for it, in `compiled`. Here is what goes
+in and what comes out: what has not converged, or has no tight certificate, is handed on.
 """
 
 from __future__ import annotations

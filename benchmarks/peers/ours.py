@@ -153,8 +153,11 @@ def batch(family: Family) -> Many:
         pairs = zip(tables, dates, strict=True)
         asked = [table.iloc[: len(date) * len(_names(date[0]))] for table, date in pairs]
         began = time.process_time()
-        plans = [plan for table in asked for plan in rebalancer.solve_batch(table)]
+        batches = [rebalancer.solve_batch(table) for table in asked]
+        rows = sum(len(solved.results) + len(solved.orders) for solved in batches)
         seconds = time.process_time() - began
+        assert rows >= len(asked)
+        plans = [plan for solved in batches for plan in solved]
         instances = [p for date in dates for p in date]
         solved = [plan.solution.weights if plan.solution is not None else None for plan in plans]
         return [_own(p, weights) for p, weights in zip(instances, solved, strict=True)], seconds

@@ -22,6 +22,7 @@ from equipoise.optimizer.compiled_dual import (
     BUY,
     CENTRE,
     CURVATURE,
+    IMPACT,
     LONG,
     LOWER,
     SELL,
@@ -32,9 +33,9 @@ from equipoise.optimizer.compiled_dual import (
     Indices,
     Point,
     Problem,
-    dot,
     evaluate,
     jit,
+    multiply,
 )
 from equipoise.optimizer.compiled_step import Constants, Room, direct, pin, step
 from equipoise.optimizer.dual import KINKS, Dual
@@ -62,8 +63,9 @@ class _Stack(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """Of the rows: their kinks, and what depends on them alone."""
+    """Of the rows: what depends on them alone."""
 
+    across: Array  # (n, K)
     kinks: Array  # (4, m, n)
     present: Flags  # (4, m)
     squares: Array  # (n,): Σ of the squares of the factors
@@ -132,7 +134,9 @@ def _iterate(
     n, count, rows = ends.weights.shape[1], ends.prices.shape[1], stack.cost.shape[1]
     assets, weight, scale = np.empty((12, n)), np.empty(n), np.empty(count)
     pinned = np.empty(count, dtype=np.bool_)
-    shared = _Shared(np.empty((4, rows, n)), np.empty((4, rows), dtype=np.bool_), np.empty(n), np.empty(count))
+    shared = _Shared(
+        np.empty((n, count)), np.empty((4, rows, n)), np.empty((4, rows), dtype=np.bool_), np.empty(n), np.empty(count)
+    )
     room = Room(
         np.empty(n, dtype=np.intp),
         np.empty((n + UNROLLED, count)),
@@ -214,6 +218,9 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
                     shared.kinks[kind, r, i] = given_rows[at, r, i]
                     found = found or given_rows[at, r, i] != 0.0
                 shared.present[kind, r] = found
+        for i in range(n):
+            for p in range(len(limits)):
+                shared.across[i, p] = linear[p, i]
         shared.squares[:] = 0.0
         for p in range(len(limits)):
             total, r = 0.0, p - k
@@ -226,12 +233,14 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
                         steepest += abs(shared.kinks[kind, r, i])
                 total += steepest**2
             shared.scale[p] = total
-    signed = bool(np.any(shared.present[:2]))
+    signed, bent = bool(np.any(shared.present[:2])), False
     for i in range(n):
         signed = signed or assets[LONG, i] != 0.0 or assets[SHORT, i] != 0.0
+        bent = bent or assets[IMPACT, i] != 0.0
     return Problem(
         assets,
         linear,
+        shared.across,
         shared.kinks,
         shared.present,
         cost,
@@ -242,6 +251,7 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
         signed,
         stack.kinked,
         stack.costly,
+        bent,
     )
 
 
@@ -266,8 +276,9 @@ def _begin(problem: Problem, centre: Array, prices: Array) -> None:
     before, lower, upper = problem.assets[BEFORE], problem.assets[LOWER], problem.assets[UPPER]
     for i in range(len(centre)):
         centre[i] = min(max(before[i], lower[i]), upper[i])
-    for p in range(problem.factors):
-        prices[p] = problem.aversion * (dot(problem.linear, p, centre) - problem.limits[p])
+    multiply(problem.across, centre, prices)
+    for p in range(len(prices)):
+        prices[p] = problem.aversion * (prices[p] - problem.limits[p]) if p < problem.factors else 0.0
 
 
 @jit

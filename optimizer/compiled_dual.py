@@ -44,6 +44,7 @@ class Problem(NamedTuple):
 
     assets: Array  # (12, n)
     linear: Array  # (K, n)
+    across: Array  # (n, K): the same, asset by asset
     kinks: Array  # (4, m, n)
     present: Flags  # (4, m): which rows have such kinks
     cost: Array  # (m,)
@@ -54,6 +55,7 @@ class Problem(NamedTuple):
     signed: bool | np.bool_  # whether anything has a kink at 0
     kinked: bool  # whether any row has a kink
     costly: bool  # whether costs raise any row
+    bent: bool | np.bool_  # whether any asset has impact costs
 
 
 class Point(NamedTuple):
@@ -111,41 +113,47 @@ def _price(problem: Problem, point: Point, charged: float) -> None:
 
 @jit
 def respond(problem: Problem, priced: Array, charged: float, weights: Array, moves: Array) -> None:
-    """`Separable.response` of these assets."""
-    own = problem.assets
+    """`Separable.response` of these assets.
+
+    Which way an asset goes cannot be foretold, so that a branch would cost more than both its ways: all loops over
+    assets are written without.
+    """
+    own, bent = problem.assets, problem.bent
     for i in range(len(weights)):
         before, impact = own[BEFORE, i], charged * own[IMPACT, i]
-        buy, sell = priced[3, i], priced[4, i]
+        buy, sell, lower, upper = priced[3, i], priced[4, i], own[LOWER, i], own[UPPER, i]
         stiffness = own[CURVATURE, i] + 2.0 * charged * own[QUADRATIC, i]
         m = -priced[0, i] - own[CURVATURE, i] * (before - own[CENTRE, i])
         if problem.signed:
             long, short = priced[1, i], priced[2, i]
             near, far = min(before, 0.0), max(before, 0.0)
             middle = long - sell if before > 0.0 else buy - short
-            below = before + _moved(m + sell + short, stiffness, impact)
-            between = before + _moved(m - middle, stiffness, impact)
-            above = before + _moved(m - buy - long, stiffness, impact)
+            below = before + _moved(m + sell + short, stiffness, impact, bent)
+            between = before + _moved(m - middle, stiffness, impact, bent)
+            above = before + _moved(m - buy - long, stiffness, impact, bent)
             w = max(above, min(far, max(between, min(near, below))))
             free = (above >= far) | (below <= near) | ((between >= near) & (between <= far))
         else:
-            w = before + _moved(max(m - buy, 0.0) - max(-m - sell, 0.0), stiffness, impact)
+            w = before + _moved(max(m - buy, 0.0) - max(-m - sell, 0.0), stiffness, impact, bent)
             free = (m >= buy) | (m <= -sell)
-        free &= (w > own[LOWER, i]) & (w < own[UPPER, i])
-        w = min(max(w, own[LOWER, i]), own[UPPER, i])
-        bends = stiffness + 0.75 * impact / np.sqrt(abs(w - before)) if impact > 0.0 else stiffness
+        free &= (w > lower) & (w < upper)
+        w = min(max(w, lower), upper)
+        bends = stiffness
+        if bent:
+            bends = stiffness + 0.75 * impact / np.sqrt(abs(w - before)) if impact > 0.0 else stiffness
         weights[i] = w
-        moves[i] = 1.0 / bends if free else 0.0
+        moves[i] = (1.0 if free else 0.0) / (bends if free else 1.0)
 
 
 @jit
-def _moved(pull: float, stiffness: float, impact: float) -> Any:
+def _moved(pull: float, stiffness: float, impact: float, bent: bool | np.bool_) -> Any:
     """S(pull): the trade whose marginal cost is `pull`."""
-    if pull == 0.0:
-        return 0.0
-    if impact > 0.0:
+    if bent and impact > 0.0:
         rooted, size = 1.5 * impact, abs(pull)
-        return float(np.copysign((2.0 * size / (rooted + np.sqrt(rooted**2 + 4.0 * stiffness * size))) ** 2, pull))
-    return pull / stiffness
+        bends = (2.0 * size / (rooted + np.sqrt(rooted**2 + 4.0 * stiffness * size))) ** 2
+        return float(np.copysign(bends, pull))
+    # Nothing pulls, nothing moves, also where the stiffness is 0.
+    return pull / (stiffness if pull != 0.0 else 1.0)
 
 
 @jit
@@ -153,38 +161,36 @@ def _grade(problem: Problem, point: Point) -> None:
     """The gradient: what the weights leave of each row."""
     own, weights, gradient, k = problem.assets, point.weights, point.gradient, problem.factors
     n = len(weights)
+    multiply(problem.across, weights, gradient)
     for p in range(len(gradient)):
-        gradient[p] = dot(problem.linear, p, weights) - problem.limits[p]
+        gradient[p] -= problem.limits[p]
         if p < k:
             gradient[p] -= point.prices[p] / problem.aversion
     if problem.kinked:
         for r in range(len(problem.cost)):
             if problem.present[0, r] or problem.present[1, r]:
                 for i in range(n):
-                    kind = 0 if weights[i] > 0.0 else 1
-                    gradient[k + r] += problem.kinks[kind, r, i] * abs(weights[i])
+                    long, short = problem.kinks[0, r, i], problem.kinks[1, r, i]
+                    gradient[k + r] += (long if weights[i] > 0.0 else short) * abs(weights[i])
             if problem.present[2, r] or problem.present[3, r]:
                 for i in range(n):
-                    trade = weights[i] - own[BEFORE, i]
-                    kind = 2 if trade > 0.0 else 3
-                    gradient[k + r] += problem.kinks[kind, r, i] * abs(trade)
+                    trade, buy, sell = weights[i] - own[BEFORE, i], problem.kinks[2, r, i], problem.kinks[3, r, i]
+                    gradient[k + r] += (buy if trade > 0.0 else sell) * abs(trade)
     if problem.costly:
         spent = 0.0
         for i in range(n):
-            trade = weights[i] - own[BEFORE, i]
-            rate = own[BUY, i] if trade > 0.0 else own[SELL, i]
-            spent += rate * abs(trade) + curved(own, i, abs(trade))
+            trade, buy, sell = weights[i] - own[BEFORE, i], own[BUY, i], own[SELL, i]
+            spent += (buy if trade > 0.0 else sell) * abs(trade)
+            spent += curved(own[QUADRATIC, i], own[IMPACT, i], abs(trade), problem.bent)
         for r in range(len(problem.cost)):
             gradient[k + r] += problem.cost[r] * problem.horizon * spent
 
 
 @jit
-def curved(own: Array, i: int, size: float) -> Any:
-    """q·size² + p·size^{3/2}"""
-    result = own[QUADRATIC, i] * size**2
-    if own[IMPACT, i] > 0.0:
-        result += own[IMPACT, i] * size * np.sqrt(size)
-    return float(result)
+def curved(quadratic: float, impact: float, size: float, bent: bool | np.bool_) -> float:
+    """q·size² + p·size^{3/2}. (Handing over an array for each asset would count references to it.)"""
+    result = quadratic * size * size
+    return result + impact * size * np.sqrt(size) if bent else result
 
 
 @jit
@@ -198,9 +204,8 @@ def curve(
     own, k = problem.assets, problem.factors
     free = 0
     for i in range(len(point.moves)):
-        if point.moves[i] > 0.0:
-            assets[free] = i
-            free += 1
+        assets[free] = i
+        free += point.moves[i] > 0.0
     for a in range(count):
         p = moving[a]
         for f in range(free):
@@ -212,11 +217,11 @@ def curve(
             if problem.cost[r] > 0.0:
                 for f in range(free):
                     i = assets[f]
-                    trade = point.weights[i] - own[BEFORE, i]
+                    trade, buy, sell = point.weights[i] - own[BEFORE, i], own[BUY, i], own[SELL, i]
                     grows = 2.0 * own[QUADRATIC, i] * abs(trade)
-                    if own[IMPACT, i] > 0.0:
+                    if problem.bent:
                         grows += 1.5 * own[IMPACT, i] * np.sqrt(abs(trade))
-                    rate = own[BUY, i] + grows if trade > 0.0 else -own[SELL, i] - grows
+                    rate = buy + grows if trade > 0.0 else -sell - grows
                     slopes[f, a] += problem.cost[r] * problem.horizon * rate
     for f in range(free):
         root = np.sqrt(point.moves[assets[f]])
@@ -250,20 +255,14 @@ def _add_kinks(problem: Problem, point: Point, r: int, a: int, free: int, assets
             for f in range(free):
                 i = assets[f]
                 signed = point.weights[i] if kind < 2 else point.weights[i] - problem.assets[BEFORE, i]
-                if sign * signed > 0.0:
-                    slopes[f, a] += sign * problem.kinks[kind, r, i]
+                slope = sign * problem.kinks[kind, r, i]
+                slopes[f, a] += slope if sign * signed > 0.0 else 0.0
 
 
 @jit
-def dot(matrix: Array, p: int, x: Array) -> float:
-    """matrix[p]·x, in four sums that the processor can take at once."""
-    one = two = three = four = 0.0
-    whole = len(x) - len(x) % 4
-    for i in range(0, whole, 4):
-        one += matrix[p, i] * x[i]
-        two += matrix[p, i + 1] * x[i + 1]
-        three += matrix[p, i + 2] * x[i + 2]
-        four += matrix[p, i + 3] * x[i + 3]
-    for i in range(whole, len(x)):
-        one += matrix[p, i] * x[i]
-    return (one + two) + (three + four)
+def multiply(across: Array, x: Array, result: Array) -> None:
+    """result = acrossᵀ·x: a sum for each column, which the processor can take side by side in the order written."""
+    result[:] = 0.0
+    for i in range(len(x)):
+        for p in range(len(result)):
+            result[p] += across[i, p] * x[i]

@@ -12,6 +12,8 @@ import numpy as np
 from equipoise.constraints.base import Array
 from equipoise.optimizer.compiled_dual import (
     BEFORE,
+    IMPACT,
+    QUADRATIC,
     Flags,
     Indices,
     Point,
@@ -210,12 +212,13 @@ def _along(problem: Problem, here: Point, there: Point, unit: float, dearer: flo
         slope += change[0, i] * weights[i]
     if problem.signed:
         for i in range(n):
-            slope += (change[1, i] if weights[i] > 0.0 else -change[2, i]) * weights[i]
+            long, short = change[1, i], -change[2, i]
+            slope += (long if weights[i] > 0.0 else short) * weights[i]
     if problem.kinked or problem.costly:
         for i in range(n):
-            trade = weights[i] - own[BEFORE, i]
-            slope += (change[3, i] if trade > 0.0 else change[4, i]) * abs(trade)
-            slope += dearer * curved(own, i, abs(trade))
+            trade, buy, sell = weights[i] - own[BEFORE, i], change[3, i], change[4, i]
+            slope += (buy if trade > 0.0 else sell) * abs(trade)
+            slope += dearer * curved(own[QUADRATIC, i], own[IMPACT, i], abs(trade), problem.bent)
     for p in range(len(room.direction)):
         step, limit = unit * room.direction[p], problem.limits[p]
         if p < problem.factors:

@@ -239,8 +239,7 @@ class Problem:
             # The highest one; in a stack it may be another rule's from portfolio to portfolio.
             title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
             floor = reduce(np.maximum, (found[2] for found in floors))
-            of_cash = np.zeros(self.shape)
-            of_cash[self.cash] = -1.0
+            of_cash = self._cash_row()
             named.append((title, Row(label=label, weight=of_cash, upper=-floor, at_least=True)))
         rows = [row for _, row in named]
         each = {name: [c for row in rows if (c := getattr(row, name)) is not None] for name in Parts.NAMES}
@@ -257,6 +256,14 @@ class Problem:
         figures = self.shape[:-1]
         upper = np.array([np.broadcast_to(row.upper, figures) for row in rows], dtype=float).reshape(-1, *figures)
         return Rows(tuple(title for title, _ in named), tuple(rows), cost=cost, upper=upper.T.copy(), **stacked)
+
+    def _cash_row(self) -> Array:
+        """−w_c as coefficients: (n,), or (B, n) where portfolios of a stack have the cash in different places."""
+        place = self.cash if isinstance(self.cash, int) else self.cash[1]
+        shared = np.ndim(place) == 0 or bool(np.all(place == place[:1]))
+        row = np.zeros(self.shape[-1:] if shared else self.shape)
+        row[place if np.ndim(place) == 0 else place[0] if shared else self.cash] = -1.0
+        return row
 
     def at_cash(self, coefficients: Array) -> Array:
         """The cash's column of coefficients (…, m, n)."""

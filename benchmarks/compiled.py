@@ -110,7 +110,7 @@ def seconds(given: Problem, path: Iterated) -> tuple[float, float, newton.Answer
         spent += time.process_time() - start
         return ends
 
-    with patch.object(newton, "_iterated", lambda: timed):
+    with patch.object(newton, "_iterated", lambda problem: timed):
         start = time.process_time()
         answers = newton.solve(given)
         return time.process_time() - start, spent, answers

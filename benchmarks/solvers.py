@@ -1,6 +1,6 @@
 """Time per portfolio: Newton's method, whole batches, the compiled program and a plain cvxpy script, side by side.
 
-    OMP_NUM_THREADS=1 python benchmarks/solvers.py [--sizes 10 50 500] [--factors 0 5 15] [--repeats 10] [--seed 1]
+    OMP_NUM_THREADS=1 python benchmarks/solvers.py [--sizes 10 50 500] [--factors 0 5 15] [--repeats 10] [--compiled]
 
 The problem: drifted long-only holdings, factor risk (with 0 factors: a variance for each asset), 10 bp proportional
 costs paid from the cash, 5/25 bands. All in this process, one thread (start it with
@@ -57,7 +57,7 @@ COLUMNS = (
 )
 
 
-def batch(n: int, factors: int, count: int, seed: int) -> tuple[Rebalancer, pd.DataFrame]:
+def batch(n: int, factors: int, count: int, seed: int, compiled: bool) -> tuple[Rebalancer, pd.DataFrame]:
     """A policy, and a long table of so many drifted portfolios of the same n assets and cash."""
     rng = np.random.default_rng(seed)
     names = [f"A{i:04d}" for i in range(n)]
@@ -69,6 +69,7 @@ def batch(n: int, factors: int, count: int, seed: int) -> tuple[Rebalancer, pd.D
         constraints=[LongOnly(), DriftBand(absolute=0.05, relative=0.25)],
         aversion=AVERSION,
         horizon=HORIZON,
+        compiled=compiled,
     )
     target = rng.dirichlet(np.full(n, 5.0), count) * 0.98
     held = target * np.exp(rng.normal(0.0, 0.15, target.shape))
@@ -105,6 +106,7 @@ def with_rows(rebalancer: Rebalancer, stack: Stack) -> Rebalancer:
         constraints=rules,
         aversion=AVERSION,
         horizon=HORIZON,
+        compiled=rebalancer.policy.compiled,
     )
 
 
@@ -144,7 +146,7 @@ def best(work: Callable[[], Any], times: int = 3) -> tuple[float, Any]:
 
 def row(n: int, factors: int, args: argparse.Namespace) -> list[float]:
     count = max(args.repeats, args.numbers // n)
-    rebalancer, table = batch(n, factors, count, args.seed)
+    rebalancer, table = batch(n, factors, count, args.seed, args.compiled)
     stack = stacked(rebalancer, table)
     problem = rebalancer.policy.stacked(stack)
     under_rows = with_rows(rebalancer, stack).policy.stacked(stack)
@@ -202,6 +204,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--numbers", type=int, default=400_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compiled", action="store_true", help="Newton's iteration as machine code (numba)")
     args = parser.parse_args()
     print("milliseconds a portfolio, clip: a ratio; gap, broken and difference: fractions")
     print("".join(f"{column:>11}" for column in COLUMNS))

@@ -36,6 +36,7 @@ from equipoise.optimizer.compiled_dual import (
     evaluate,
     jit,
     multiply,
+    part,
 )
 from equipoise.optimizer.compiled_step import Constants, Room, direct, pin, step
 from equipoise.optimizer.dual import KINKS, Dual
@@ -197,7 +198,7 @@ def _blank(n: int, count: int) -> Point:
     return Point(np.empty(count), np.empty((5, n)), np.empty(n), np.empty(n), np.empty(count))
 
 
-@jit
+@part
 def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Problem:
     """This problem, its assets in an array of their own; `new`: with other rows than the last."""
     n, k, rows = assets.shape[1], stack.factors, shared.present.shape[1]
@@ -255,7 +256,7 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
     )
 
 
-@jit
+@part
 def _weigh(problem: Problem, squares: Array, weight: Array, constants: Constants) -> None:
     """The proximal weights of the assets that have no curvature of their own."""
     curvature, largest = problem.assets[CURVATURE], 0.0
@@ -270,7 +271,7 @@ def _weigh(problem: Problem, squares: Array, weight: Array, constants: Constants
             weight[i] = constants.proximal * weight[i] if weight[i] > 0.0 else riskless
 
 
-@jit
+@part
 def _begin(problem: Problem, centre: Array, prices: Array) -> None:
     """The holdings within their bounds, and the prices of the factors there."""
     before, lower, upper = problem.assets[BEFORE], problem.assets[LOWER], problem.assets[UPPER]
@@ -281,7 +282,7 @@ def _begin(problem: Problem, centre: Array, prices: Array) -> None:
         prices[p] = problem.aversion * (prices[p] - problem.limits[p]) if p < problem.factors else 0.0
 
 
-@jit
+@part
 def _smooth(stack: _Stack, b: int, assets: Array, weight: Array, centre: Array) -> None:
     """Add ½·weight·(w − centre)² to every asset."""
     own, wanted = stack.assets[CURVATURE][b], stack.assets[CENTRE][b]
@@ -291,7 +292,7 @@ def _smooth(stack: _Stack, b: int, assets: Array, weight: Array, centre: Array) 
             assets[CENTRE, i] = (own[i] * wanted[i] + weight[i] * centre[i]) / assets[CURVATURE, i]
 
 
-@jit
+@part
 def _scale(problem: Problem, squares: Array, scale: Array) -> None:
     """The curvature of each price if every asset were free."""
     k, own, largest = problem.factors, problem.assets, 0.0

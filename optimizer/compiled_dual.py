@@ -30,8 +30,17 @@ def jit(function: F) -> F:
 
     Its arithmetic is IEEE's, in the order in which it stands, on any processor.
     """
+    return _compiled(function, inline="never")
+
+
+def part(function: F) -> F:
+    """The same, as a part of the one function that calls it: a call would count references to every array."""
+    return _compiled(function, inline="always")
+
+
+def _compiled(function: F, **options: str) -> F:
     to_machine_code: Any = numba.njit
-    options = {"fastmath": False, "error_model": "numpy"}
+    options |= {"error_model": "numpy"}
     try:
         result: F = to_machine_code(cache=True, **options)(function)
     except RuntimeError:  # no directory can be written to
@@ -77,7 +86,7 @@ def evaluate(problem: Problem, point: Point) -> None:
     _grade(problem, point)
 
 
-@jit
+@part
 def charge(problem: Problem, prices: Array) -> float:
     """By what factor prices of rows make trading dearer."""
     total = 0.0
@@ -86,7 +95,7 @@ def charge(problem: Problem, prices: Array) -> float:
     return 1.0 + problem.horizon * total
 
 
-@jit
+@part
 def _price(problem: Problem, point: Point, charged: float) -> None:
     own, priced, k, n = problem.assets, point.priced, problem.factors, len(point.weights)
     for i in range(n):
@@ -145,7 +154,7 @@ def respond(problem: Problem, priced: Array, charged: float, weights: Array, mov
         moves[i] = (1.0 if free else 0.0) / (bends if free else 1.0)
 
 
-@jit
+@part
 def _moved(pull: float, stiffness: float, impact: float, bent: bool | np.bool_) -> Any:
     """S(pull): the trade whose marginal cost is `pull`."""
     if bent and impact > 0.0:
@@ -156,7 +165,7 @@ def _moved(pull: float, stiffness: float, impact: float, bent: bool | np.bool_) 
     return pull / (stiffness if pull != 0.0 else 1.0)
 
 
-@jit
+@part
 def _grade(problem: Problem, point: Point) -> None:
     """The gradient: what the weights leave of each row."""
     own, weights, gradient, k = problem.assets, point.weights, point.gradient, problem.factors
@@ -186,14 +195,14 @@ def _grade(problem: Problem, point: Point) -> None:
             gradient[k + r] += problem.cost[r] * problem.horizon * spent
 
 
-@jit
+@part
 def curved(quadratic: float, impact: float, size: float, bent: bool | np.bool_) -> float:
     """q·size² + p·size^{3/2}. (Handing over an array for each asset would count references to it.)"""
     result = quadratic * size * size
     return result + impact * size * np.sqrt(size) if bent else result
 
 
-@jit
+@part
 def curve(
     problem: Problem, point: Point, moving: Indices, count: int, assets: Indices, slopes: Array, curvature: Array
 ) -> None:
@@ -246,7 +255,7 @@ def curve(
                 )  # fmt: skip
 
 
-@jit
+@part
 def _add_kinks(problem: Problem, point: Point, r: int, a: int, free: int, assets: Indices, slopes: Array) -> None:
     """Add the slopes of the row's kinks at the free assets."""
     for kind in range(4):
@@ -259,7 +268,7 @@ def _add_kinks(problem: Problem, point: Point, r: int, a: int, free: int, assets
                 slopes[f, a] += slope if sign * signed > 0.0 else 0.0
 
 
-@jit
+@part
 def multiply(across: Array, x: Array, result: Array) -> None:
     """result = acrossᵀ·x: a sum for each column, which the processor can take side by side in the order written."""
     result[:] = 0.0

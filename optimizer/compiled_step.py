@@ -23,6 +23,7 @@ from equipoise.optimizer.compiled_dual import (
     curved,
     evaluate,
     jit,
+    part,
     respond,
 )
 
@@ -63,7 +64,7 @@ class Room(NamedTuple):
     priced: Array
 
 
-@jit
+@part
 def pin(problem: Problem, point: Point, pinned: Flags) -> float:
     """Mark the rows whose price is 0 and would fall; the largest residual of the others."""
     k, residual = problem.factors, 0.0
@@ -75,7 +76,7 @@ def pin(problem: Problem, point: Point, pinned: Flags) -> float:
     return residual
 
 
-@jit
+@part
 def direct(
     problem: Problem, point: Point, pinned: Flags, residual: float, scale: Array, room: Room, constants: Constants
 ) -> None:
@@ -120,7 +121,7 @@ def direct(
         count = right_ones
 
 
-@jit
+@part
 def step(problem: Problem, here: Point, there: Point, room: Room, constants: Constants) -> None:
     """Fill in `there`: in the room's direction, as far as prices stay ≥ 0 and the dual rises."""
     direction, furthest = room.direction, np.inf
@@ -140,7 +141,7 @@ def step(problem: Problem, here: Point, there: Point, room: Room, constants: Con
         evaluate(problem, there)
 
 
-@jit
+@part
 def _move(problem: Problem, here: Point, there: Point, direction: Array, length: float) -> None:
     k = problem.factors
     for p in range(len(direction)):
@@ -152,7 +153,7 @@ def _move(problem: Problem, here: Point, there: Point, direction: Array, length:
         there.prices[p] = price
 
 
-@jit
+@part
 def _searched(
     problem: Problem,
     here: Point,
@@ -227,7 +228,7 @@ def _along(problem: Problem, here: Point, there: Point, unit: float, dearer: flo
     return slope
 
 
-@jit
+@part
 def _eliminate(system: Array, right: Array, size: int) -> None:
     """Solve system · x = right in place, with row exchanges."""
     for j in range(size):

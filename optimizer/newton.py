@@ -10,7 +10,6 @@ in and what comes out: what has not converged, or has no tight certificate, is h
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,7 +72,7 @@ def solve(problem: Problem) -> Answers:
             at = members[start : start + chunk]
             with np.errstate(all="ignore"):
                 dual = duals.of(problem, at, out=out, capped=capped)
-                _record(problem, dual, at, _iterated()(dual), answers)
+                _record(problem, dual, at, _iterated(problem)(dual), answers)
     _certify(problem, answers)
     return answers
 
@@ -141,10 +140,9 @@ def _forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
     return [(key == value, bool(value & 4), bool(value & 2)) for value in np.unique(key).tolist()]
 
 
-def _iterated() -> Callable[[Dual], Ends]:
-    """The iteration in numpy, or the compiled one if EQUIPOISE_COMPILED=1 asks for it: it costs each process some
-    seconds to load, which only long batches earn back."""
-    if os.environ.get("EQUIPOISE_COMPILED", "0") != "0":
+def _iterated(problem: Problem) -> Callable[[Dual], Ends]:
+    """The iteration in numpy, or as machine code, which costs each process a while to load."""
+    if problem.compiled:
         from equipoise.optimizer.compiled import iterated as compiled
 
         return compiled

@@ -137,7 +137,7 @@ def dumps(rebalancer: Rebalancer, risk: Mapping[str, Any] | None = None) -> str:
             tables += [(f"[[{name}]]", _written(one)) for one in value]
         elif isinstance(value, Mapping | Trigger):
             tables.append((f"[{name}]", _written(value)))
-        elif value is not None:
+        elif value is not None and value is not False:
             lines.append(f"{name} = {_toml(value)}")
     for heading, table in tables:
         lines += ["", heading, *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]

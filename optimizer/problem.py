@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -65,8 +66,11 @@ class Policy:
     constraints: tuple[Rule, ...] = ()
     aversion: float = 10.0
     horizon: float = 1.0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
+        if self.compiled and find_spec("numba") is None:
+            raise InputError('needs numba: pip install "equipoise[fast]"', column="compiled", value=self.compiled)
         for number, argument in ((self.aversion, "aversion"), (self.horizon, "horizon")):
             check_number(number, argument, above=0.0)
             if not 1e-50 <= number <= 1e50:
@@ -113,7 +117,8 @@ class Policy:
         pieces = tuple((rule.title, piece) for rule in rules for piece in rule.pieces(portfolio))
         if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
-        return Problem(portfolio, risk, total(self.costs, portfolio), self.aversion, self.horizon, pieces, rules)
+        costs, settings = total(self.costs, portfolio), (self.aversion, self.horizon)
+        return Problem(portfolio, risk, costs, *settings, pieces, rules, compiled=self.compiled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +180,8 @@ class Problem:
     rules: tuple[Rule, ...] = ()
     #: Which slope rows have at the cash where it may be negative: see above.
     cash_side: Literal["short", "long"] = "short"
+    #: Whether Newton's iteration runs as machine code (numba).
+    compiled: bool = False
 
     def as_stack(self) -> Problem:
         """This one problem as a stack of one."""

@@ -51,7 +51,8 @@ class Rebalancer:
     the weights (the cash not counted). costs: `ProportionalCost`, `ImpactCost`, `QuadraticCost`, `HoldingCost`.
     cash: the label of the settlement cash, a row with price 1. aversion: how much a unit of annual variance
     around the target is worth in NAV per year. horizon: the years over which one-off trading costs are worth
-    paying (1: a trade must earn its cost within a year). trigger: what `due` asks.
+    paying (1: a trade must earn its cost within a year). trigger: what `due` asks. compiled: whether Newton's
+    iteration runs as machine code, for large batches (needs the extra `fast`; the answers agree to rounding).
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Rebalancer:
         aversion: float = 10.0,
         horizon: float = 1.0,
         trigger: Trigger | None = None,
+        compiled: bool = False,
     ) -> None:
         for given, argument in ((costs, "costs"), (constraints, "constraints")):
             if not isinstance(given, Sequence) or isinstance(given, str):
                 raise InputError("must be a list", column=argument, value=given)
         self.cash = cash
-        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon)
+        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon, compiled)
         self.trigger = trigger
 
     def portfolio(self, table: pd.DataFrame, *, name: str | None = None, universe: Iterable[str] = ()) -> Portfolio:

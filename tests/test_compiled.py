@@ -9,13 +9,17 @@ from typing import Any
 
 import numba
 import numpy as np
+import pandas as pd
 import pytest
 from strategies import many
 from test_newton import bits, stacked
 
+from equipoise import Rebalancer
 from equipoise.constraints import Turnover
+from equipoise.constraints.errors import InputError
 from equipoise.optimizer import compiled, compiled_dual, iteration, newton
 from equipoise.optimizer.compiled_dual import BUY, IMPACT, LONG, QUADRATIC, SELL, SHORT, SLOPE
+from equipoise.optimizer.digest import policy_digest
 from equipoise.optimizer.dual import Dual
 from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends
 from equipoise.optimizer.newton import Answers
@@ -23,18 +27,9 @@ from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.separable import Separable
 
 
-@pytest.fixture
-def both(monkeypatch: pytest.MonkeyPatch) -> Any:
+def both(given: Problem) -> tuple[Answers, Answers]:
     """newton.solve by either path."""
-
-    def solve(given: Problem) -> tuple[Answers, Answers]:
-        answers = []
-        for path in (iteration.iterated, compiled.iterated):
-            monkeypatch.setattr(newton, "_iterated", lambda path=path: path)
-            answers.append(newton.solve(given))
-        return answers[0], answers[1]
-
-    return solve
+    return newton.solve(given), newton.solve(replace(given, compiled=True))
 
 
 def agree(plain: Answers, fast: Answers) -> None:
@@ -47,7 +42,7 @@ def agree(plain: Answers, fast: Answers) -> None:
     assert np.all(gap[done] <= np.maximum(newton.GAP_RELATIVE * np.abs(fast.objective[done]), newton.GAP_ABSOLUTE))
 
 
-def test_random_problems_have_the_same_answers(both: Any) -> None:
+def test_random_problems_have_the_same_answers() -> None:
     """All rules, costs and kinds of risk of the generator, with slack and with limits that exclude its point."""
     seen = np.zeros(3, dtype=int)
     apart = []
@@ -66,7 +61,7 @@ def test_random_problems_have_the_same_answers(both: Any) -> None:
     assert np.mean(np.array(apart) > 1) <= 0.02
 
 
-def test_a_stack_has_the_same_answers(both: Any) -> None:
+def test_a_stack_has_the_same_answers() -> None:
     rules, stack = stacked(120)
     rules = replace(rules, constraints=(*rules.constraints, Turnover(0.06)))
     plain, fast = both(rules.stacked(stack))
@@ -75,8 +70,8 @@ def test_a_stack_has_the_same_answers(both: Any) -> None:
 
 
 def test_a_stack_gives_the_bits_of_any_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(newton, "_iterated", lambda: compiled.iterated)
     rules, stack = stacked()
+    rules = replace(rules, compiled=True)
     whole = newton.solve(rules.stacked(stack))
     for part in (np.array([7]), np.array([31, 2, 11]), np.arange(40)[::-1]):
         some = newton.solve(rules.stacked(stack.take(part)))
@@ -112,6 +107,7 @@ def test_the_threshold_rule_is_that_of_separable() -> None:
     given = compiled_dual.Problem(
         assets=own,
         linear=nothing,
+        across=nothing.T.copy(),
         kinks=np.zeros((4, 0, n)),
         present=np.zeros((4, 0), dtype=bool),
         cost=rows,
@@ -122,6 +118,7 @@ def test_the_threshold_rule_is_that_of_separable() -> None:
         signed=True,
         kinked=False,
         costly=False,
+        bent=True,
     )
     weights, moves = np.empty(n), np.empty(n)
     for charged in (1.0, 2.5):
@@ -132,13 +129,23 @@ def test_the_threshold_rule_is_that_of_separable() -> None:
         np.testing.assert_allclose(moves, expected[1], rtol=1e-9)
 
 
-@pytest.mark.parametrize(("value", "expected"), [("0", iteration.iterated), ("1", compiled.iterated)])
-def test_the_switch(monkeypatch: pytest.MonkeyPatch, value: str, expected: Any) -> None:
-    monkeypatch.setenv("EQUIPOISE_COMPILED", value)
-    assert newton._iterated() is expected
+@pytest.mark.parametrize(("value", "expected"), [(False, iteration.iterated), (True, compiled.iterated)])
+def test_the_switch(value: bool, expected: Any) -> None:
+    table = pd.DataFrame({"quantity": [60.0, 40.0], "price": 1.0, "target": [0.5, 0.5]}, index=["A", "USD"])
+    assert newton._iterated(Rebalancer(cash="USD", compiled=value).problem(table)) is expected
 
 
-def test_what_has_not_converged_is_handed_on(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_knows_which_iteration_ran() -> None:
+    assert policy_digest(Rebalancer(cash="USD", compiled=True)) != policy_digest(Rebalancer(cash="USD"))
+
+
+def test_without_numba_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equipoise.optimizer.problem.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"'compiled'.*equipoise\[fast\]"):
+        Rebalancer(cash="USD", compiled=True)
+
+
+def test_what_has_not_converged_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """After too few steps both say so, and return nothing."""
     rules, stack = stacked(20)
     given = rules.stacked(stack)
@@ -150,7 +157,7 @@ def test_what_has_not_converged_is_handed_on(both: Any, monkeypatch: pytest.Monk
         ends.append(compiled.iterated(dual))
         return ends[-1]
 
-    monkeypatch.setattr(newton, "_iterated", lambda: recorded)
+    monkeypatch.setattr(newton, "_iterated", lambda problem: recorded)
     answers = newton.solve(given)
     left = answers.code == UNSOLVED
     assert left.any()

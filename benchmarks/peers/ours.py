@@ -83,7 +83,7 @@ def _long_table(instances: Sequence[Instance]) -> pd.DataFrame:
     return pd.concat(tables, names=["portfolio_id", "asset"]).reset_index()
 
 
-def _rebalancer(family: Family) -> Rebalancer:
+def _rebalancer(family: Family, compiled: bool = False) -> Rebalancer:
     p = family.instances[0]
     risky, names = p.n - p.cash, _names(p)[:-1]
     loadings = pd.DataFrame(p.factors[:, :risky], columns=names)
@@ -99,6 +99,7 @@ def _rebalancer(family: Family) -> Rebalancer:
         constraints=[Given(rows=p.rows, invested=not p.cash), CashFloor(float(p.lower[-1]) if p.cash else -1.0)],
         aversion=p.aversion,
         horizon=HORIZON,
+        compiled=compiled,
     )
 
 
@@ -118,9 +119,13 @@ def alone(family: Family) -> One:
     return one
 
 
-def arrays(family: Family) -> Many:
+def compiled(family: Family) -> Many:
+    return arrays(family, compiled=True)
+
+
+def arrays(family: Family, compiled: bool = False) -> Many:
     """Stacked arrays, date by date: the rules, the solve, the certificates."""
-    policy = _rebalancer(family).policy
+    policy = _rebalancer(family, compiled).policy
     known: dict[tuple[int, int], Stack] = {}
 
     def stacked(date: list[Instance]) -> Stack:

@@ -43,6 +43,7 @@ class Peer:
 PEERS = (
     Peer("equipoise, alone", "ours", "alone", "equipoise", "Apache-2.0", "rules to certified weights"),
     Peer("equipoise, arrays", "ours", "arrays", "equipoise", "Apache-2.0", "rules to certified weights", many=True),
+    Peer("equipoise, compiled", "ours", "compiled", "equipoise", "Apache-2.0", "the same, with numba", many=True),
     Peer("equipoise, batch", "ours", "batch", "equipoise", "Apache-2.0", "table to verified orders", many=True),
     Peer("ledge, cold", "ledge_solver", "cold", "ledge-portfolio", "Apache-2.0", "problem object and solve"),
     Peer("ledge 1e-9, cold", "ledge_solver", "tight", "ledge-portfolio", "Apache-2.0", "problem object and solve"),

@@ -23,7 +23,7 @@ HEADER = (
     "solved",
     "notes",
 )
-_OURS = "equipoise, arrays"
+_OURS = "equipoise, compiled"
 
 
 def facts(family: Family, references: Sequence[Reference]) -> dict[str, float]:

@@ -27,7 +27,6 @@ from equipoise.optimizer.compiled_dual import (
     LOWER,
     SELL,
     SHORT,
-    UNROLLED,
     UPPER,
     Flags,
     Indices,
@@ -66,7 +65,6 @@ class _Stack(NamedTuple):
 class _Shared(NamedTuple):
     """Of the rows: what depends on them alone."""
 
-    across: Array  # (n, K)
     kinks: Array  # (4, m, n)
     present: Flags  # (4, m)
     squares: Array  # (n,): Σ of the squares of the factors
@@ -135,12 +133,10 @@ def _iterate(
     n, count, rows = ends.weights.shape[1], ends.prices.shape[1], stack.cost.shape[1]
     assets, weight, scale = np.empty((12, n)), np.empty(n), np.empty(count)
     pinned = np.empty(count, dtype=np.bool_)
-    shared = _Shared(
-        np.empty((n, count)), np.empty((4, rows, n)), np.empty((4, rows), dtype=np.bool_), np.empty(n), np.empty(count)
-    )
+    shared = _Shared(np.empty((4, rows, n)), np.empty((4, rows), dtype=np.bool_), np.empty(n), np.empty(count))
     room = Room(
         np.empty(n, dtype=np.intp),
-        np.empty((n + UNROLLED, count)),
+        np.empty((count + 1, n)),
         np.empty((count, count)),
         np.empty((count, count)),
         np.empty(count),
@@ -219,9 +215,6 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
                     shared.kinks[kind, r, i] = given_rows[at, r, i]
                     found = found or given_rows[at, r, i] != 0.0
                 shared.present[kind, r] = found
-        for i in range(n):
-            for p in range(len(limits)):
-                shared.across[i, p] = linear[p, i]
         shared.squares[:] = 0.0
         for p in range(len(limits)):
             total, r = 0.0, p - k
@@ -241,7 +234,6 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
     return Problem(
         assets,
         linear,
-        shared.across,
         shared.kinks,
         shared.present,
         cost,
@@ -277,7 +269,7 @@ def _begin(problem: Problem, centre: Array, prices: Array) -> None:
     before, lower, upper = problem.assets[BEFORE], problem.assets[LOWER], problem.assets[UPPER]
     for i in range(len(centre)):
         centre[i] = min(max(before[i], lower[i]), upper[i])
-    multiply(problem.across, centre, prices)
+    multiply(problem.linear, centre, prices)
     for p in range(len(prices)):
         prices[p] = problem.aversion * (prices[p] - problem.limits[p]) if p < problem.factors else 0.0
 

@@ -21,15 +21,10 @@ Indices = NDArray[np.intp]
 
 #: The first axis of `Problem.assets`: the coefficients of `Separable`, in its order.
 CURVATURE, CENTRE, SLOPE, LONG, SHORT, BUY, SELL, QUADRATIC, IMPACT, BEFORE, LOWER, UPPER = range(12)
-#: Assets at a time in the Hessian: each of its entries is read and written once for so many.
-UNROLLED = 8
 
 
 def jit(function: F) -> F:
-    """Compiled when it is first called, and kept on disk where that is possible.
-
-    Its arithmetic is IEEE's, in the order in which it stands, on any processor.
-    """
+    """Compiled when it is first called, and kept on disk where that is possible."""
     return _compiled(function, inline="never")
 
 
@@ -38,7 +33,12 @@ def part(function: F) -> F:
     return _compiled(function, inline="always")
 
 
-def _compiled(function: F, **options: str) -> F:
+def summed(function: F) -> F:
+    """The same for long sums, which the processor takes side by side: in an order that depends on its kind."""
+    return _compiled(function, inline="never", fastmath={"reassoc", "contract"})
+
+
+def _compiled(function: F, **options: Any) -> F:
     to_machine_code: Any = numba.njit
     options |= {"error_model": "numpy"}
     try:
@@ -53,7 +53,6 @@ class Problem(NamedTuple):
 
     assets: Array  # (12, n)
     linear: Array  # (K, n)
-    across: Array  # (n, K): the same, asset by asset
     kinks: Array  # (4, m, n)
     present: Flags  # (4, m): which rows have such kinks
     cost: Array  # (m,)
@@ -170,7 +169,7 @@ def _grade(problem: Problem, point: Point) -> None:
     """The gradient: what the weights leave of each row."""
     own, weights, gradient, k = problem.assets, point.weights, point.gradient, problem.factors
     n = len(weights)
-    multiply(problem.across, weights, gradient)
+    multiply(problem.linear, weights, gradient)
     for p in range(len(gradient)):
         gradient[p] -= problem.limits[p]
         if p < k:
@@ -208,18 +207,20 @@ def curve(
 ) -> None:
     """Minus the Hessian of the first `count` of the `moving` prices: its lower half.
 
-    `assets` (n,) and `slopes` (n + UNROLLED, K) are room for the free assets and their slopes.
+    `assets` (n,) and `slopes` (K + 1, n) are room for the free assets, their slopes and their √(1/f″).
     """
-    own, k = problem.assets, problem.factors
+    own, k, root = problem.assets, problem.factors, slopes[len(slopes) - 1]
     free = 0
     for i in range(len(point.moves)):
         assets[free] = i
         free += point.moves[i] > 0.0
+    for f in range(free):
+        root[f] = np.sqrt(point.moves[assets[f]])
     for a in range(count):
         p = moving[a]
-        for f in range(free):
-            slopes[f, a] = problem.linear[p, assets[f]]
         r = p - k
+        for f in range(free):
+            slopes[a, f] = problem.linear[p, assets[f]]
         if 0 <= r < len(problem.cost):
             if problem.kinked:
                 _add_kinks(problem, point, r, a, free, assets, slopes)
@@ -231,28 +232,13 @@ def curve(
                     if problem.bent:
                         grows += 1.5 * own[IMPACT, i] * np.sqrt(abs(trade))
                     rate = buy + grows if trade > 0.0 else -sell - grows
-                    slopes[f, a] += problem.cost[r] * problem.horizon * rate
-    for f in range(free):
-        root = np.sqrt(point.moves[assets[f]])
-        for a in range(count):
-            slopes[f, a] *= root
-    for f in range(free, free + UNROLLED):
-        for a in range(count):
-            slopes[f, a] = 0.0
+                    slopes[a, f] += problem.cost[r] * problem.horizon * rate
+        for f in range(free):
+            slopes[a, f] *= root[f]
+    squared(slopes, count, free, curvature)
     for a in range(count):
-        for c in range(a + 1):
-            curvature[a, c] = 0.0
         if moving[a] < k:
-            curvature[a, a] = 1.0 / problem.aversion
-    for f in range(0, free, UNROLLED):
-        for a in range(count):
-            s, t, u, v = slopes[f, a], slopes[f + 1, a], slopes[f + 2, a], slopes[f + 3, a]
-            w, x, y, z = slopes[f + 4, a], slopes[f + 5, a], slopes[f + 6, a], slopes[f + 7, a]
-            for c in range(a + 1):
-                curvature[a, c] += (
-                    (s * slopes[f, c] + t * slopes[f + 1, c] + u * slopes[f + 2, c] + v * slopes[f + 3, c])
-                    + (w * slopes[f + 4, c] + x * slopes[f + 5, c] + y * slopes[f + 6, c] + z * slopes[f + 7, c])
-                )  # fmt: skip
+            curvature[a, a] += 1.0 / problem.aversion
 
 
 @part
@@ -265,13 +251,30 @@ def _add_kinks(problem: Problem, point: Point, r: int, a: int, free: int, assets
                 i = assets[f]
                 signed = point.weights[i] if kind < 2 else point.weights[i] - problem.assets[BEFORE, i]
                 slope = sign * problem.kinks[kind, r, i]
-                slopes[f, a] += slope if sign * signed > 0.0 else 0.0
+                slopes[a, f] += slope if sign * signed > 0.0 else 0.0
 
 
-@part
-def multiply(across: Array, x: Array, result: Array) -> None:
-    """result = acrossᵀ·x: a sum for each column, which the processor can take side by side in the order written."""
-    result[:] = 0.0
-    for i in range(len(x)):
-        for p in range(len(result)):
-            result[p] += across[i, p] * x[i]
+@summed
+def multiply(matrix: Array, x: Array, result: Array) -> None:
+    """result = matrix·x"""
+    for p in range(len(result)):
+        total = 0.0
+        for i in range(len(x)):
+            total += matrix[p, i] * x[i]
+        result[p] = total
+
+
+@summed
+def squared(rows: Array, count: int, length: int, result: Array) -> None:
+    """The lower half of rows·rowsᵀ, of the first `count` rows of this length, in blocks of two by two."""
+    for a in range(0, count, 2):
+        b = min(a + 1, count - 1)
+        for c in range(0, b + 1, 2):
+            d = min(c + 1, b)
+            one = two = three = four = 0.0
+            for f in range(length):
+                one += rows[a, f] * rows[c, f]
+                two += rows[a, f] * rows[d, f]
+                three += rows[b, f] * rows[c, f]
+                four += rows[b, f] * rows[d, f]
+            result[a, c], result[a, d], result[b, c], result[b, d] = one, two, three, four

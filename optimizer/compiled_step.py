@@ -52,7 +52,7 @@ class Room(NamedTuple):
     """Arrays to work in, the same for all problems."""
 
     free: Indices  # (n,)
-    slopes: Array  # (n + UNROLLED, K)
+    slopes: Array  # (K + 1, n)
     curvature: Array  # (K, K)
     system: Array
     right: Array  # (K,)

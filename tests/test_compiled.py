@@ -107,7 +107,6 @@ def test_the_threshold_rule_is_that_of_separable() -> None:
     given = compiled_dual.Problem(
         assets=own,
         linear=nothing,
-        across=nothing.T.copy(),
         kinks=np.zeros((4, 0, n)),
         present=np.zeros((4, 0), dtype=bool),
         cost=rows,

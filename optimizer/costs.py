@@ -50,8 +50,12 @@ class CostTerms:
     def each(self, trades: Array) -> Array:
         """φ of each asset's trade, in fractions of NAV."""
         size = np.abs(trades)
-        linear = np.where(trades > 0, self.buy, self.sell) * size
-        return np.asarray(linear + self.quadratic * size**2 + self.impact * size * np.sqrt(size))
+        cost = np.where(trades > 0, self.buy, self.sell) * size
+        if self.quadratic.any():  # most costs are plain rates, and powers take time
+            cost = cost + self.quadratic * size**2
+        if self.impact.any():
+            cost = cost + self.impact * size * np.sqrt(size)
+        return np.asarray(cost)
 
 
 class Cost(ABC):
@@ -157,7 +161,7 @@ class HoldingCost(Cost, stacks=True):
 
 def total(costs: Sequence[Cost], account: Account) -> CostTerms:
     """The sum of these costs' coefficients."""
-    terms = [CostTerms.of(account.shape), *(cost.terms(account) for cost in costs)]
+    terms = [cost.terms(account) for cost in costs] or [CostTerms.of(account.shape)]
     summed = CostTerms(*(reduce(np.add, [getattr(term, f.name) for term in terms]) for f in fields(CostTerms)))
     if np.any(summed.sell >= 1):
         i = account.first(summed.sell >= 1)

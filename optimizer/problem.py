@@ -266,10 +266,10 @@ class Problem:
 
     def _cash_row(self) -> Array:
         """−w_c as coefficients: (n,), or (B, n) where portfolios of a stack have the cash in different places."""
-        place = self.cash if isinstance(self.cash, int) else self.cash[1]
-        shared = np.ndim(place) == 0 or bool(np.all(place == place[:1]))
+        places = np.atleast_1d(self.cash if isinstance(self.cash, int) else self.cash[1])
+        shared = bool(np.all(places == places[:1]))
         row = np.zeros(self.shape[-1:] if shared else self.shape)
-        row[place if np.ndim(place) == 0 else place[0] if shared else self.cash] = -1.0
+        row[places[0] if shared else self.cash] = -1.0
         return row
 
     def at_cash(self, coefficients: Array) -> Array:

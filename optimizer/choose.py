@@ -28,8 +28,9 @@ def choose(problem: Problem) -> Choice:
     """The first of holding (nothing to trade), threshold (assets that meet in the cash only), newton (factors and
     rows) and program (cvxpy) that takes it.
 
-    By structure: what threshold and newton, which are one method, do not certify is still handed on to the program.
+    Fees, lots and limits on counts are searched from what it answers. By structure: what threshold and newton, which are one method, do not certify is still handed on to the program.
     """
+    problem = problem.relaxation
     if at_once(problem) is not None:
         return Choice("none", (("every solver", "the rules contradict each other; the explanation says how"),))
     if holding(problem) is not None:
@@ -45,7 +46,8 @@ def choose(problem: Problem) -> Choice:
 
 
 def solve(problem: Problem) -> Solution:
-    """The convex answer."""
+    """The convex answer, which is one without fees: see `Problem.relaxation`."""
+    problem = problem.relaxation
     contradiction = at_once(problem)
     if contradiction is not None:
         return Solution(contradiction.status, "none", explanation=contradiction.text)

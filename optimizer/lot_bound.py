@@ -103,7 +103,8 @@ def _at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:
     rows = np.zeros(len(dual.limits))
     if given is not None and np.all(np.isfinite(given.rows)) and np.all(np.isfinite(given.cones)):
         cones = [p for (_, c), p in zip(problem.cones, given.cones, strict=True) if c.of(solution.weights) > 0]
-        found = np.concatenate([given.rows, cones, [1.0] if given.slopes is not None else []])
+        of_counts = np.zeros(len(dual.counts.upper))
+        found = np.concatenate([given.rows, cones, [1.0] if given.slopes is not None else [], of_counts])
         # A stricter form of the problem may have had more rows; then the hulls find the prices.
         rows = found if len(found) == len(rows) else rows
     factors = problem.aversion * (dual.split.factors @ (solution.weights - problem.target))

@@ -171,6 +171,6 @@ def _worst(allowed: Lots) -> float:
     away = np.maximum(np.abs(low - problem.target), np.abs(high - problem.target))
     volatility = np.sqrt(problem.risk.specific + np.square(problem.risk.factors).sum(axis=0))
     cost, size = problem.cost, np.maximum(np.abs(low - problem.before), np.abs(high - problem.before))
-    paid = np.maximum(cost.each(size), cost.each(-size))
+    paid = np.maximum(cost.each(size), cost.each(-size)) + (0.0 if problem.fees is None else problem.fees.most)
     carried = np.maximum(cost.carry(low), cost.carry(high))
     return float(0.5 * problem.aversion * (volatility @ away) ** 2 + paid.sum() / problem.horizon + carried.sum())

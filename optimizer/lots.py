@@ -63,7 +63,8 @@ def starts(search: Search, optimum: Array) -> Iterator[State]:
     if np.all((allowed.lowest <= 0) & (allowed.highest >= 0)):
         nothing = search.state(np.zeros(len(optimum), dtype=np.int64), np.zeros(len(optimum), dtype=bool))
         # Doing nothing is a plan, too: worth a search where rounding costs more than all of trading gains.
-        if nothing.violation <= SLACK and nothing.objective < min(first.objective, second.objective):
+        held = bool(np.all(search.allowed.holds))
+        if held and nothing.violation <= SLACK and nothing.objective < min(first.objective, second.objective):
             yield nothing
     if min(first.violation, second.violation) > SLACK and (inner := _tightened(search)) is not None:
         yield _near(search, inner)
@@ -105,7 +106,7 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
             return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
         return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
 
-    inner = replace(problem, pieces=tuple((title, tighter(piece)) for title, piece in problem.pieces))
+    inner = replace(problem.relaxation, pieces=tuple((title, tighter(piece)) for title, piece in problem.pieces))
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None
     return solve(inner).weights
@@ -181,7 +182,7 @@ def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | Non
     # only one that loses more than safety is worth.
     safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
     first, reason = _searched(problem, optimum, safe, margin)
-    good = first is not None and first.best.objective <= _worth(problem.objective(optimum))
+    good = first is not None and first.best.objective <= _worth(problem.relaxation.objective(optimum))
     if good or not np.any(safe > problem.lower):
         return first, reason
     second, reason = _searched(problem, optimum, problem.lower, margin)
@@ -288,6 +289,9 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
         for (title, _), (form, limit) in zip(search.problem.cones, search.cones, strict=True)
         if form.value(state.weights) > limit
     ]
+    counts = search.counts
+    over = search.counted(state.lots, state.closed) - counts.upper
+    broken += [f"{counts.titles[j]} (by {over[j]:.0f})" for j in np.flatnonzero(over > 0)]
     weights = state.weights
     broken += [
         title

@@ -11,6 +11,7 @@ from equipoise.constraints.base import Array, Rule, check_number
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
+from equipoise.optimizer.discrete import held_keeps
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Policy, Problem
@@ -166,7 +167,8 @@ def finished(
         return Plan(solution.status, name, solution.explanation, problem, solution)
     weights, bound = solution.weights, solution.bound
     whole = problem.discrete
-    if solution.status is Status.NO_TRADE:
+    holds = solution.status is Status.NO_TRADE and held_keeps(problem)
+    if holds:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole:
@@ -180,7 +182,7 @@ def finished(
         checked = verify(problem, found.quantities, whole_lots=True)
         if not checked.passed:
             # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-            again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort)
+            again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort, exact=proof)
             if again is not None:
                 found, checked = again, verify(problem, again.quantities, whole_lots=True)
         weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)
@@ -188,7 +190,7 @@ def finished(
         trades = _continuous(problem, weights)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
-    if whole and status is not Status.NO_TRADE:
+    if whole and not holds:
         closed = close_enough(problem.objective(weights), bound)
         status = (Status.OPTIMAL if any(trades) else Status.NO_TRADE) if closed else Status.FEASIBLE
     plan = Plan(status, name, "", problem, solution, checked, trades, weights, bound)

@@ -21,6 +21,7 @@ from equipoise.optimizer.solution import Solution
 
 _ADDED = 4  # rounds of adding points to the hulls
 LARGEST = 200  # assets for which a split is searched
+_SPLITS_OF_JUMPS = 3  # times as many splits where fees, counts and minimums make mixtures jump
 _NEAR = 0.005  # of the objective: what is left for another split is not worth it
 _TIGHT, _LITTLE = 1e-4, 0.1  # what is left to gain is too little: of the objective, of what would be enough
 
@@ -29,7 +30,8 @@ _TIGHT, _LITTLE = 1e-4, 0.1  # what is left to gain is too little: of the object
 class LotBound:
     """The bound, and what found it: prices, the hulls' points, the mean weights and variances (n,) of their mixture.
 
-    `scale` is the size of the objective that the search for prices assumed.
+    `scale` is the size of the objective that the search for prices assumed; `mixed` the points of that mixture and their
+    shares (K, n).
     """
 
     value: float
@@ -39,6 +41,7 @@ class LotBound:
     prices: Prices | None = None
     weights: Array | None = None
     spread: Array | None = None
+    mixed: tuple[Points, Array] | None = None
 
 
 def relaxed(problem: Problem) -> Problem:
@@ -63,6 +66,9 @@ def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, spli
     variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
     scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ spread), 1e-14)
     best = LotBound(_at_convex_prices(dual, solution).value, dual, points, scale)
+    jumps = allowed.jumps
+    if jumps:
+        spread, splits = spread + _anywhere(allowed, variance, solution.weights), _SPLITS_OF_JUMPS * splits
     for turn in range(splits if best.value < enough else 0):
         split = lot_split.favouring(problem.risk, spread) if len(spread) <= LARGEST else None
         found = maximised(replace(dual, split=split or dual.split), points, scale, enough=enough)
@@ -71,8 +77,18 @@ def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, spli
         if best.value >= enough or near or split is None or found.spread is None:
             break
         mixed = np.where(np.arange(len(spread)) == problem.cash, 0.0, found.spread)
-        spread, points = (spread * (turn + 1) + mixed) / (turn + 2), found.points
+        part = 1.0 / (0.5 * turn + 1.5) if jumps else 1.0 / (turn + 2)
+        spread, points = (1.0 - part) * spread + part * mixed, found.points
     return best
+
+
+def _anywhere(allowed: Lots, variance: Array, weights: Array) -> Array:
+    """A spread to begin with where mixtures jump over many lots: the same risk at every asset."""
+    problem = allowed.problem
+    spread = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
+    spread[problem.cash] = 0.0
+    count, moved = np.count_nonzero(spread), weights - problem.before
+    return spread * (0.25 * float(variance @ moved**2) + 1e-18) / max(count, 1)
 
 
 def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np.inf) -> LotBound:
@@ -87,7 +103,8 @@ def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np
         tried = [(dual.at(prices), prices) for prices in (mixture.prices, dual.settled(mixture.prices))]
         minimum, prices = max(tried, key=lambda one: one[0].value)
         if minimum.value > best.value:
-            best = LotBound(minimum.value, dual, points, scale, prices, mixture.weights, mixture.spread)
+            mixed = (points, mixture.shares)
+            best = LotBound(minimum.value, dual, points, scale, prices, mixture.weights, mixture.spread, mixed)
         more = points.joined(*(one.points for one, _ in tried)).distinct()
         left = mixture.objective - best.value
         little = max(_TIGHT * scale, _LITTLE * (enough - best.value) if np.isfinite(enough) else 0.0)

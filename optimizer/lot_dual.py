@@ -150,6 +150,12 @@ class LotDual:
         rows = self.allowed.problem.rows.cost
         return 1.0 / self.allowed.problem.horizon + float(prices.rows[: len(rows)] @ rows)
 
+    def jumps_at(self, prices: Prices) -> tuple[Array, Array]:
+        """What an order, and a position, of each asset costs at these prices for being one: (n,) and (n,)."""
+        fees, of_counts = self.allowed.problem.fees, prices.rows[len(prices.rows) - len(self.counts.upper) :]
+        of_order = of_counts @ self.counts.orders + (0.0 if fees is None else self._per_cost(prices) * fees.most)
+        return np.asarray(of_order), np.asarray(of_counts @ self.counts.names)
+
     def _candidates(self, f: Separable, prices: Prices) -> Points:
         """Points among which each asset's best is: f is convex, and fees bend it at no trade and their kinks only."""
         points, fees = self.allowed.around(f.minimiser()), self.allowed.problem.fees

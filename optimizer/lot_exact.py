@@ -24,6 +24,7 @@ from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
 
 _POLISH = 8  # every so many nodes the search goes on from the node's plan, every time while there is no plan
+_MIXED_SHARE = 0.01  # of no trade, or no position, in a mixture that is worth splitting there
 _MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
 
 
@@ -96,14 +97,14 @@ class _Tree:
     def children(self, node: _Node) -> Iterator[_Node]:
         found = node.found
         at = found.weights if found.weights is not None else found.dual.allowed.problem.before
-        for allowed in _parts(found.dual.allowed, at, node.spread):
+        parts = _jump(found, node.spread) or _parts(found.dual.allowed, at, node.spread)
+        for allowed in parts:
             yield self._node(allowed, node, at)
 
     def _node(self, allowed: Lots, parent: _Node, at: Array) -> _Node:
         before, allowed = parent.found, allowed.within_budget()
         kept = before.points
-        inside = (kept.lots >= allowed.lowest) & (kept.lots <= allowed.highest)
-        valid = kept.valid & np.where(kept.closed, allowed.closable, inside)
+        valid = kept.valid & np.where(kept.closed, allowed.closable, allowed.inside(kept.lots))
         valid[:, allowed.problem.cash] = kept.valid[:, allowed.problem.cash]
         points = replace(kept, valid=valid).joined(allowed.around(at)).distinct()
         split = before.dual.split
@@ -128,6 +129,37 @@ class _Tree:
             state = self.search.run(state)
         if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
             self.best = state
+
+
+def _jump(found: LotBound, spread: Array) -> list[Lots] | None:
+    """Where the asset that is mixed most jumps from or to no trade, or no position: that alone, and all but that."""
+    allowed = found.dual.allowed
+    if not allowed.jumps or found.mixed is None or found.prices is None:
+        return None
+    problem, (points, shares) = allowed.problem, found.mixed
+    ordered, named = allowed.indicators(points.lots, points.closed)
+    held, gone = (shares * ~ordered).sum(axis=0), (shares * (points.closed & ~named)).sum(axis=0)
+    held[problem.cash] = gone[problem.cash] = 0.0
+    # What the mixture saves against its mean: risk where it spreads, and what an order or a name costs at the prices.
+    of_order, of_name = found.dual.jumps_at(found.prices)
+    apart = held * (1.0 - held) * (of_order + of_name * (problem.before == 0)) + gone * (1.0 - gone) * of_name
+    variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+    saved = 0.5 * problem.aversion * variance * spread + apart
+    i = int(np.argmax(saved))
+    stays = min(held[i], 1.0 - held[i]) >= min(gone[i], 1.0 - gone[i])
+    share = held[i] if stays else gone[i]
+    if not _MIXED_SHARE <= share <= 1.0 - _MIXED_SHARE:
+        return None
+    here = np.arange(len(spread)) == i
+    nothing = np.where(here, 0, allowed.lowest), np.where(here, 0, allowed.highest)
+    if stays:
+        only = replace(allowed, lowest=nothing[0], highest=nothing[1], closable=allowed.closable & ~here)
+        rest = replace(allowed, holds=allowed.holds & ~here)
+    else:
+        # No lots at all: the range is empty, and the close is left.
+        only = replace(allowed, lowest=np.where(here, 1, allowed.lowest), highest=nothing[1])
+        rest = replace(allowed, closable=allowed.closable & ~here)
+    return [part for part in (only, rest) if not len(part.empty())]
 
 
 def _parts(allowed: Lots, at: Array, spread: Array) -> Iterator[Lots]:

@@ -160,6 +160,12 @@ class Lots:
         """Whether some asset's orders have a minimum above one lot."""
         return bool(np.any(self.least > 1))
 
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether an order or a position costs, or counts, for being one: mixtures of points then jump over lots."""
+        counts = any(isinstance(piece, Count) for _, piece in self.problem.pieces)
+        return self.problem.fees is not None or counts or self.minimums or bool(self.apart.any())
+
     def empty(self) -> NDArray[np.intp]:
         """The assets for which no point at all lies within their bounds."""
         low, high = self.intervals

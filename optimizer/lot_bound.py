@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.optimizer import lot_hull, lot_split
 from equipoise.optimizer.lot_dual import LotDual, Minimum, Planes, Prices
-from equipoise.optimizer.lot_points import Lots, Points
+from equipoise.optimizer.lot_points import Integers, Lots, Mask, Points
+from equipoise.optimizer.lot_split import Split
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
 
@@ -42,6 +44,24 @@ class LotBound:
     weights: Array | None = None
     spread: Array | None = None
     mixed: tuple[Points, Array] | None = None
+
+
+    def likeliest(self) -> tuple[Integers, Mask] | None:
+        """Each asset's point with the largest share: (lots, closed)."""
+        return None if self.mixed is None else _chosen(self.mixed[0], np.argmax(self.mixed[1], axis=0))
+
+    def drawn(self, rng: np.random.Generator) -> tuple[Integers, Mask] | None:
+        """A point of each asset, drawn by the shares: (lots, closed)."""
+        if self.mixed is None:
+            return None
+        points, shares = self.mixed
+        below = np.cumsum(shares, axis=0) < rng.random(shares.shape[1]) * shares.sum(axis=0)
+        return _chosen(points, np.minimum(below.sum(axis=0), len(shares) - 1))
+
+
+def _chosen(points: Points, which: NDArray[np.intp]) -> tuple[Integers, Mask]:
+    chosen = points.pick(which[None])
+    return chosen.lots[0], chosen.closed[0]
 
 
 def relaxed(problem: Problem) -> Problem:
@@ -112,6 +132,17 @@ def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np
             break
         points = more
     return replace(best, points=points)
+
+
+def restricted(found: LotBound, allowed: Lots, *, split: Split | None = None, enough: float = np.inf) -> LotBound:
+    """The bound of a part of the lots, from that of them all on; its split of the risk, unless another is given."""
+    kept, cash = found.points, allowed.problem.cash
+    at = found.weights if found.weights is not None else allowed.problem.before
+    valid = kept.valid & np.where(kept.closed, allowed.closable, allowed.inside(kept.lots))
+    valid[:, cash] = kept.valid[:, cash]
+    points = replace(kept, valid=valid).joined(allowed.around(at)).distinct()
+    dual = replace(found.dual, allowed=allowed, split=split or found.dual.split)
+    return maximised(dual, points, found.scale, enough=enough)
 
 
 def _at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:

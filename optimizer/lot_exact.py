@@ -19,11 +19,12 @@ import numpy as np
 
 from equipoise.constraints.base import Array
 from equipoise.optimizer import lot_split
-from equipoise.optimizer.lot_bound import LARGEST, LotBound, maximised
+from equipoise.optimizer.lot_bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
 
 _POLISH = 8  # every so many nodes the search goes on from the node's plan, every time while there is no plan
+_SEED, _STAYING = 21, 0.85  # of what a search goes on from now and then: the part of the best plan
 _MIXED_SHARE = 0.01  # of no trade, or no position, in a mixture that is worth splitting there
 _MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
 
@@ -84,7 +85,7 @@ class _Tree:
 
     def __init__(self, search: Search, best: State | None, scale: float, gap: float) -> None:
         self.search, self.best, self.scale, self.gap = search, best, scale, gap
-        self.seen = 0
+        self.seen, self.rng = 0, np.random.default_rng(_SEED)
         self.worst = _worst(search.allowed)
 
     @property
@@ -103,15 +104,10 @@ class _Tree:
 
     def _node(self, allowed: Lots, parent: _Node, at: Array) -> _Node:
         before, allowed = parent.found, allowed.within_budget()
-        kept = before.points
-        valid = kept.valid & np.where(kept.closed, allowed.closable, allowed.inside(kept.lots))
-        valid[:, allowed.problem.cash] = kept.valid[:, allowed.problem.cash]
-        points = replace(kept, valid=valid).joined(allowed.around(at)).distinct()
-        split = before.dual.split
+        split = None
         if np.any(parent.spread > 0) and len(at) <= LARGEST:
-            split = lot_split.favouring(allowed.problem.risk, parent.spread) or split
-        dual = replace(before.dual, allowed=allowed, split=split)
-        found = maximised(dual, points, self.scale, enough=self.limit)
+            split = lot_split.favouring(allowed.problem.risk, parent.spread)
+        found = restricted(before, allowed, split=split, enough=self.limit)
         bound = max(found.value, parent.bound)
         if found.value < self.limit:
             self._suggested(found)
@@ -123,9 +119,14 @@ class _Tree:
         """Looks at the plan nearest to a node's mixture, and now and then improves it."""
         if found.weights is None:
             return
-        state = self.search.state(*self.search.allowed.closest(found.weights))
+        allowed, best, polish = self.search.allowed, self.best, self.seen % _POLISH == 0
         self.seen += 1
-        if self.best is None or self.seen % _POLISH == 0:
+        lots, closed = (found.likeliest() if allowed.jumps else None) or allowed.closest(found.weights)
+        if best is not None and polish and allowed.jumps and (drawn := found.drawn(self.rng)) is not None:
+            stays = self.rng.random(len(lots)) < _STAYING
+            lots, closed = (np.where(stays, now, new) for now, new in zip((best.lots, best.closed), drawn, strict=True))
+        state = self.search.state(*allowed.snapped(lots, closed))
+        if best is None or polish:
             state = self.search.run(state)
         if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
             self.best = state

@@ -242,6 +242,14 @@ class Lots:
         lots[self.problem.cash] = 0
         return lots, closed
 
+    def snapped(self, lots: Integers, closed: Mask) -> tuple[Integers, Mask]:
+        """These numbers of lots and closes where they are points here, and the nearest points where they are not."""
+        kept = np.where(closed, self.closable, self.inside(lots))
+        if kept.all():
+            return lots, closed
+        near, ends = self.closest(self.problem.before + self.trades(lots, closed))
+        return np.where(kept, lots, near), np.where(kept, closed, ends)
+
     def indicators(self, lots: Integers, closed: Mask) -> tuple[Mask, Mask]:
         """Which of these points (…, n) have an order, and which a position."""
         ordered = closed | (lots != 0)

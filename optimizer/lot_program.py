@@ -139,9 +139,7 @@ def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, Mask
     closed = found.x[closes] > 0.5
     lots = np.where(closed, 0, np.round((found.x[bought] - found.x[sold]) * unit).astype(np.int64))
     # A continuous number between two points, or one that ends at a zero that stands apart.
-    near, ends = allowed.closest(problem.before + allowed.trades(lots, closed))
-    kept = closed | allowed.inside(lots)
-    return (np.where(kept, lots, near), np.where(kept, closed, ends)), False
+    return allowed.snapped(lots, closed), False
 
 
 _NAMES = ("bought", "sold", "long", "short", "distance", "buys", "sells", "closes", "longs", "shorts")

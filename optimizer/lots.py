@@ -21,6 +21,7 @@ import numpy as np
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
 from equipoise.constraints.custom import tightened
 from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
+from equipoise.optimizer.lot_dive import dived
 from equipoise.optimizer.lot_exact import Exact, proven
 from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
@@ -31,10 +32,12 @@ _CUSTOM_TRIES = 5
 #: How much is spent on a plan whose gap is open, unless asked for more.
 EFFORT = 1
 _RESTARTS, _PATIENCE = 12, 6  # for each unit of effort: draws, and draws without a better plan
+_OF_JUMPS = 3  # times as many where orders or positions cost or count for being one
 _WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
 _GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
 _SEED = 20
-_STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan
+_STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
+_STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
 _EXACT_SPLITS = 4  # of the root of a branch and bound
 
 
@@ -210,20 +213,24 @@ def improved(found: Found, bound: LotBound, effort: int) -> Found:
     search, best, allowed = found.search, found.best, found.search.allowed
     if bound.weights is None or bound.spread is None or bound.prices is None:
         return found
-    begun = [allowed.closest(bound.weights), allowed.closest(bound.dual.at(bound.prices).points.weights[0])]
-    for start in begun:
+    for start in (allowed.closest(bound.weights), allowed.closest(bound.dual.at(bound.prices).points.weights[0])):
         reached = search.run(search.state(*start))
         best = reached if reached.better_than(best) else best
+    jumps, staying = allowed.jumps, _STAYING_OF_JUMPS if allowed.jumps else _STAYING
+    if jumps and best.objective - bound.value > _close(best.objective):
+        best = dived(search, bound, best) or best
+    more = effort * (_OF_JUMPS if jumps else 1)
     rng, last = np.random.default_rng(_SEED), 0
-    for turn in range(_RESTARTS * effort):
+    for turn in range(_RESTARTS * more):
         gap = best.objective - bound.value
-        tired = turn - last >= _PATIENCE * effort and gap <= _NEAR * abs(best.objective)
+        tired = turn - last >= _PATIENCE * more and gap <= _NEAR * abs(best.objective)
         if gap <= _close(best.objective) or tired:
             break
-        # The hulls' mixture of lots, drawn by its means and spreads; in turn of all assets, and of a few.
+        # The hulls' mixture of lots: drawn by its shares where it jumps, or by its means and spreads.
+        likely = bound.drawn(rng) if jumps else None
         drawn = bound.weights + np.sqrt(bound.spread) * rng.standard_normal(len(bound.weights))
-        lots, closed = allowed.closest(drawn)
-        stays = rng.random(len(lots)) < _STAYING[turn % 2]
+        lots, closed = allowed.snapped(*likely) if likely else allowed.closest(drawn)
+        stays = rng.random(len(lots)) < staying[turn % len(staying)]
         state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
         reached = search.run(state)
         if reached.better_than(best, _WORTH * abs(best.objective)):

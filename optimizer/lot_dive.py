@@ -1,0 +1,81 @@
+"""A dive: from the mixture of a bound to a plan, by deciding asset by asset what it does at all.
+
+Where orders or positions cost or count for being one, rounding each asset's mean is a poor plan: half an order everywhere.
+A dive decides the assets of which the mixture is surest (no trade, no position, or a trade to a position), bounds again
+what is left, and goes on until all are decided; the search starts from what each step suggests.
+
+Berthold (2006), Primal Heuristics for Mixed Integer Programs, on diving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.optimizer.lot_bound import LotBound, restricted
+from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_search import Search, State
+
+_SURE = 0.9  # a share from which on what an asset does is decided
+_PART = 0.25  # of the undecided assets are decided in each step at least
+_STEPS = 12
+
+
+def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
+    """The better one of this plan and the best that a dive from the bound finds."""
+    found, undecided = bound, _jumping(bound.dual.allowed)
+    for _ in range(_STEPS):
+        for state in _suggested(search, found):
+            if state.violation <= SLACK and (best is None or state.better_than(best)):
+                best = state
+        if found.mixed is None or not undecided.any():
+            break
+        decided, allowed = _decided(found, undecided)
+        if len(allowed.empty()):
+            break
+        undecided &= ~decided
+        found = restricted(found, allowed.within_budget())
+        if not np.isfinite(found.value) or (best is not None and found.value >= best.objective):
+            break
+    return best
+
+
+def _jumping(allowed: Lots) -> Array:
+    """The assets of which an order or a position costs, or counts, for being one."""
+    problem, search = allowed.problem, Search(allowed)
+    counted = search.counts.orders.any(axis=0) | search.counts.names.any(axis=0)
+    fees = 0.0 if problem.fees is None else problem.fees.most
+    jumping = counted | (fees > 0) | allowed.apart | (allowed.least > 1)
+    jumping[problem.cash] = False
+    return np.asarray(jumping)
+
+
+def _suggested(search: Search, found: LotBound) -> Iterator[State]:
+    if found.weights is None:
+        return
+    likeliest = found.likeliest()
+    for point in (likeliest, search.allowed.closest(found.weights)):
+        if point is not None:
+            yield search.run(search.state(*search.allowed.snapped(*point)))
+
+
+def _decided(found: LotBound, undecided: Array) -> tuple[Array, Lots]:
+    """The assets that are decided in this step, and the lots that are left."""
+    allowed = found.dual.allowed
+    assert found.mixed is not None
+    points, shares = found.mixed
+    ordered, named = allowed.indicators(points.lots, points.closed)
+    total = shares.sum(axis=0)
+    none, gone = (shares * ~ordered).sum(axis=0) / total, (shares * (points.closed & ~named)).sum(axis=0) / total
+    each = np.stack([none, gone, 1.0 - none - gone])
+    what, share = np.argmax(each, axis=0), np.where(undecided, np.max(each, axis=0), -1.0)
+    many = max(1, int(np.ceil(_PART * np.count_nonzero(undecided))))
+    decided = undecided & ((share >= _SURE) | (share >= np.sort(share)[-many]))
+    stays, ends, trades = (decided & (what == k) for k in range(3))
+    lowest = np.where(stays, 0, np.where(ends, 1, allowed.lowest))
+    highest = np.where(stays | ends, 0, allowed.highest)
+    closable = np.where(stays | (trades & allowed.apart), False, allowed.closable)
+    return decided, replace(allowed, lowest=lowest, highest=highest, closable=closable, holds=allowed.holds & ~trades)

@@ -118,8 +118,9 @@ def of_cardinality(data: Path) -> Iterator[Case]:
             continue
         mean, covariance = moments[row["instance"]]
         wanted = float(row["target_return"].removeprefix("np.float64(").removesuffix(")"))
-        # Half a unit of the printed return's last place less: at the printed one there may be just one plan, or none.
-        rules = [FactorLimit(by_name(mean), lower=wanted - 1e-11), MinimumPosition(0.01), NameLimit(int(row["K"]))]
+        # Their return is an equation; in decimal steps of a weight it is one to within these.
+        returns = FactorLimit(by_name(mean), lower=wanted - 1e-9, upper=wanted + 1e-9)
+        rules = [returns, MinimumPosition(0.01), NameLimit(int(row["K"]))]
         rebalancer, names = fully_invested(covariance, rules)
         name = f"{row['instance']}_{row['tag']}_K{row['K']}"
         yield Case(name, rebalancer, from_cash(names), float(row["variance"]), 1e-5)

@@ -1,7 +1,19 @@
 """The rules a rebalance can be given, each as data (see `equipoise.constraints.base`)."""
 
 from equipoise.constraints.bands import DriftBand
-from equipoise.constraints.base import Account, Bound, Cone, Count, Opaque, Parts, Piece, Row, Rule, Semicontinuous, Step
+from equipoise.constraints.base import (
+    Account,
+    Bound,
+    Cone,
+    Count,
+    Opaque,
+    Parts,
+    Piece,
+    Row,
+    Rule,
+    Semicontinuous,
+    Step,
+)
 from equipoise.constraints.bounds import (
     BuyOnly,
     LongOnly,

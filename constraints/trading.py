@@ -110,7 +110,7 @@ class MinimumPosition(Rule):
 
 @dataclass(frozen=True)
 class _CountLimit(Rule):
-    limit: int
+    limit: float  # a whole number; files write every number as a float
     assets: Sequence[str] | None = None
 
     def __post_init__(self) -> None:

@@ -28,7 +28,8 @@ def choose(problem: Problem) -> Choice:
     """The first of holding (nothing to trade), threshold (assets that meet in the cash only), newton (factors and
     rows) and program (cvxpy) that takes it.
 
-    Fees, lots and limits on counts are searched from what it answers. By structure: what threshold and newton, which are one method, do not certify is still handed on to the program.
+    By structure: what threshold and newton, which are one method, do not certify is still handed on to the program.
+    Lots, fees and limits on counts are searched for from the answer.
     """
     problem = problem.relaxation
     if at_once(problem) is not None:

@@ -32,8 +32,8 @@ _TIGHT, _LITTLE = 1e-4, 0.1  # what is left to gain is too little: of the object
 class LotBound:
     """The bound, and what found it: prices, the hulls' points, the mean weights and variances (n,) of their mixture.
 
-    `scale` is the size of the objective that the search for prices assumed; `mixed` the points of that mixture and their
-    shares (K, n).
+    `scale` is the size of the objective that the search for prices assumed; `mixed` the points of that mixture and
+    their shares (K, n).
     """
 
     value: float
@@ -44,7 +44,6 @@ class LotBound:
     weights: Array | None = None
     spread: Array | None = None
     mixed: tuple[Points, Array] | None = None
-
 
     def likeliest(self) -> tuple[Integers, Mask] | None:
         """Each asset's point with the largest share: (lots, closed)."""

@@ -1,8 +1,8 @@
 """A dive: from the mixture of a bound to a plan, by deciding asset by asset what it does at all.
 
-Where orders or positions cost or count for being one, rounding each asset's mean is a poor plan: half an order everywhere.
-A dive decides the assets of which the mixture is surest (no trade, no position, or a trade to a position), bounds again
-what is left, and goes on until all are decided; the search starts from what each step suggests.
+Where orders or positions cost or count for being one, rounding each asset's mean is a poor plan: half an order
+everywhere. A dive decides the assets of which the mixture is surest (no trade, no position, or a trade to a position),
+bounds what is left again, and goes on until all are decided; the search starts from what each step suggests.
 
 Berthold (2006), Primal Heuristics for Mixed Integer Programs, on diving.
 """

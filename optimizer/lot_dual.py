@@ -175,7 +175,9 @@ class LotDual:
             added = self._per_cost(prices) * problem.fees.each(trades)
         if len(counts.upper):
             of_counts = prices.rows[len(prices.rows) - len(counts.upper) :]
-            added = added + np.tensordot(of_counts, counts.each(*self.allowed.indicators(points.lots, points.closed)), 1)
+            added = added + np.tensordot(
+                of_counts, counts.each(*self.allowed.indicators(points.lots, points.closed)), 1
+            )
         return added
 
     def parts(self, points: Points) -> tuple[Array, Array]:

@@ -27,8 +27,8 @@ _RIDGE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The prices, the program's objective, each point's share (K, n), and each asset's mean weight and its variance (n,)
-    under the mixture."""
+    """The prices, the program's objective, each asset's mean weight and its variance (n,) under the mixture, and the
+    points' shares (K, n)."""
 
     prices: Prices
     objective: float

@@ -117,7 +117,9 @@ class Lots:
         most = _largest(problem, step, lots)
         holds, apart, long_from, short_to = _zero(problem, lots)
         closable |= apart & (problem.before != 0) & (lower <= SLACK) & (problem.upper >= -SLACK)
-        closable &= np.array([abs(q) <= k * lot for q, k, lot in zip(portfolio.exact_quantity, most, lots, strict=True)])
+        closable &= np.array(
+            [abs(q) <= k * lot for q, k, lot in zip(portfolio.exact_quantity, most, lots, strict=True)]
+        )
         low, high = (np.clip(edge, -(2.0**62), 2.0**62).astype(np.int64) for edge in (lowest, highest))
         whole_most = np.array([min(k // 1, _MANY) for k in most], dtype=np.int64)
         low, high = np.maximum(low, -whole_most), np.minimum(high, whole_most)
@@ -206,7 +208,9 @@ class Lots:
         inside = np.clip(lots, np.minimum(low, high), high)
         options = np.concatenate([inside, zero[None]])
         holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
-        valid = np.concatenate([np.broadcast_to(low <= high, inside.shape), np.broadcast_to(holds, inside.shape[1:])[None]])
+        valid = np.concatenate(
+            [np.broadcast_to(low <= high, inside.shape), np.broadcast_to(holds, inside.shape[1:])[None]]
+        )
         away = (options - lots).astype(np.float64)
         wrong_side = (away != 0) & ((away > 0) != upwards)
         cost = np.where(valid, np.abs(away) + np.where(wrong_side, 2.0**70, 0.0), np.inf)

@@ -42,8 +42,7 @@ def feasible_point(search: Search, optimum: Array) -> tuple[tuple[Integers, Mask
     most_bought, most_sold = np.maximum(allowed.highest, 0) / unit, np.maximum(-allowed.lowest, 0) / unit
     # Variables, n of each: lots bought, lots sold, long part, short part, distance from the optimum, and
     # choices of 0 or 1: buys, sells, closes, and where zero stands apart whether it ends long, or short.
-    blocks = np.split(np.arange(10 * n), 10)
-    bought, sold, long, short, distance, buys, sells, closes, longs, shorts = blocks
+    bought, sold, long, short, distance, buys, sells, closes, _, _ = np.split(np.arange(10 * n), 10)
 
     cost, largest = problem.cost, np.maximum(most_bought, most_sold) * size
     bend = cost.quadratic * largest + cost.impact * np.sqrt(largest)

@@ -70,7 +70,6 @@ _NAMES = {
 # How each kind of argument looks in TOML, as a type of tomllib's and in words.
 _SHAPES: dict[Any, tuple[type | tuple[type, ...], str]] = {
     float: ((int, float), "a number"),
-    int: (int, "a whole number"),
     bool: (bool, "true or false"),
     str: (str, "text"),
     Literal: (str, "one of a few words"),

@@ -182,7 +182,9 @@ def finished(
         checked = verify(problem, found.quantities, whole_lots=True)
         if not checked.passed:
             # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-            again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort, exact=proof)
+            again, _ = rounded(
+                problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort, exact=proof
+            )
             if again is not None:
                 found, checked = again, verify(problem, again.quantities, whole_lots=True)
         weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)

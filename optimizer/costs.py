@@ -245,7 +245,8 @@ def total_fees(costs: Sequence[Cost], account: Account) -> Fees | None:
         )
     if not any(np.any(fees.most) for fees in found):
         return None
-    return Fees(*(np.sum([getattr(f, x) for f in found], axis=0) for x in ("fixed", "minimum", "rate")), account.nav)
+    fixed, minimum, rate = (np.sum([getattr(f, x) for f in found], axis=0) for x in ("fixed", "minimum", "rate"))
+    return Fees(fixed, minimum, rate, account.nav)
 
 
 def total(costs: Sequence[Cost], account: Account) -> CostTerms:

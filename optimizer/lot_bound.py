@@ -107,7 +107,7 @@ def _anywhere(allowed: Lots, variance: Array, weights: Array) -> Array:
     spread = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
     spread[problem.cash] = 0.0
     count, moved = np.count_nonzero(spread), weights - problem.before
-    return spread * (0.25 * float(variance @ moved**2) + 1e-18) / max(count, 1)
+    return spread * (0.25 * float(variance @ moved**2) + 1e-18) / max(int(count), 1)
 
 
 def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np.inf) -> LotBound:

@@ -14,9 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.constraints.base import Array
 from equipoise.optimizer.lot_bound import LotBound, restricted
-from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_points import SLACK, Lots, Mask
 from equipoise.optimizer.lot_search import Search, State
 
 _SURE = 0.9  # a share from which on what an asset does is decided
@@ -43,7 +42,7 @@ def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
     return best
 
 
-def _jumping(allowed: Lots) -> Array:
+def _jumping(allowed: Lots) -> Mask:
     """The assets of which an order or a position costs, or counts, for being one."""
     problem, search = allowed.problem, Search(allowed)
     counted = search.counts.orders.any(axis=0) | search.counts.names.any(axis=0)
@@ -62,7 +61,7 @@ def _suggested(search: Search, found: LotBound) -> Iterator[State]:
             yield search.run(search.state(*search.allowed.snapped(*point)))
 
 
-def _decided(found: LotBound, undecided: Array) -> tuple[Array, Lots]:
+def _decided(found: LotBound, undecided: Mask) -> tuple[Mask, Lots]:
     """The assets that are decided in this step, and the lots that are left."""
     allowed = found.dual.allowed
     assert found.mixed is not None

@@ -110,7 +110,7 @@ class Search:
 
     def counted(self, lots: Integers, closed: Mask) -> Array:
         """The left sides (c,) of the limits on counts."""
-        return self.counts.each(*self.allowed.indicators(lots, closed)).sum(axis=-1)
+        return np.asarray(self.counts.each(*self.allowed.indicators(lots, closed)).sum(axis=-1))
 
     def run(self, state: State) -> State:
         for _ in range(_SWEEPS):
@@ -188,11 +188,7 @@ class Sweep:
         self.asset, self.lots, self.closed = np.nonzero(use)[1], lots[use], closed[use]
         self.left = np.ones(len(self.asset), dtype=bool)
         self._price(now, trades, use)
-        counts = search.counts
-        if len(counts.upper):
-            at, after = allowed.indicators(state.lots, state.closed), allowed.indicators(lots, closed)
-            self.rows = np.vstack([self.rows, (counts.each(*after) - counts.each(*at)[:, None])[:, use]])
-            self.room = np.append(self.room, search.counted(state.lots, state.closed) - counts.upper)
+        self._count(lots, closed, use)
 
     def _price(self, now: Array, trades: Array, use: Mask) -> None:
         """What each move changes on its own: the objective, the rows, the cones."""
@@ -216,6 +212,14 @@ class Sweep:
         self.room = search.sides(w) - search.upper
         self.cones = [form.change(w, asset, d) for form, _ in search.cones]
         self.cone_room = [form.value(w) - limit for form, limit in search.cones]
+
+    def _count(self, lots: Integers, closed: Mask, use: Mask) -> None:
+        """What each move adds to the limits on counts, which are rows, too."""
+        search, state, counts = self.search, self.state, self.search.counts
+        if len(counts.upper):
+            at, after = (search.allowed.indicators(*points) for points in ((state.lots, state.closed), (lots, closed)))
+            self.rows = np.vstack([self.rows, (counts.each(*after) - counts.each(*at)[:, None])[:, use]])
+            self.room = np.append(self.room, search.counted(state.lots, state.closed) - counts.upper)
 
     @property
     def violation(self) -> float:

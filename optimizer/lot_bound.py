@@ -84,6 +84,8 @@ def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, spli
     spread[problem.cash] = 0.0
     variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
     scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ spread), 1e-14)
+    # The convex optimum may be at the targets, for nothing, where no plan is.
+    scale = max(scale, abs(enough)) if allowed.jumps and np.isfinite(enough) else scale
     best = LotBound(_at_convex_prices(dual, solution).value, dual, points, scale)
     jumps = allowed.jumps
     if jumps:
@@ -110,12 +112,13 @@ def _anywhere(allowed: Lots, variance: Array, weights: Array) -> Array:
     return spread * (0.25 * float(variance @ moved**2) + 1e-18) / max(int(count), 1)
 
 
-def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np.inf) -> LotBound:
-    """The best bound of this dual, from these points on; `scale` is the size of the objective."""
+def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np.inf, rounds: int = _ADDED) -> LotBound:
+    """The best bound of this dual, from these points on, to which others are added in so many `rounds`; `scale` is the
+    size of the objective."""
     best = LotBound(-np.inf, dual, points, scale)
     if not np.all(points.valid.any(axis=0)):
         return replace(best, value=np.inf)
-    for _ in range(_ADDED):
+    for _ in range(rounds):
         mixture = lot_hull.solve(dual, points, scale, enough)
         if mixture is None:
             break
@@ -133,7 +136,9 @@ def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np
     return replace(best, points=points)
 
 
-def restricted(found: LotBound, allowed: Lots, *, split: Split | None = None, enough: float = np.inf) -> LotBound:
+def restricted(
+    found: LotBound, allowed: Lots, *, split: Split | None = None, enough: float = np.inf, rounds: int = _ADDED
+) -> LotBound:
     """The bound of a part of the lots, from that of them all on; its split of the risk, unless another is given."""
     kept, cash = found.points, allowed.problem.cash
     at = found.weights if found.weights is not None else allowed.problem.before
@@ -141,7 +146,7 @@ def restricted(found: LotBound, allowed: Lots, *, split: Split | None = None, en
     valid[:, cash] = kept.valid[:, cash]
     points = replace(kept, valid=valid).joined(allowed.around(at)).distinct()
     dual = replace(found.dual, allowed=allowed, split=split or found.dual.split)
-    return maximised(dual, points, found.scale, enough=enough)
+    return maximised(dual, points, found.scale, enough=enough, rounds=rounds)
 
 
 def _at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:

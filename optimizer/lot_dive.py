@@ -21,6 +21,8 @@ from equipoise.optimizer.lot_search import Search, State
 _SURE = 0.9  # a share from which on what an asset does is decided
 _PART = 0.25  # of the undecided assets are decided in each step at least
 _STEPS = 12
+_ROUNDS = 1  # of points added to what is left
+_KEPT = (0.4, 0.6)  # the part of the assets that do what they do in the best plan, when a dive goes around it
 
 
 def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
@@ -36,10 +38,29 @@ def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
         if len(allowed.empty()):
             break
         undecided &= ~decided
-        found = restricted(found, allowed.within_budget())
+        found = restricted(found, allowed.within_budget(), rounds=_ROUNDS)
         if not np.isfinite(found.value) or (best is not None and found.value >= best.objective):
             break
     return best
+
+
+def dived_around(search: Search, bound: LotBound, best: State, rng: np.random.Generator) -> State:
+    """The better one of this plan and what a dive finds where part of the assets trade, or do not, as they do in it."""
+    allowed = bound.dual.allowed
+    ordered, _ = allowed.indicators(best.lots, best.closed)
+    kept = _jumping(allowed) & (rng.random(len(ordered)) < rng.choice(_KEPT))
+    part = _fixed(allowed, stays=kept & ~ordered, trades=kept & ordered & ~best.closed, ends=kept & best.closed)
+    if len(part.empty()):
+        return best
+    return dived(search, restricted(bound, part.within_budget(), rounds=_ROUNDS), best) or best
+
+
+def _fixed(allowed: Lots, *, stays: Mask, trades: Mask, ends: Mask) -> Lots:
+    """The lots left when these assets do not trade, trade to a position, and end at none."""
+    lowest = np.where(stays, 0, np.where(ends, 1, allowed.lowest))
+    highest = np.where(stays | ends, 0, allowed.highest)
+    closable = np.where(stays | (trades & allowed.apart), False, allowed.closable)
+    return replace(allowed, lowest=lowest, highest=highest, closable=closable, holds=allowed.holds & ~trades)
 
 
 def _jumping(allowed: Lots) -> Mask:
@@ -74,7 +95,4 @@ def _decided(found: LotBound, undecided: Mask) -> tuple[Mask, Lots]:
     many = max(1, int(np.ceil(_PART * np.count_nonzero(undecided))))
     decided = undecided & ((share >= _SURE) | (share >= np.sort(share)[-many]))
     stays, ends, trades = (decided & (what == k) for k in range(3))
-    lowest = np.where(stays, 0, np.where(ends, 1, allowed.lowest))
-    highest = np.where(stays | ends, 0, allowed.highest)
-    closable = np.where(stays | (trades & allowed.apart), False, allowed.closable)
-    return decided, replace(allowed, lowest=lowest, highest=highest, closable=closable, holds=allowed.holds & ~trades)
+    return decided, _fixed(allowed, stays=stays, trades=trades, ends=ends)

@@ -20,11 +20,13 @@ import numpy as np
 from equipoise.constraints.base import Array
 from equipoise.optimizer import lot_split
 from equipoise.optimizer.lot_bound import LARGEST, LotBound, restricted
+from equipoise.optimizer.lot_dive import dived_around
 from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
 
 _POLISH = 8  # every so many nodes the search goes on from the node's plan, every time while there is no plan
 _SEED, _STAYING = 21, 0.85  # of what a search goes on from now and then: the part of the best plan
+_DIVE = 80  # every so many nodes a dive around the best plan starts from the node
 _MIXED_SHARE = 0.01  # of no trade, or no position, in a mixture that is worth splitting there
 _MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
 
@@ -119,6 +121,8 @@ class _Tree:
         """Looks at the plan nearest to a node's mixture, and now and then improves it."""
         if found.weights is None:
             return
+        if self.best is not None and self.seen % _DIVE == _DIVE - 1 and self.search.allowed.jumps:
+            self.best = dived_around(self.search, found, self.best, self.rng)
         allowed, best, polish = self.search.allowed, self.best, self.seen % _POLISH == 0
         self.seen += 1
         lots, closed = (found.likeliest() if allowed.jumps else None) or allowed.closest(found.weights)

@@ -21,7 +21,7 @@ import numpy as np
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
 from equipoise.constraints.custom import tightened
 from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
-from equipoise.optimizer.lot_dive import dived
+from equipoise.optimizer.lot_dive import dived, dived_around
 from equipoise.optimizer.lot_exact import Exact, proven
 from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
@@ -37,6 +37,7 @@ _WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and th
 _GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
 _SEED = 20
 _STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
+_DIVE = 6  # every so many turns a dive takes the place of a draw
 _STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
 _EXACT_SPLITS = 4  # of the root of a branch and bound
 
@@ -223,9 +224,15 @@ def improved(found: Found, bound: LotBound, effort: int) -> Found:
     rng, last = np.random.default_rng(_SEED), 0
     for turn in range(_RESTARTS * more):
         gap = best.objective - bound.value
-        tired = turn - last >= _PATIENCE * more and gap <= _NEAR * abs(best.objective)
+        near = jumps or gap <= _NEAR * abs(best.objective)
+        tired = turn - last >= _PATIENCE * more and near
         if gap <= _close(best.objective) or tired:
             break
+        if jumps and turn % _DIVE == _DIVE - 1 and gap > _NEAR * abs(best.objective):
+            reached = dived_around(search, bound, best, rng)
+            last = turn if reached is not best else last
+            best = reached
+            continue
         # The hulls' mixture of lots: drawn by its shares where it jumps, or by its means and spreads.
         likely = bound.drawn(rng) if jumps else None
         drawn = bound.weights + np.sqrt(bound.spread) * rng.standard_normal(len(bound.weights))

@@ -16,12 +16,14 @@ import numpy as np
 
 from equipoise.optimizer.lot_bound import LotBound, restricted
 from equipoise.optimizer.lot_points import SLACK, Lots, Mask
+from equipoise.optimizer.lot_polish import polished
 from equipoise.optimizer.lot_search import Search, State
 
 _SURE = 0.9  # a share from which on what an asset does is decided
 _PART = 0.25  # of the undecided assets are decided in each step at least
 _STEPS = 12
 _ROUNDS = 1  # of points added to what is left
+_CLOSE = 0.05  # of the objective above the best plan: sizes are looked for
 _KEPT = (0.4, 0.6)  # the part of the assets that do what they do in the best plan, when a dive goes around it
 
 
@@ -30,8 +32,7 @@ def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
     found, undecided = bound, _jumping(bound.dual.allowed)
     for _ in range(_STEPS):
         for state in _suggested(search, found):
-            if state.violation <= SLACK and (best is None or state.better_than(best)):
-                best = state
+            best = _better(search, state, best)
         if found.mixed is None or not undecided.any():
             break
         decided, allowed = _decided(found, undecided)
@@ -42,6 +43,13 @@ def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
         if not np.isfinite(found.value) or (best is not None and found.value >= best.objective):
             break
     return best
+
+
+def _better(search: Search, state: State, best: State | None) -> State | None:
+    """The better plan; one that is nearly as good as the best may be better with its orders in other sizes."""
+    if best is None or state.objective <= best.objective + _CLOSE * abs(best.objective):
+        state = polished(search, state)
+    return state if state.violation <= SLACK and (best is None or state.better_than(best)) else best
 
 
 def dived_around(search: Search, bound: LotBound, best: State, rng: np.random.Generator) -> State:

@@ -86,7 +86,7 @@ def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, spli
     scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ spread), 1e-14)
     # The convex optimum may be at the targets, for nothing, where no plan is.
     scale = max(scale, abs(enough)) if allowed.jumps and np.isfinite(enough) else scale
-    best = LotBound(_at_convex_prices(dual, solution).value, dual, points, scale)
+    best = LotBound(at_convex_prices(dual, solution).value, dual, points, scale)
     jumps = allowed.jumps
     if jumps:
         spread, splits = spread + _anywhere(allowed, variance, solution.weights), _SPLITS_OF_JUMPS * splits
@@ -149,7 +149,8 @@ def restricted(
     return maximised(dual, points, found.scale, enough=enough, rounds=rounds)
 
 
-def _at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:
+def at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:
+    """The bound at the prices of a convex program: of this problem, or of one with the same rows and other bounds."""
     problem, given = dual.allowed.problem, solution.prices
     assert solution.weights is not None
     rows = np.zeros(len(dual.limits))

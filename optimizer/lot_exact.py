@@ -14,6 +14,7 @@ import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from equipoise.optimizer import lot_split
 from equipoise.optimizer.lot_bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lot_dive import dived_around
 from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_polish import decided, polished
 from equipoise.optimizer.lot_search import Search, State
 
 _POLISH = 8  # every so many nodes the search goes on from the node's plan, every time while there is no plan
@@ -55,6 +57,11 @@ class _Node:
     found: LotBound
     spread: Array
 
+    @cached_property
+    def jumps(self) -> list[Lots] | None:
+        """The parts that it falls into at a jump; None if no asset jumps."""
+        return _jump(self.found, self.spread)
+
     def __lt__(self, other: _Node) -> bool:
         return self.bound < other.bound
 
@@ -72,7 +79,11 @@ def proven(search: Search, root: LotBound, best: State | None, exact: Exact) -> 
             break
         if time.monotonic() >= until:
             return Proof(tree.best, min(heap[0].bound, closed), nodes, False)
-        for child in tree.children(heapq.heappop(heap)):
+        node = heapq.heappop(heap)
+        if node.jumps is None and (node := tree.decided(node)).bound >= tree.limit:
+            closed = min(closed, node.bound)
+            continue
+        for child in tree.children(node):
             nodes += 1
             if child.bound < tree.limit:
                 heapq.heappush(heap, child)
@@ -97,10 +108,23 @@ class _Tree:
             return self.worst
         return self.best.objective - max(self.gap * abs(self.best.objective), 1e-15)
 
+    def decided(self, node: _Node) -> _Node:
+        """The node with the bound of fine lots, and what that suggests as a plan."""
+        if not self.search.allowed.jumps or (found := decided(node.found)) is node.found or found.weights is None:
+            return node
+        if found.value < self.limit:
+            state = self.search.run(self.search.state(*self.search.allowed.closest(found.weights)))
+            self._seen(polished(self.search, state))
+        return _Node(max(found.value, node.bound), found, node.spread)
+
+    def _seen(self, state: State) -> None:
+        if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
+            self.best = state
+
     def children(self, node: _Node) -> Iterator[_Node]:
         found = node.found
         at = found.weights if found.weights is not None else found.dual.allowed.problem.before
-        parts = _jump(found, node.spread) or _parts(found.dual.allowed, at, node.spread)
+        parts = node.jumps or _parts(found.dual.allowed, at, node.spread)
         for allowed in parts:
             yield self._node(allowed, node, at)
 
@@ -132,8 +156,7 @@ class _Tree:
         state = self.search.state(*allowed.snapped(lots, closed))
         if best is None or polish:
             state = self.search.run(state)
-        if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
-            self.best = state
+        self._seen(state)
 
 
 def _jump(found: LotBound, spread: Array) -> list[Lots] | None:

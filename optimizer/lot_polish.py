@@ -1,4 +1,4 @@
-"""The best sizes of a plan's orders: the convex program in which each asset stays on its side of every jump.
+"""The best sizes of orders: the convex program in which each asset stays on its side of every jump.
 
 Which assets trade, and which end long, short or at nothing, is as in the plan; fees are then a constant. Fine lots have
 so many steps that moves of the search alone would take long to get there; the answer is rounded and searched on.
@@ -12,9 +12,11 @@ import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Piece, Row
 from equipoise.optimizer import newton
+from equipoise.optimizer.lot_bound import LotBound, at_convex_prices
 from equipoise.optimizer.lot_points import Lots
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import Solution
 
 _FINE = 1e-3  # of NAV: lots below this have sizes worth a program
 
@@ -23,15 +25,7 @@ def polished(search: Search, state: State) -> State:
     """This plan, or the better one with the same orders in other sizes."""
     if not np.any(search.allowed.size < _FINE):
         return state
-    program = _program(search.problem, *_sides(search.allowed, state), _fees(search, state))
-    if np.any(program.lower > program.upper):
-        return state
-    if newton.refusal(program) is None:
-        answer, _ = newton.solution(program)
-    else:
-        from equipoise.optimizer.program import solve
-
-        answer = solve(program)
+    answer = _solved(_program(search.problem, *_sides(search.allowed, state), _fees(search, state)))
     if answer is None or answer.weights is None:
         return state
     best, trades = state, answer.weights - search.problem.before
@@ -43,6 +37,39 @@ def polished(search: Search, state: State) -> State:
         reached = search.run(begun)
         best = reached if reached.better_than(best) else best
     return best
+
+
+def decided(found: LotBound) -> LotBound:
+    """The bound of lots in which no asset jumps any more, from the prices of the convex program between their ends.
+
+    With fine lots it is as tight as that program; the mixture of a few points of the hulls gets there slowly.
+    """
+    dual, weights = found.dual, found.weights
+    allowed, problem = dual.allowed, dual.allowed.problem
+    if weights is None or not np.any(allowed.size < _FINE):
+        return found
+    lower, upper = (edge.copy() for edge in dual.ranges)
+    lower[problem.cash], upper[problem.cash] = -np.inf, np.inf
+    paid = 0.0
+    if problem.fees is not None:
+        each = problem.fees.each(np.where(allowed.holds, 0.0, weights - problem.before))
+        paid = float(each.sum())
+    answer = _solved(_program(problem, lower, upper, paid))
+    if answer is None or answer.weights is None:
+        return found
+    minimum = at_convex_prices(dual, answer)
+    points = found.points.joined(minimum.points).distinct()
+    return replace(found, value=max(found.value, minimum.value), weights=answer.weights, points=points, mixed=None)
+
+
+def _solved(program: Problem) -> Solution | None:
+    if np.any(program.lower > program.upper):
+        return None
+    if newton.refusal(program) is None:
+        return newton.solution(program)[0]
+    from equipoise.optimizer.program import solve
+
+    return solve(program)
 
 
 def _sides(allowed: Lots, state: State) -> tuple[Array, Array]:

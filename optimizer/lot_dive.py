@@ -29,7 +29,7 @@ _KEPT = (0.4, 0.6)  # the part of the assets that do what they do in the best pl
 
 def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
     """The better one of this plan and the best that a dive from the bound finds."""
-    found, undecided = bound, _jumping(bound.dual.allowed)
+    found, undecided = bound, bound.dual.allowed.jumping.copy()
     for _ in range(_STEPS):
         for state in _suggested(search, found):
             best = _better(search, state, best)
@@ -56,7 +56,7 @@ def dived_around(search: Search, bound: LotBound, best: State, rng: np.random.Ge
     """The better one of this plan and what a dive finds where part of the assets trade, or do not, as they do in it."""
     allowed = bound.dual.allowed
     ordered, _ = allowed.indicators(best.lots, best.closed)
-    kept = _jumping(allowed) & (rng.random(len(ordered)) < rng.choice(_KEPT))
+    kept = allowed.jumping & (rng.random(len(ordered)) < rng.choice(_KEPT))
     part = _fixed(allowed, stays=kept & ~ordered, trades=kept & ordered & ~best.closed, ends=kept & best.closed)
     if len(part.empty()):
         return best
@@ -69,16 +69,6 @@ def _fixed(allowed: Lots, *, stays: Mask, trades: Mask, ends: Mask) -> Lots:
     highest = np.where(stays | ends, 0, allowed.highest)
     closable = np.where(stays | (trades & allowed.apart), False, allowed.closable)
     return replace(allowed, lowest=lowest, highest=highest, closable=closable, holds=allowed.holds & ~trades)
-
-
-def _jumping(allowed: Lots) -> Mask:
-    """The assets of which an order or a position costs, or counts, for being one."""
-    problem, search = allowed.problem, Search(allowed)
-    counted = search.counts.orders.any(axis=0) | search.counts.names.any(axis=0)
-    fees = 0.0 if problem.fees is None else problem.fees.most
-    jumping = counted | (fees > 0) | allowed.apart | (allowed.least > 1)
-    jumping[problem.cash] = False
-    return np.asarray(jumping)
 
 
 def _suggested(search: Search, found: LotBound) -> Iterator[State]:

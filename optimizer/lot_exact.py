@@ -23,7 +23,7 @@ from equipoise.optimizer import lot_split
 from equipoise.optimizer.lot_bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lot_dive import dived_around
 from equipoise.optimizer.lot_points import SLACK, Lots
-from equipoise.optimizer.lot_polish import decided, polished
+from equipoise.optimizer.lot_polish import FINE, decided, polished
 from equipoise.optimizer.lot_search import Search, State
 
 _POLISH = 8  # every so many nodes the search goes on from the node's plan, every time while there is no plan
@@ -173,10 +173,18 @@ def _jump(found: LotBound, spread: Array) -> list[Lots] | None:
     apart = held * (1.0 - held) * (of_order + of_name * (problem.before == 0)) + gone * (1.0 - gone) * of_name
     variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
     saved = 0.5 * problem.aversion * variance * spread + apart
-    i = int(np.argmax(saved))
-    stays = min(held[i], 1.0 - held[i]) >= min(gone[i], 1.0 - gone[i])
+    can_stay = allowed.holds & (allowed.lowest <= 0) & (allowed.highest >= 0)
+    several = can_stay.astype(int) + allowed.closable + np.any(np.less_equal(*allowed.intervals), axis=0)
+    undecided = allowed.jumping & (several > 1) & (can_stay | allowed.closable)
+    if not undecided.any():
+        return None
+    i = int(np.argmax(np.where(undecided, saved, -1.0)))
+    stays = bool(can_stay[i]) and not (
+        allowed.closable[i] and min(gone[i], 1.0 - gone[i]) > min(held[i], 1.0 - held[i])
+    )
     share = held[i] if stays else gone[i]
-    if not _MIXED_SHARE <= share <= 1.0 - _MIXED_SHARE:
+    # With fine lots all jumps are decided first: then the bound is that of a convex program.
+    if allowed.size[i] >= FINE and not _MIXED_SHARE <= share <= 1.0 - _MIXED_SHARE:
         return None
     here = np.arange(len(spread)) == i
     nothing = np.where(here, 0, allowed.lowest), np.where(here, 0, allowed.highest)

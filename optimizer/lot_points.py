@@ -163,10 +163,21 @@ class Lots:
         return bool(np.any(self.least > 1))
 
     @cached_property
+    def jumping(self) -> Mask:
+        """The assets of which an order or a position costs, or counts, for being one: mixtures jump over their lots."""
+        jumping = self.apart | (self.least > 1)
+        if self.problem.fees is not None:
+            jumping |= self.problem.fees.most > 0
+        for _, piece in self.problem.pieces:
+            if isinstance(piece, Count):
+                jumping |= piece.counted
+        jumping[self.problem.cash] = False
+        return jumping
+
+    @cached_property
     def jumps(self) -> bool:
-        """Whether an order or a position costs, or counts, for being one: mixtures of points then jump over lots."""
-        counts = any(isinstance(piece, Count) for _, piece in self.problem.pieces)
-        return self.problem.fees is not None or counts or self.minimums or bool(self.apart.any())
+        """Whether any asset does."""
+        return bool(self.jumping.any())
 
     def empty(self) -> NDArray[np.intp]:
         """The assets for which no point at all lies within their bounds."""

@@ -18,12 +18,13 @@ from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
 
-_FINE = 1e-3  # of NAV: lots below this have sizes worth a program
+#: Of NAV: lots below this have sizes worth a program.
+FINE = 1e-3
 
 
 def polished(search: Search, state: State) -> State:
     """This plan, or the better one with the same orders in other sizes."""
-    if not np.any(search.allowed.size < _FINE):
+    if not np.any(search.allowed.size < FINE):
         return state
     answer = _solved(_program(search.problem, *_sides(search.allowed, state), _fees(search, state)))
     if answer is None or answer.weights is None:
@@ -46,7 +47,7 @@ def decided(found: LotBound) -> LotBound:
     """
     dual, weights = found.dual, found.weights
     allowed, problem = dual.allowed, dual.allowed.problem
-    if weights is None or not np.any(allowed.size < _FINE):
+    if weights is None or not np.any(allowed.size < FINE):
         return found
     lower, upper = (edge.copy() for edge in dual.ranges)
     lower[problem.cash], upper[problem.cash] = -np.inf, np.inf

@@ -144,11 +144,14 @@ def rounded(
         return None, reason
     whole = relaxed(asked if asked is not None else problem)
     enough = found.best.objective - _close(found.best.objective, exact) if found is not None else np.inf
-    splits = _EXACT_SPLITS if exact is not None else 1 + effort if effort else 0
     allowed = _allowed(whole, found)
-    bound = lot_bound(allowed, solution, enough=enough, splits=splits)
+    bound = lot_bound(allowed, solution, enough=enough, splits=1 + effort if effort else 0)
     if found is not None and bound.value < enough and effort:
         found = improved(found, bound, effort)
+        enough = found.best.objective - _close(found.best.objective, exact)
+    if exact is not None and bound.value < enough:
+        more = lot_bound(allowed, solution, enough=enough, splits=_EXACT_SPLITS)
+        bound = more if more.value > bound.value or bound.weights is None else bound
     if exact is None or (found is not None and bound.value >= enough):
         return _plan(found, bound.value), ""
     search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)

@@ -4,7 +4,7 @@
                                                 [--repeats 10]
 
 Two tables. The first is of instances with optima that another solver has proven (a list in JSON, gzip or not: see
-tests/data/SOURCE.md), those without fixed fees and limits on the number of orders:
+tests/data/SOURCE.md), some with a fee for each order or a limit on the number of orders:
 
     excess     objective of the plan above the proven optimum, at default effort
     convex     the optimum above the convex bound; `left`: the plan above its own bound, at default effort
@@ -33,8 +33,8 @@ import numpy as np
 import pandas as pd
 
 from equipoise import Rebalancer
-from equipoise.constraints import DriftBand, LongOnly, LotSize
-from equipoise.optimizer import CovarianceRisk, FactorRisk, ProportionalCost
+from equipoise.constraints import DriftBand, LongOnly, LotSize, OrderLimit
+from equipoise.optimizer import CovarianceRisk, FactorRisk, FixedFee, ProportionalCost
 
 INSTANCES = Path(__file__).resolve().parents[1] / "tests" / "data" / "lots.json"
 CASH, NAV, FEE, AVERSION = "CASH", 1e6, 0.001, 10.0
@@ -43,8 +43,7 @@ CASH, NAV, FEE, AVERSION = "CASH", 1e6, 0.001, 10.0
 def instances(path: Path) -> list[dict[str, Any]]:
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     found = json.loads(text)
-    found = found["instances"] if isinstance(found, dict) else found
-    return [one for one in found if not one["fixed_fee"] and one["max_trades"] is None]
+    return found["instances"] if isinstance(found, dict) else found
 
 
 def stated(case: dict[str, Any]) -> tuple[Rebalancer, pd.DataFrame]:
@@ -63,9 +62,11 @@ def stated(case: dict[str, Any]) -> tuple[Rebalancer, pd.DataFrame]:
     rules = [LongOnly(), LotSize("lot", min_notional=case["min_trade_notional"])]
     if case["band"] is not None:
         rules.append(DriftBand(absolute=dict(zip(names, case["band"], strict=True))))
+    if case["max_trades"] is not None:
+        rules.append(OrderLimit(case["max_trades"]))
     return Rebalancer(
         risk=CovarianceRisk(pd.DataFrame(case["cov"], index=names, columns=names)),
-        costs=[ProportionalCost(dict(zip(names, case["cost_rate"], strict=True)))],
+        costs=[ProportionalCost(dict(zip(names, case["cost_rate"], strict=True))), FixedFee(case["fixed_fee"])],
         constraints=rules,
         cash=CASH,
         aversion=2.0 * case["gamma"],
@@ -82,7 +83,7 @@ def by_scip(case: dict[str, Any], seconds: float) -> tuple[float, float]:
     model.setParam("limits/gap", 1e-6)
     unit = [lot * price / case["value"] for lot, price in zip(case["lot"], case["prices"], strict=True)]
     least = case["min_trade_notional"] / case["value"]
-    lots, traded = [], []
+    lots, traded, ordered = [], [], []
     for i in range(n):
         band = case["band"][i] if case["band"] is not None else 1.0
         low, high = max(case["target"][i] - band, 0.0) / unit[i], min(case["target"][i] + band, 1.0) / unit[i]
@@ -90,14 +91,20 @@ def by_scip(case: dict[str, Any], seconds: float) -> tuple[float, float]:
         k = model.addVar(vtype="I", lb=float(np.ceil(low - 1e-9)), ub=float(np.floor(high + 1e-9)))
         buys, sells = (model.addVar(vtype="I", lb=0.0, ub=high + held) for _ in range(2))
         model.addCons(k - held == buys - sells)
-        if least:
-            for side in (buys, sells):
+        if least or case["fixed_fee"] or case["max_trades"] is not None:
+            for side, most in ((buys, max(high - held, 0.0)), (sells, held)):
                 on = model.addVar(vtype="B")
-                model.addCons(side <= (high + held) * on)
-                model.addCons(side * unit[i] >= least * on)
+                model.addCons(side <= most * on)
+                # A close is exempt from the minimum.
+                if least:
+                    model.addCons(side * unit[i] >= min(least, held * unit[i] if side is sells else least) * on)
+                ordered.append(on)
         lots.append(k)
         traded.append((buys + sells) * unit[i])
     paid = quicksum(rate * z for rate, z in zip(case["cost_rate"], traded, strict=True))
+    paid = paid + case["fixed_fee"] / case["value"] * quicksum(ordered)
+    if case["max_trades"] is not None:
+        model.addCons(quicksum(ordered) <= case["max_trades"])
     model.addCons(quicksum(k * u for k, u in zip(lots, unit, strict=True)) + paid <= 1.0)
     # The risk as a sum of squares of factors, in units in which the optimum is 1.
     scale = case["expected"]["objective"]

@@ -1,7 +1,19 @@
 """The rules a rebalance can be given, each as data (see `equipoise.constraints.base`)."""
 
 from equipoise.constraints.bands import DriftBand
-from equipoise.constraints.base import Account, Bound, Cone, Opaque, Parts, Piece, Row, Rule, Step
+from equipoise.constraints.base import (
+    Account,
+    Bound,
+    Cone,
+    Count,
+    Opaque,
+    Parts,
+    Piece,
+    Row,
+    Rule,
+    Semicontinuous,
+    Step,
+)
 from equipoise.constraints.bounds import (
     BuyOnly,
     LongOnly,
@@ -16,7 +28,7 @@ from equipoise.constraints.collateral import CollateralRatio, HealthFactor, Init
 from equipoise.constraints.custom import Custom, Trade
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.exposure import FactorLimit, GroupLimit, Leverage, TrackingErrorLimit
-from equipoise.constraints.trading import LotSize, Turnover
+from equipoise.constraints.trading import LotSize, MinimumPosition, NameLimit, OrderLimit, Turnover
 
 __all__ = [
     "Account",
@@ -26,6 +38,7 @@ __all__ = [
     "CashFloor",
     "CollateralRatio",
     "Cone",
+    "Count",
     "Custom",
     "DriftBand",
     "FactorLimit",
@@ -36,13 +49,17 @@ __all__ = [
     "Leverage",
     "LongOnly",
     "LotSize",
+    "MinimumPosition",
+    "NameLimit",
     "NoTrade",
     "Opaque",
+    "OrderLimit",
     "Parts",
     "Piece",
     "Row",
     "Rule",
     "SellOnly",
+    "Semicontinuous",
     "ShortOnly",
     "Step",
     "TrackingErrorLimit",

@@ -6,6 +6,8 @@ A convex rule about a portfolio is one or more of these pieces, all in fractions
     Bound    lower ≤ w ≤ upper
     Cone     ‖(M (w − c), δ∘(w − c))‖₂ ≤ upper
     Step     a traded quantity is a whole number of lots, and zero or at least a minimum
+    Semicontinuous    a position is zero or at least a minimum
+    Count    at most so many orders, or names
 
 with w the weights after trading, w⁺ and w⁻ their long and short parts, z = w − w₀ the trades, z⁺ buys
 and z⁻ sells. Whatever a rule's pieces say is derived from these numbers for every rule at once: the
@@ -22,7 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,13 +227,35 @@ class Cone:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
     """Traded quantities are whole multiples of `lot` (0: any quantity), and zero or at least the larger
-    of `min_quantity` (units) and `min_notional` (cash); closing a position is exempt. Units, not weights;
-    arrays (n,) or (B, n)."""
+    of `min_quantity` (units) and `min_notional` (cash); closing a position is exempt. They are at most
+    `max_quantity` and `max_notional` (None: no limit). Units, not weights; arrays (n,) or (B, n)."""
 
     label: str
     lot: Array
     min_quantity: Array
     min_notional: Array
+    max_quantity: Array | None = None
+    max_notional: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Semicontinuous:
+    """A position, long or short, is zero or at least the larger of `weight` (of NAV) and `notional` (cash) in size;
+    arrays (n,), 0 where nothing is asked."""
+
+    label: str
+    weight: Array
+    notional: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Count:
+    """At most `limit` of the assets in the mask `counted` (n,) have an order, or a position after trading."""
+
+    label: str
+    of: Literal["orders", "names"]
+    counted: NDArray[np.bool_]
+    limit: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -244,7 +268,7 @@ class Opaque:
     violation: Callable[[Array, Array], float]
 
 
-Piece: TypeAlias = Row | Bound | Cone | Step | Opaque
+Piece: TypeAlias = Row | Bound | Cone | Step | Semicontinuous | Count | Opaque
 
 
 @dataclass(frozen=True, kw_only=True)

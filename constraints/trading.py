@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from equipoise.constraints.base import (
     Account,
+    Count,
     Numbers,
     Piece,
     Row,
     Rule,
+    Semicontinuous,
     Step,
     check_number,
     check_range,
@@ -47,19 +51,94 @@ class Turnover(Rule, stacks=True):
 @dataclass(frozen=True)
 class LotSize(Rule, stacks=True):
     """Traded quantities are whole multiples of `lot` units (0: any quantity), and either zero or at least
-    `min_quantity` units and `min_notional` of cash, inclusive. Closing a position is exempt from both: it
+    `min_quantity` units and `min_notional` of cash, inclusive. Closing a position is exempt from these: it
     may be sold (or bought back) in full whatever is left of it.
 
-    Blanks mean no lot and no minimum. The holdings themselves need not be whole lots.
+    No order is above `max_quantity` units or `max_notional` of cash, inclusive; a close neither.
+    Blanks mean no lot, no minimum and no maximum. The holdings themselves need not be whole lots.
     """
 
     lot: Numbers
     min_notional: Numbers = 0.0
     min_quantity: Numbers = 0.0
+    max_notional: Numbers | None = None
+    max_quantity: Numbers | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         given = {"lot": self.lot, "min_notional": self.min_notional, "min_quantity": self.min_quantity}
         found = {name: account.numbers(value, name, cash=0.0, missing=0.0) for name, value in given.items()}
         for name, values in found.items():
             check_range(values, account, name, at_least=0.0)
+        for name, most in (("max_notional", self.max_notional), ("max_quantity", self.max_quantity)):
+            if most is None:
+                continue
+            found[name] = values = account.numbers(most, name, cash=np.inf, missing=np.inf)
+            if (wrong := ~(values > 0)).any():
+                i = account.first(wrong)
+                raise InputError(
+                    "must be above zero; leave it blank for no limit, and forbid trading with NoTrade",
+                    asset=account.assets[i],
+                    column=name,
+                    value=values[i],
+                )
         return (Step(label="whole lots", **found),)
+
+
+@dataclass(frozen=True)
+class MinimumPosition(Rule):
+    """After trading a position, long or short, is zero or at least `weight` of NAV and `notional` of cash in size,
+    inclusive.
+
+    The field's minimum buy-in, and what lenders call dust: a debt is zero or at least the minimum. Blanks mean no
+    minimum. It holds for what is not traded, too: a position that is smaller is closed or raised.
+    """
+
+    weight: Numbers = 0.0
+    notional: Numbers = 0.0
+    assets: Sequence[str] | None = None
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        of = account.positions(self.assets, "assets")
+        least = {"weight": self.weight, "notional": self.notional}
+        found = {name: account.numbers(value, name, cash=0.0, missing=0.0) for name, value in least.items()}
+        for name, values in found.items():
+            check_range(values, account, name, at_least=0.0)
+        if not any((values[of] > 0).any() for values in found.values()):
+            raise InputError("gives no asset a minimum; give weight or notional", column=self.title, value=None)
+        return (Semicontinuous(label="least position", **{k: np.where(of, x, 0.0) for k, x in found.items()}),)
+
+
+@dataclass(frozen=True)
+class _CountLimit(Rule):
+    limit: float  # a whole number; files write every number as a float
+    assets: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_number(self.limit, "limit", at_least=0)
+        if self.limit != int(self.limit):
+            raise InputError("must be a whole number", column="limit", value=self.limit)
+
+    def _count(self, account: Account, of: Literal["orders", "names"]) -> Sequence[Piece]:
+        counted = account.positions(self.assets, "assets").copy()
+        counted[account.cash] = False
+        return (Count(label=f"number of {of}", of=of, counted=counted, limit=int(self.limit)),)
+
+
+@dataclass(frozen=True)
+class OrderLimit(_CountLimit):
+    """At most `limit` of these assets (all but the cash) are traded; the settlement of the cash is no order."""
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        return self._count(account, "orders")
+
+
+@dataclass(frozen=True)
+class NameLimit(_CountLimit):
+    """At most `limit` of these assets (all but the cash) are held after trading: the cardinality of the portfolio.
+
+    A name is an asset with a position that is not zero, debts and shorts included, whatever its size; the settlement
+    cash is none.
+    """
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        return self._count(account, "names")

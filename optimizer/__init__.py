@@ -5,8 +5,10 @@ from equipoise.optimizer.choose import Choice, choose
 from equipoise.optimizer.costs import (
     Cost,
     CostTerms,
+    FixedFee,
     HoldingCost,
     ImpactCost,
+    MinimumCommission,
     ProportionalCost,
     QuadraticCost,
 )
@@ -31,8 +33,10 @@ __all__ = [
     "Due",
     "FactorRisk",
     "FactoredRisk",
+    "FixedFee",
     "HoldingCost",
     "ImpactCost",
+    "MinimumCommission",
     "OrderSequence",
     "OrderStep",
     "Plan",

@@ -29,7 +29,9 @@ def choose(problem: Problem) -> Choice:
     rows) and program (cvxpy) that takes it.
 
     By structure: what threshold and newton, which are one method, do not certify is still handed on to the program.
+    Lots, fees and limits on counts are searched for from the answer.
     """
+    problem = problem.relaxation
     if at_once(problem) is not None:
         return Choice("none", (("every solver", "the rules contradict each other; the explanation says how"),))
     if holding(problem) is not None:
@@ -45,7 +47,8 @@ def choose(problem: Problem) -> Choice:
 
 
 def solve(problem: Problem) -> Solution:
-    """The convex answer."""
+    """The convex answer, which is one without fees: see `Problem.relaxation`."""
+    problem = problem.relaxation
     contradiction = at_once(problem)
     if contradiction is not None:
         return Solution(contradiction.status, "none", explanation=contradiction.text)

@@ -1,11 +1,12 @@
-"""What trading and holding cost: separable and convex; trading costs are paid out of the cash.
+"""What trading and holding cost, asset by asset; trading costs are paid out of the cash.
 
 Users give plain rates and market figures; here they become, for each asset and in fractions of NAV,
 
     φ(z) = Σ buyᵢ·zᵢ⁺ + sellᵢ·zᵢ⁻ + quadraticᵢ·zᵢ² + impactᵢ·|zᵢ|^{3/2}
 
 the one-off cost of the trades z, which the objective divides by the horizon, and longᵢ·wᵢ⁺ + shortᵢ·wᵢ⁻ for
-what holding the weights w costs a year.
+what holding the weights w costs a year. All of this is convex. What an order costs beyond it, because it is an order
+at all, is not (`Fees`): convex programs leave it out, which makes them a bound, and the search over orders counts it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,36 @@ class CostTerms:
         return np.asarray(cost)
 
 
+@dataclass(frozen=True, eq=False)
+class Fees:
+    """What orders cost beyond the convex terms: `fixed`, and what a commission of `rate` lacks to `minimum`.
+
+        fixedᵢ + max(0, minimumᵢ − rateᵢ·|zᵢ|)   where zᵢ ≠ 0,   0 where it is 0
+
+    fixed and minimum in cash, rate a fraction of the trade, one number an asset, zero for the settlement cash.
+    """
+
+    fixed: Array
+    minimum: Array
+    rate: Array
+    nav: float
+
+    def each(self, trades: Array) -> Array:
+        """The fee of each asset's trade, in fractions of NAV."""
+        lacking = np.maximum(self.minimum / self.nav - self.rate * np.abs(trades), 0.0)
+        return np.where(trades != 0, self.fixed / self.nav + lacking, 0.0)
+
+    @property
+    def most(self) -> Array:
+        """What no order's fee is above, in fractions of NAV."""
+        return np.asarray((self.fixed + self.minimum) / self.nav)
+
+    @property
+    def kinks(self) -> Array:
+        """The size of a trade from which on the minimum is reached, in fractions of NAV; 0 where there is none."""
+        return np.divide(self.minimum / self.nav, self.rate, out=np.zeros_like(self.rate), where=self.rate > 0)
+
+
 class Cost(ABC):
     """A cost: `terms` gives its coefficients for one portfolio."""
 
@@ -70,6 +101,10 @@ class Cost(ABC):
 
     @abstractmethod
     def terms(self, account: Account) -> CostTerms: ...
+
+    def fees(self, account: Account) -> Fees | None:
+        """What it costs to have an order at all; None for costs that are convex."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -157,6 +192,65 @@ class HoldingCost(Cost, stacks=True):
             check_range(rates, account, argument, at_least=-LARGEST)
         check_range(long + short, account, "long + short", at_least=0.0)
         return CostTerms.of(account.shape, long=long, short=short)
+
+
+@dataclass(frozen=True)
+class FixedFee(Cost):
+    """`fee` in cash for each order, whatever its size: a ticket, gas. Blank: none.
+
+    Not convex: the search over orders counts it, and so do the cash and every figure of the plan.
+    """
+
+    fee: Numbers
+
+    def terms(self, account: Account) -> CostTerms:
+        return CostTerms.of(account.shape)
+
+    def fees(self, account: Account) -> Fees:
+        fee = account.numbers(self.fee, "fee", cash=0.0, missing=0.0)
+        check_range(fee, account, "fee", at_least=0.0)
+        none = np.zeros(account.shape)
+        return Fees(fee, none, none, account.nav)
+
+
+@dataclass(frozen=True)
+class MinimumCommission(Cost):
+    """max(minimum, rate · |trade|) for each order: a commission with a floor. `minimum` in cash, blank: none; `rate` a
+    fraction of the traded value, the same for buys and sales and below 1.
+
+    Not convex: its convex hull is rate · |trade|, which is what convex programs see; the search over orders counts
+    all of it, and so do the cash and every figure of the plan.
+    """
+
+    minimum: Numbers
+    rate: Numbers = 0.0
+
+    def terms(self, account: Account) -> CostTerms:
+        rate = account.numbers(self.rate, "rate", cash=0.0, missing=0.0)
+        check_range(rate, account, "rate", at_least=0.0, at_most=np.nextafter(1.0, 0.0))
+        return CostTerms.of(account.shape, buy=rate, sell=rate)
+
+    def fees(self, account: Account) -> Fees:
+        minimum = account.numbers(self.minimum, "minimum", cash=0.0, missing=0.0)
+        check_range(minimum, account, "minimum", at_least=0.0)
+        rate = np.where(minimum > 0, self.terms(account).buy, 0.0)
+        return Fees(np.zeros(account.shape), minimum, rate, account.nav)
+
+
+def total_fees(costs: Sequence[Cost], account: Account) -> Fees | None:
+    """The sum of these costs' fees; None if there are none."""
+    found = [fees for cost in costs if (fees := cost.fees(account)) is not None]
+    several = np.sum([fees.minimum > 0 for fees in found], axis=0) > 1
+    if np.any(several):
+        raise InputError(
+            "two costs give it a minimum commission; give one",
+            asset=account.assets[account.first(several)],
+            column="MinimumCommission",
+        )
+    if not any(np.any(fees.most) for fees in found):
+        return None
+    fixed, minimum, rate = (np.sum([getattr(f, x) for f in found], axis=0) for x in ("fixed", "minimum", "rate"))
+    return Fees(fixed, minimum, rate, account.nav)
 
 
 def total(costs: Sequence[Cost], account: Account) -> CostTerms:

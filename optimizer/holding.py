@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from equipoise.optimizer.certificate import certified
+from equipoise.optimizer.discrete import held_keeps
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Prices, Solution, Status
 
@@ -22,7 +23,7 @@ def holding(problem: Problem) -> Solution | None:
     """
     before = problem.before
     below_zero = ((problem.lower == 0) & (before < 0)) | ((problem.upper == 0) & (before > 0))
-    if below_zero.any() or problem.violation(before) > ROUNDING_TOLERANCE:
+    if below_zero.any() or problem.violation(before) > ROUNDING_TOLERANCE or not held_keeps(problem):
         return None
     away, factors = before - problem.target, problem.risk.factors
     slopes = problem.separable(problem.aversion * (factors @ away) @ factors, Prices.none(problem).rows)

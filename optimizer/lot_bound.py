@@ -11,16 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.optimizer import lot_hull, lot_split
 from equipoise.optimizer.lot_dual import LotDual, Minimum, Planes, Prices
-from equipoise.optimizer.lot_points import Lots, Points
+from equipoise.optimizer.lot_points import Integers, Lots, Mask, Points
+from equipoise.optimizer.lot_split import Split
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
 
 _ADDED = 4  # rounds of adding points to the hulls
 LARGEST = 200  # assets for which a split is searched
+_SPLITS_OF_JUMPS = 3  # times as many splits where fees, counts and minimums make mixtures jump
 _NEAR = 0.005  # of the objective: what is left for another split is not worth it
 _TIGHT, _LITTLE = 1e-4, 0.1  # what is left to gain is too little: of the objective, of what would be enough
 
@@ -29,7 +32,8 @@ _TIGHT, _LITTLE = 1e-4, 0.1  # what is left to gain is too little: of the object
 class LotBound:
     """The bound, and what found it: prices, the hulls' points, the mean weights and variances (n,) of their mixture.
 
-    `scale` is the size of the objective that the search for prices assumed.
+    `scale` is the size of the objective that the search for prices assumed; `mixed` the points of that mixture and
+    their shares (K, n).
     """
 
     value: float
@@ -39,6 +43,24 @@ class LotBound:
     prices: Prices | None = None
     weights: Array | None = None
     spread: Array | None = None
+    mixed: tuple[Points, Array] | None = None
+
+    def likeliest(self) -> tuple[Integers, Mask] | None:
+        """Each asset's point with the largest share: (lots, closed)."""
+        return None if self.mixed is None else _chosen(self.mixed[0], np.argmax(self.mixed[1], axis=0))
+
+    def drawn(self, rng: np.random.Generator) -> tuple[Integers, Mask] | None:
+        """A point of each asset, drawn by the shares: (lots, closed)."""
+        if self.mixed is None:
+            return None
+        points, shares = self.mixed
+        below = np.cumsum(shares, axis=0) < rng.random(shares.shape[1]) * shares.sum(axis=0)
+        return _chosen(points, np.minimum(below.sum(axis=0), len(shares) - 1))
+
+
+def _chosen(points: Points, which: NDArray[np.intp]) -> tuple[Integers, Mask]:
+    chosen = points.pick(which[None])
+    return chosen.lots[0], chosen.closed[0]
 
 
 def relaxed(problem: Problem) -> Problem:
@@ -62,7 +84,12 @@ def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, spli
     spread[problem.cash] = 0.0
     variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
     scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ spread), 1e-14)
-    best = LotBound(_at_convex_prices(dual, solution).value, dual, points, scale)
+    # The convex optimum may be at the targets, for nothing, where no plan is.
+    scale = max(scale, abs(enough)) if allowed.jumps and np.isfinite(enough) else scale
+    best = LotBound(at_convex_prices(dual, solution).value, dual, points, scale)
+    jumps = allowed.jumps
+    if jumps:
+        spread, splits = spread + _anywhere(allowed, variance, solution.weights), _SPLITS_OF_JUMPS * splits
     for turn in range(splits if best.value < enough else 0):
         split = lot_split.favouring(problem.risk, spread) if len(spread) <= LARGEST else None
         found = maximised(replace(dual, split=split or dual.split), points, scale, enough=enough)
@@ -71,23 +98,35 @@ def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, spli
         if best.value >= enough or near or split is None or found.spread is None:
             break
         mixed = np.where(np.arange(len(spread)) == problem.cash, 0.0, found.spread)
-        spread, points = (spread * (turn + 1) + mixed) / (turn + 2), found.points
+        part = 1.0 / (0.5 * turn + 1.5) if jumps else 1.0 / (turn + 2)
+        spread, points = (1.0 - part) * spread + part * mixed, found.points
     return best
 
 
-def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np.inf) -> LotBound:
-    """The best bound of this dual, from these points on; `scale` is the size of the objective."""
+def _anywhere(allowed: Lots, variance: Array, weights: Array) -> Array:
+    """A spread to begin with where mixtures jump over many lots: the same risk at every asset."""
+    problem = allowed.problem
+    spread = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
+    spread[problem.cash] = 0.0
+    count, moved = np.count_nonzero(spread), weights - problem.before
+    return spread * (0.25 * float(variance @ moved**2) + 1e-18) / max(int(count), 1)
+
+
+def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np.inf, rounds: int = _ADDED) -> LotBound:
+    """The best bound of this dual, from these points on, to which others are added in so many `rounds`; `scale` is the
+    size of the objective."""
     best = LotBound(-np.inf, dual, points, scale)
     if not np.all(points.valid.any(axis=0)):
         return replace(best, value=np.inf)
-    for _ in range(_ADDED):
+    for _ in range(rounds):
         mixture = lot_hull.solve(dual, points, scale, enough)
         if mixture is None:
             break
         tried = [(dual.at(prices), prices) for prices in (mixture.prices, dual.settled(mixture.prices))]
         minimum, prices = max(tried, key=lambda one: one[0].value)
         if minimum.value > best.value:
-            best = LotBound(minimum.value, dual, points, scale, prices, mixture.weights, mixture.spread)
+            mixed = (points, mixture.shares)
+            best = LotBound(minimum.value, dual, points, scale, prices, mixture.weights, mixture.spread, mixed)
         more = points.joined(*(one.points for one, _ in tried)).distinct()
         left = mixture.objective - best.value
         little = max(_TIGHT * scale, _LITTLE * (enough - best.value) if np.isfinite(enough) else 0.0)
@@ -97,13 +136,28 @@ def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np
     return replace(best, points=points)
 
 
-def _at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:
+def restricted(
+    found: LotBound, allowed: Lots, *, split: Split | None = None, enough: float = np.inf, rounds: int = _ADDED
+) -> LotBound:
+    """The bound of a part of the lots, from that of them all on; its split of the risk, unless another is given."""
+    kept, cash = found.points, allowed.problem.cash
+    at = found.weights if found.weights is not None else allowed.problem.before
+    valid = kept.valid & np.where(kept.closed, allowed.closable, allowed.inside(kept.lots))
+    valid[:, cash] = kept.valid[:, cash]
+    points = replace(kept, valid=valid).joined(allowed.around(at)).distinct()
+    dual = replace(found.dual, allowed=allowed, split=split or found.dual.split)
+    return maximised(dual, points, found.scale, enough=enough, rounds=rounds)
+
+
+def at_convex_prices(dual: LotDual, solution: Solution) -> Minimum:
+    """The bound at the prices of a convex program: of this problem, or of one with the same rows and other bounds."""
     problem, given = dual.allowed.problem, solution.prices
     assert solution.weights is not None
     rows = np.zeros(len(dual.limits))
     if given is not None and np.all(np.isfinite(given.rows)) and np.all(np.isfinite(given.cones)):
         cones = [p for (_, c), p in zip(problem.cones, given.cones, strict=True) if c.of(solution.weights) > 0]
-        found = np.concatenate([given.rows, cones, [1.0] if given.slopes is not None else []])
+        of_counts = np.zeros(len(dual.counts.upper))
+        found = np.concatenate([given.rows, cones, [1.0] if given.slopes is not None else [], of_counts])
         # A stricter form of the problem may have had more rows; then the hulls find the prices.
         rows = found if len(found) == len(rows) else rows
     factors = problem.aversion * (dual.split.factors @ (solution.weights - problem.target))

@@ -14,16 +14,22 @@ import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from equipoise.constraints.base import Array
 from equipoise.optimizer import lot_split
-from equipoise.optimizer.lot_bound import LARGEST, LotBound, maximised
+from equipoise.optimizer.lot_bound import LARGEST, LotBound, restricted
+from equipoise.optimizer.lot_dive import dived_around
 from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_polish import FINE, decided, polished
 from equipoise.optimizer.lot_search import Search, State
 
 _POLISH = 8  # every so many nodes the search goes on from the node's plan, every time while there is no plan
+_SEED, _STAYING = 21, 0.85  # of what a search goes on from now and then: the part of the best plan
+_DIVE = 80  # every so many nodes a dive around the best plan starts from the node
+_MIXED_SHARE = 0.01  # of no trade, or no position, in a mixture that is worth splitting there
 _MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
 
 
@@ -51,6 +57,11 @@ class _Node:
     found: LotBound
     spread: Array
 
+    @cached_property
+    def jumps(self) -> list[Lots] | None:
+        """The parts that it falls into at a jump; None if no asset jumps."""
+        return _jump(self.found, self.spread)
+
     def __lt__(self, other: _Node) -> bool:
         return self.bound < other.bound
 
@@ -68,7 +79,11 @@ def proven(search: Search, root: LotBound, best: State | None, exact: Exact) -> 
             break
         if time.monotonic() >= until:
             return Proof(tree.best, min(heap[0].bound, closed), nodes, False)
-        for child in tree.children(heapq.heappop(heap)):
+        node = heapq.heappop(heap)
+        if node.jumps is None and (node := tree.decided(node)).bound >= tree.limit:
+            closed = min(closed, node.bound)
+            continue
+        for child in tree.children(node):
             nodes += 1
             if child.bound < tree.limit:
                 heapq.heappush(heap, child)
@@ -83,7 +98,7 @@ class _Tree:
 
     def __init__(self, search: Search, best: State | None, scale: float, gap: float) -> None:
         self.search, self.best, self.scale, self.gap = search, best, scale, gap
-        self.seen = 0
+        self.seen, self.rng = 0, np.random.default_rng(_SEED)
         self.worst = _worst(search.allowed)
 
     @property
@@ -93,24 +108,32 @@ class _Tree:
             return self.worst
         return self.best.objective - max(self.gap * abs(self.best.objective), 1e-15)
 
+    def decided(self, node: _Node) -> _Node:
+        """The node with the bound of fine lots, and what that suggests as a plan."""
+        if not self.search.allowed.jumps or (found := decided(node.found)) is node.found or found.weights is None:
+            return node
+        if found.value < self.limit:
+            state = self.search.run(self.search.state(*self.search.allowed.closest(found.weights)))
+            self._seen(polished(self.search, state))
+        return _Node(max(found.value, node.bound), found, node.spread)
+
+    def _seen(self, state: State) -> None:
+        if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
+            self.best = state
+
     def children(self, node: _Node) -> Iterator[_Node]:
         found = node.found
         at = found.weights if found.weights is not None else found.dual.allowed.problem.before
-        for allowed in _parts(found.dual.allowed, at, node.spread):
+        parts = node.jumps or _parts(found.dual.allowed, at, node.spread)
+        for allowed in parts:
             yield self._node(allowed, node, at)
 
     def _node(self, allowed: Lots, parent: _Node, at: Array) -> _Node:
         before, allowed = parent.found, allowed.within_budget()
-        kept = before.points
-        inside = (kept.lots >= allowed.lowest) & (kept.lots <= allowed.highest)
-        valid = kept.valid & np.where(kept.closed, allowed.closable, inside)
-        valid[:, allowed.problem.cash] = kept.valid[:, allowed.problem.cash]
-        points = replace(kept, valid=valid).joined(allowed.around(at)).distinct()
-        split = before.dual.split
+        split = None
         if np.any(parent.spread > 0) and len(at) <= LARGEST:
-            split = lot_split.favouring(allowed.problem.risk, parent.spread) or split
-        dual = replace(before.dual, allowed=allowed, split=split)
-        found = maximised(dual, points, self.scale, enough=self.limit)
+            split = lot_split.favouring(allowed.problem.risk, parent.spread)
+        found = restricted(before, allowed, split=split, enough=self.limit)
         bound = max(found.value, parent.bound)
         if found.value < self.limit:
             self._suggested(found)
@@ -122,12 +145,57 @@ class _Tree:
         """Looks at the plan nearest to a node's mixture, and now and then improves it."""
         if found.weights is None:
             return
-        state = self.search.state(*self.search.allowed.closest(found.weights))
+        if self.best is not None and self.seen % _DIVE == _DIVE - 1 and self.search.allowed.jumps:
+            self.best = dived_around(self.search, found, self.best, self.rng)
+        allowed, best, polish = self.search.allowed, self.best, self.seen % _POLISH == 0
         self.seen += 1
-        if self.best is None or self.seen % _POLISH == 0:
+        lots, closed = (found.likeliest() if allowed.jumps else None) or allowed.closest(found.weights)
+        if best is not None and polish and allowed.jumps and (drawn := found.drawn(self.rng)) is not None:
+            stays = self.rng.random(len(lots)) < _STAYING
+            lots, closed = (np.where(stays, now, new) for now, new in zip((best.lots, best.closed), drawn, strict=True))
+        state = self.search.state(*allowed.snapped(lots, closed))
+        if best is None or polish:
             state = self.search.run(state)
-        if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
-            self.best = state
+        self._seen(state)
+
+
+def _jump(found: LotBound, spread: Array) -> list[Lots] | None:
+    """Where the asset that is mixed most jumps from or to no trade, or no position: that alone, and all but that."""
+    allowed = found.dual.allowed
+    if not allowed.jumps or found.mixed is None or found.prices is None:
+        return None
+    problem, (points, shares) = allowed.problem, found.mixed
+    ordered, named = allowed.indicators(points.lots, points.closed)
+    held, gone = (shares * ~ordered).sum(axis=0), (shares * (points.closed & ~named)).sum(axis=0)
+    held[problem.cash] = gone[problem.cash] = 0.0
+    # What the mixture saves against its mean: risk where it spreads, and what an order or a name costs at the prices.
+    of_order, of_name = found.dual.jumps_at(found.prices)
+    apart = held * (1.0 - held) * (of_order + of_name * (problem.before == 0)) + gone * (1.0 - gone) * of_name
+    variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+    saved = 0.5 * problem.aversion * variance * spread + apart
+    can_stay = allowed.holds & (allowed.lowest <= 0) & (allowed.highest >= 0)
+    several = can_stay.astype(int) + allowed.closable + np.any(np.less_equal(*allowed.intervals), axis=0)
+    undecided = allowed.jumping & (several > 1) & (can_stay | allowed.closable)
+    if not undecided.any():
+        return None
+    i = int(np.argmax(np.where(undecided, saved, -1.0)))
+    stays = bool(can_stay[i]) and not (
+        allowed.closable[i] and min(gone[i], 1.0 - gone[i]) > min(held[i], 1.0 - held[i])
+    )
+    share = held[i] if stays else gone[i]
+    # With fine lots all jumps are decided first: then the bound is that of a convex program.
+    if allowed.size[i] >= FINE and not _MIXED_SHARE <= share <= 1.0 - _MIXED_SHARE:
+        return None
+    here = np.arange(len(spread)) == i
+    nothing = np.where(here, 0, allowed.lowest), np.where(here, 0, allowed.highest)
+    if stays:
+        only = replace(allowed, lowest=nothing[0], highest=nothing[1], closable=allowed.closable & ~here)
+        rest = replace(allowed, holds=allowed.holds & ~here)
+    else:
+        # No lots at all: the range is empty, and the close is left.
+        only = replace(allowed, lowest=np.where(here, 1, allowed.lowest), highest=nothing[1])
+        rest = replace(allowed, closable=allowed.closable & ~here)
+    return [part for part in (only, rest) if not len(part.empty())]
 
 
 def _parts(allowed: Lots, at: Array, spread: Array) -> Iterator[Lots]:
@@ -171,6 +239,6 @@ def _worst(allowed: Lots) -> float:
     away = np.maximum(np.abs(low - problem.target), np.abs(high - problem.target))
     volatility = np.sqrt(problem.risk.specific + np.square(problem.risk.factors).sum(axis=0))
     cost, size = problem.cost, np.maximum(np.abs(low - problem.before), np.abs(high - problem.before))
-    paid = np.maximum(cost.each(size), cost.each(-size))
+    paid = np.maximum(cost.each(size), cost.each(-size)) + (0.0 if problem.fees is None else problem.fees.most)
     carried = np.maximum(cost.carry(low), cost.carry(high))
     return float(0.5 * problem.aversion * (volatility @ away) ** 2 + paid.sum() / problem.horizon + carried.sum())

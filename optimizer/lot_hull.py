@@ -27,12 +27,14 @@ _RIDGE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The prices, the program's objective, and each asset's mean weight and its variance (n,) under the mixture."""
+    """The prices, the program's objective, each asset's mean weight and its variance (n,) under the mixture, and the
+    points' shares (K, n)."""
 
     prices: Prices
     objective: float
     weights: Array
     spread: Array
+    shares: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ def solve(dual: LotDual, points: Points, scale: float, enough: float = np.inf) -
     away = G @ mean - program.centre
     objective = scale * (float(np.sum(θ * program.cost)) + 0.5 * program.aversion * float(away @ away))
     prices = Prices(scale * at.λ, scale * np.maximum(at.μ, 0.0), scale * at.ν)
-    return Mixture(prices, objective, mean, (θ * (w - mean) ** 2).sum(axis=0))
+    return Mixture(prices, objective, mean, (θ * (w - mean) ** 2).sum(axis=0), θ)
 
 
 def _solved(program: _Program, enough: float) -> _Iterate:

@@ -1,4 +1,8 @@
-"""The points that whole lots allow: no trade, whole lots at least as large as the minimum, or a close."""
+"""The points that whole lots allow: no trade, whole lots at least as large as the minimum, or a close.
+
+Where positions have a least size, or names are counted, a position of zero is a point of its own, and the lots beside
+it fall apart into those that leave a position long enough and those that leave it short enough.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.base import Array, Count, Step
+from equipoise.optimizer.discrete import least_positions
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE
@@ -26,6 +31,8 @@ _BUDGET = 1e-9
 _QUANTUM = 1e-10
 #: Lots finer than this part of it are taken by powers of ten together, so that their number is a float exactly.
 _FINEST = Fraction(1, 100)
+#: More lots than there are.
+_MANY = 2**62
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +77,21 @@ class Lots:
     least: Integers
     lowest: Integers
     highest: Integers
-    #: Whether the position may be closed, where that is a point of its own: off the grid, or below the minimum.
+    #: Whether the position may be closed, where that is a point of its own: off the grid, below the minimum, apart.
     closable: Mask
+    #: Whether no trade is a point, as far as the position's least size goes.
+    holds: Mask
+    #: For assets whose zero stands apart: the lots from which on they are long enough, and up to which short enough.
+    apart: Mask
+    long_from: Integers
+    short_to: Integers
 
     @classmethod
     def of(cls, problem: Problem, lower: Array) -> Lots:
         """`lower` may be above the problem's own bounds (debts that must not grow)."""
-        step, portfolio = problem.step, problem.portfolio
-        assert step is not None
+        portfolio, n = problem.portfolio, len(problem.assets)
+        none = np.zeros(n)
+        step = problem.step or Step(label="any quantity", lot=none, min_quantity=none, min_notional=none)
         lots, least = [], []
         for i, given in enumerate(step.lot):
             price = float(portfolio.price[i])
@@ -85,7 +99,7 @@ class Lots:
             lots.append(_at_least(exact(given), finest * _FINEST) if given > 0 else finest)
             # Minimums are inclusive; they are compared as the decimals that the user wrote.
             need = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / portfolio.exact_price[i])
-            least.append(min(max(1, -((-need) // lots[-1])), 2**62))
+            least.append(min(max(1, -((-need) // lots[-1])), _MANY))
         size = np.array([float(lot) for lot in lots]) * portfolio.price / portfolio.nav
         with np.errstate(over="ignore"):
             lowest = np.ceil((lower - SLACK - problem.before) / size)
@@ -100,25 +114,76 @@ class Lots:
         closable = (lower <= SLACK) & (problem.upper >= -SLACK) & (problem.before != 0)
         beyond = np.array([abs(q) < n * lot for q, n, lot in zip(portfolio.exact_quantity, least, lots, strict=True)])
         closable &= ~np.array(whole) | beyond
+        most = _largest(problem, step, lots)
+        holds, apart, long_from, short_to = _zero(problem, lots)
+        closable |= apart & (problem.before != 0) & (lower <= SLACK) & (problem.upper >= -SLACK)
+        closable &= np.array(
+            [abs(q) <= k * lot for q, k, lot in zip(portfolio.exact_quantity, most, lots, strict=True)]
+        )
         low, high = (np.clip(edge, -(2.0**62), 2.0**62).astype(np.int64) for edge in (lowest, highest))
-        allowed = cls(problem, tuple(lots), size, np.array(least, dtype=np.int64), low, high, closable)
-        for edge in (allowed.lowest, allowed.highest):
+        whole_most = np.array([min(k // 1, _MANY) for k in most], dtype=np.int64)
+        low, high = np.maximum(low, -whole_most), np.minimum(high, whole_most)
+        for edge in (low, high):
             edge[problem.cash] = 0
-        allowed.closable[problem.cash] = False
-        return allowed
+        closable[problem.cash] = False
+        least_lots = np.array(least, dtype=np.int64)
+        return cls(problem, tuple(lots), size, least_lots, low, high, closable, holds, apart, long_from, short_to)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether every number of lots within the range is a point."""
+        return not self.minimums and not self.apart.any() and bool(self.holds.all())
+
+    @cached_property
+    def intervals(self) -> tuple[Integers, Integers]:
+        """The lots (J, n) from and to which orders go, J = 2 or 4: bought and sold, each ending long or short."""
+        low, high, least = self.lowest, self.highest, self.least
+        bought, sold = (np.maximum(low, least), high), (low, np.minimum(high, -least))
+        if not self.apart.any():
+            return np.stack([bought[0], sold[0]]), np.stack([bought[1], sold[1]])
+        longs = [np.where(self.apart, np.maximum(side[0], self.long_from), side[0]) for side in (bought, sold)]
+        shorts = [np.where(self.apart, np.minimum(side[1], self.short_to), -_MANY) for side in (bought, sold)]
+        ends = [bought[1], sold[1], *shorts]
+        starts = [*longs, np.where(self.apart, bought[0], 0), np.where(self.apart, sold[0], 0)]
+        return np.stack(starts), np.stack(ends)
+
+    def inside(self, lots: Integers) -> Mask:
+        """Whether these numbers of lots (…, n) are points; a close is not asked about."""
+        if self.plain:
+            return (lots >= self.lowest) & (lots <= self.highest)
+        low, high = self.intervals
+        found = (lots == 0) & self.holds & (self.lowest <= 0) & (self.highest >= 0)
+        for start, end in zip(low, high, strict=True):
+            found |= (lots >= start) & (lots <= end)
+        return np.asarray(found)
 
     @cached_property
     def minimums(self) -> bool:
         """Whether some asset's orders have a minimum above one lot."""
         return bool(np.any(self.least > 1))
 
+    @cached_property
+    def jumping(self) -> Mask:
+        """The assets of which an order or a position costs, or counts, for being one: mixtures jump over their lots."""
+        jumping = self.apart | (self.least > 1)
+        if self.problem.fees is not None:
+            jumping |= self.problem.fees.most > 0
+        for _, piece in self.problem.pieces:
+            if isinstance(piece, Count):
+                jumping |= piece.counted
+        jumping[self.problem.cash] = False
+        return jumping
+
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether any asset does."""
+        return bool(self.jumping.any())
+
     def empty(self) -> NDArray[np.intp]:
         """The assets for which no point at all lies within their bounds."""
-        holds = (self.lowest <= 0) & (self.highest >= 0)
-        trades = (np.maximum(self.lowest, self.least) <= self.highest) | (
-            self.lowest <= np.minimum(self.highest, -self.least)
-        )
-        return np.flatnonzero(~(holds | trades | self.closable))
+        low, high = self.intervals
+        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
+        return np.flatnonzero(~(holds | np.any(low <= high, axis=0) | self.closable))
 
     def within_budget(self) -> Lots:
         """The same plans: without lots that leave the others, at their least and their most, no way to add up to 1."""
@@ -145,40 +210,37 @@ class Lots:
         return self._allowed(wanted, np.broadcast_to(upwards, wanted.shape))
 
     def _allowed(self, lots: Integers, upwards: Mask) -> tuple[Integers, Mask]:
-        """These numbers of lots, moved out of the gap below the minimum and into the range."""
-        low, high, least = self.lowest, self.highest, self.least
-        if not self.minimums:
-            empty = low > high
+        """These numbers of lots, moved out of gaps and into the range: on this side if that goes, or on the other."""
+        if self.plain:
+            empty = self.lowest > self.highest
             return np.where(empty, 0, lots), np.broadcast_to(empty & self.closable, lots.shape)
-        gap = (lots != 0) & (np.abs(lots) < least)
-        options = [np.where(lots > 0, least, 0), np.where(lots > 0, 0, -least)]
-        first = np.where(upwards, options[0], options[1])
-        second = np.where(upwards, options[1], options[0])
-
-        def inside(k: Integers) -> Mask:
-            return (k >= low) & (k <= high)
-
-        moved = np.where(gap, np.where(inside(first), first, second), lots)
-        zero = inside(np.zeros_like(lots))
-        # Nothing allowed where we are: no trade if that is inside, else the minimum on the side that is.
-        outside = ~inside(moved) | ((moved != 0) & (np.abs(moved) < least))
-        other = np.where(zero, 0, np.where(low > 0, np.maximum(low, least), np.minimum(high, -least)))
-        moved = np.where(outside, other, moved)
-        bad = ~inside(moved)
-        return np.where(bad, 0, moved), bad & self.closable
+        low, high = (edge.reshape(len(edge), *(1,) * (lots.ndim - 1), -1) for edge in self.intervals)
+        zero = np.zeros_like(lots)
+        inside = np.clip(lots, np.minimum(low, high), high)
+        options = np.concatenate([inside, zero[None]])
+        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
+        valid = np.concatenate(
+            [np.broadcast_to(low <= high, inside.shape), np.broadcast_to(holds, inside.shape[1:])[None]]
+        )
+        away = (options - lots).astype(np.float64)
+        wrong_side = (away != 0) & ((away > 0) != upwards)
+        cost = np.where(valid, np.abs(away) + np.where(wrong_side, 2.0**70, 0.0), np.inf)
+        best = np.argmin(cost, axis=0)[None]
+        none = ~valid.any(axis=0)
+        moved = np.take_along_axis(options, best, axis=0)[0]
+        return np.where(none, 0, moved), none & self.closable
 
     def around(self, weights: Array) -> Points:
-        """The lot points next to these weights: on each side, the least orders, no order, the close; (6, n)."""
+        """The lot points next to these weights in each interval of lots, no order, the close; (6 or 10, n)."""
         problem, cash = self.problem, self.problem.cash
         exactly = (weights - problem.before) / self.size
         down, up = np.floor(exactly), np.ceil(exactly)
-        low, high, least = (edge.astype(float) for edge in (self.lowest, self.highest, self.least))
-        bought, sold = (np.maximum(low, least), high), (low, np.minimum(high, -least))
-        nothing = np.zeros_like(low)
-        lots = np.stack([np.clip(k, *side) for side in (bought, sold) for k in (down, up)] + [nothing, nothing])
-        holds = (low <= 0) & (high >= 0)
-        some = [bought[0] <= bought[1], sold[0] <= sold[1]]
-        valid = np.stack([some[0], some[0], some[1], some[1], holds, self.closable])
+        low, high = (edges.astype(float) for edges in self.intervals)
+        nothing = np.zeros_like(exactly)
+        nearest = [np.minimum(np.maximum(k, a), b) for a, b in zip(low, high, strict=True) for k in (down, up)]
+        lots = np.stack([*nearest, nothing, nothing])
+        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
+        valid = np.concatenate([np.repeat(low <= high, 2, axis=0), holds[None], self.closable[None]])
         lots = np.where(valid, lots, 0.0)
         closed = np.zeros(valid.shape, dtype=bool)
         closed[-1] = self.closable
@@ -195,6 +257,19 @@ class Lots:
         lots[self.problem.cash] = 0
         return lots, closed
 
+    def snapped(self, lots: Integers, closed: Mask) -> tuple[Integers, Mask]:
+        """These numbers of lots and closes where they are points here, and the nearest points where they are not."""
+        kept = np.where(closed, self.closable, self.inside(lots))
+        if kept.all():
+            return lots, closed
+        near, ends = self.closest(self.problem.before + self.trades(lots, closed))
+        return np.where(kept, lots, near), np.where(kept, closed, ends)
+
+    def indicators(self, lots: Integers, closed: Mask) -> tuple[Mask, Mask]:
+        """Which of these points (…, n) have an order, and which a position."""
+        ordered = closed | (lots != 0)
+        return ordered, ~closed & (ordered | (self.problem.before != 0))
+
     def trades(self, lots: Integers, closed: Mask) -> Array:
         """z of these numbers of lots, in fractions of NAV."""
         return np.where(closed, -self.problem.before, lots * self.size)
@@ -203,6 +278,38 @@ class Lots:
         """The traded quantities, exact."""
         held = self.problem.portfolio.exact_quantity
         return tuple(-q if c else int(k) * lot for k, lot, c, q in zip(lots, self.lot, closed, held, strict=True))
+
+
+def _largest(problem: Problem, step: Step, lots: list[Fraction]) -> list[Fraction]:
+    """How many lots an order may have at most, not rounded."""
+    most = [Fraction(_MANY)] * len(lots)
+    for i, price in enumerate(problem.portfolio.exact_price):
+        for limit, unit in ((step.max_quantity, lots[i]), (step.max_notional, lots[i] * price)):
+            if limit is not None and np.isfinite(limit[i]):
+                most[i] = min(most[i], exact(float(limit[i])) / unit)
+    return most
+
+
+def _zero(problem: Problem, lots: list[Fraction]) -> tuple[Mask, Mask, Integers, Integers]:
+    """(holds, apart, long_from, short_to) of `Lots`."""
+    account, n = problem.portfolio, len(lots)
+    holds, apart = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
+    long_from, short_to = np.full(n, -_MANY), np.full(n, _MANY)
+    named = np.zeros(n, dtype=bool)
+    for _, piece in problem.pieces:
+        if isinstance(piece, Count) and piece.of == "names":
+            named |= piece.counted
+    for i, least in enumerate(least_positions(problem)):
+        if i == problem.cash or not (least or named[i]):
+            continue
+        held, unit = account.exact_quantity[i], lots[i] * account.exact_price[i]
+        apart[i] = True
+        holds[i] = held == 0 or abs(held) * account.exact_price[i] >= least
+        # From what is held to a position of the least size, or to one of a lot's part where only names count.
+        up, down = (least - held * account.exact_price[i]) / unit, (-least - held * account.exact_price[i]) / unit
+        long_from[i] = min(max(-(-up // 1) if least else up // 1 + 1, -_MANY), _MANY)
+        short_to[i] = min(max(down // 1 if least else -(-down // 1) - 1, -_MANY), _MANY)
+    return holds, apart, long_from, short_to
 
 
 def _quantum(units: float) -> Fraction:

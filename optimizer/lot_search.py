@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Parts, part
+from equipoise.optimizer.discrete import Counts
 from equipoise.optimizer.lot_points import SLACK, Integers, Lots, Mask
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
 
@@ -89,11 +90,12 @@ class Search:
         self.carries = bool(np.any(problem.cost.long) or np.any(problem.cost.short))
         self.cost_weight = np.append(rows.cost, 0.0)
         self.upper = np.append(rows.upper, problem.upper[cash]) - margin
+        self.counts = Counts.of(problem)
 
     def state(self, lots: Integers, closed: Mask) -> State:
         trades = self.allowed.trades(lots, closed)
         weights = self.problem.settled(self.problem.before + trades)
-        excess = self.sides(weights) - self.upper
+        excess = np.append(self.sides(weights) - self.upper, self.counted(lots, closed) - self.counts.upper)
         forms = [form.value(weights) - limit for form, limit in self.cones]
         # A custom rule is no data: it is asked itself, at each point that the search would go to.
         custom = [p.violation(weights, weights - self.problem.before) for _, p in self.problem.opaque]
@@ -105,6 +107,10 @@ class Search:
         trades = weights - self.problem.before
         sides = sum(coefficients @ part(name, weights, trades) for name, coefficients in self.parts.items())
         return np.asarray(sides + self.cost_weight * self.problem.trading_cost(weights))
+
+    def counted(self, lots: Integers, closed: Mask) -> Array:
+        """The left sides (c,) of the limits on counts."""
+        return np.asarray(self.counts.each(*self.allowed.indicators(lots, closed)).sum(axis=-1))
 
     def run(self, state: State) -> State:
         for _ in range(_SWEEPS):
@@ -143,8 +149,7 @@ class Search:
         while True:
             step = 2 * step
             lots = better.lots + step
-            gap = (lots != 0) & (np.abs(lots) < allowed.least)
-            if np.any(gap | (lots < allowed.lowest) | (lots > allowed.highest)):
+            if not np.all(allowed.inside(lots)):
                 return better
             further = self.state(lots, better.closed)
             if further.violation > SLACK or further.objective >= better.objective:
@@ -177,12 +182,13 @@ class Sweep:
         lots = np.concatenate([lots, np.zeros((2, n), dtype=np.int64)])
         closed = np.concatenate([closed, np.zeros((1, n), dtype=bool), allowed.closable[None]])
         trades = np.where(closed, -problem.before, lots * allowed.size)
-        inside = closed | ((lots >= allowed.lowest) & (lots <= allowed.highest))
+        inside = closed | allowed.inside(lots)
         use = (trades != now) & inside
         use[:, cash] = False
         self.asset, self.lots, self.closed = np.nonzero(use)[1], lots[use], closed[use]
         self.left = np.ones(len(self.asset), dtype=bool)
         self._price(now, trades, use)
+        self._count(lots, closed, use)
 
     def _price(self, now: Array, trades: Array, use: Mask) -> None:
         """What each move changes on its own: the objective, the rows, the cones."""
@@ -191,7 +197,7 @@ class Sweep:
         change = trades - now
         self.d = d = change[use]
         cost = problem.cost
-        paid = (cost.each(trades) - cost.each(now))[use]
+        paid = (problem.paid(trades) - problem.paid(now))[use]
         self.gain = 0.5 * problem.aversion * search.risk.change(w, asset, d) + paid / problem.horizon
         at_cash = w[cash] - d
         if search.carries:
@@ -206,6 +212,14 @@ class Sweep:
         self.room = search.sides(w) - search.upper
         self.cones = [form.change(w, asset, d) for form, _ in search.cones]
         self.cone_room = [form.value(w) - limit for form, limit in search.cones]
+
+    def _count(self, lots: Integers, closed: Mask, use: Mask) -> None:
+        """What each move adds to the limits on counts, which are rows, too."""
+        search, state, counts = self.search, self.state, self.search.counts
+        if len(counts.upper):
+            at, after = (search.allowed.indicators(*points) for points in ((state.lots, state.closed), (lots, closed)))
+            self.rows = np.vstack([self.rows, (counts.each(*after) - counts.each(*at)[:, None])[:, use]])
+            self.room = np.append(self.room, search.counted(state.lots, state.closed) - counts.upper)
 
     @property
     def violation(self) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
 from equipoise.constraints.custom import tightened
 from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
+from equipoise.optimizer.lot_dive import dived, dived_around
 from equipoise.optimizer.lot_exact import Exact, proven
 from equipoise.optimizer.lot_points import SLACK, Lots
 from equipoise.optimizer.lot_search import Search, State
@@ -31,10 +32,13 @@ _CUSTOM_TRIES = 5
 #: How much is spent on a plan whose gap is open, unless asked for more.
 EFFORT = 1
 _RESTARTS, _PATIENCE = 12, 6  # for each unit of effort: draws, and draws without a better plan
+_OF_JUMPS = 3  # times as many where orders or positions cost or count for being one
 _WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
 _GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
 _SEED = 20
-_STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan
+_STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
+_DIVE = 6  # every so many turns a dive takes the place of a draw
+_STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
 _EXACT_SPLITS = 4  # of the root of a branch and bound
 
 
@@ -63,7 +67,8 @@ def starts(search: Search, optimum: Array) -> Iterator[State]:
     if np.all((allowed.lowest <= 0) & (allowed.highest >= 0)):
         nothing = search.state(np.zeros(len(optimum), dtype=np.int64), np.zeros(len(optimum), dtype=bool))
         # Doing nothing is a plan, too: worth a search where rounding costs more than all of trading gains.
-        if nothing.violation <= SLACK and nothing.objective < min(first.objective, second.objective):
+        held = bool(np.all(search.allowed.holds))
+        if held and nothing.violation <= SLACK and nothing.objective < min(first.objective, second.objective):
             yield nothing
     if min(first.violation, second.violation) > SLACK and (inner := _tightened(search)) is not None:
         yield _near(search, inner)
@@ -105,7 +110,7 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
             return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
         return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
 
-    inner = replace(problem, pieces=tuple((title, tighter(piece)) for title, piece in problem.pieces))
+    inner = replace(problem.relaxation, pieces=tuple((title, tighter(piece)) for title, piece in problem.pieces))
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None
     return solve(inner).weights
@@ -139,11 +144,14 @@ def rounded(
         return None, reason
     whole = relaxed(asked if asked is not None else problem)
     enough = found.best.objective - _close(found.best.objective, exact) if found is not None else np.inf
-    splits = _EXACT_SPLITS if exact is not None else 1 + effort if effort else 0
     allowed = _allowed(whole, found)
-    bound = lot_bound(allowed, solution, enough=enough, splits=splits)
+    bound = lot_bound(allowed, solution, enough=enough, splits=1 + effort if effort else 0)
     if found is not None and bound.value < enough and effort:
         found = improved(found, bound, effort)
+        enough = found.best.objective - _close(found.best.objective, exact)
+    if exact is not None and bound.value < enough:
+        more = lot_bound(allowed, solution, enough=enough, splits=_EXACT_SPLITS)
+        bound = more if more.value > bound.value or bound.weights is None else bound
     if exact is None or (found is not None and bound.value >= enough):
         return _plan(found, bound.value), ""
     search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)
@@ -181,7 +189,7 @@ def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | Non
     # only one that loses more than safety is worth.
     safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
     first, reason = _searched(problem, optimum, safe, margin)
-    good = first is not None and first.best.objective <= _worth(problem.objective(optimum))
+    good = first is not None and first.best.objective <= _worth(problem.relaxation.objective(optimum))
     if good or not np.any(safe > problem.lower):
         return first, reason
     second, reason = _searched(problem, optimum, problem.lower, margin)
@@ -209,20 +217,30 @@ def improved(found: Found, bound: LotBound, effort: int) -> Found:
     search, best, allowed = found.search, found.best, found.search.allowed
     if bound.weights is None or bound.spread is None or bound.prices is None:
         return found
-    begun = [allowed.closest(bound.weights), allowed.closest(bound.dual.at(bound.prices).points.weights[0])]
-    for start in begun:
+    for start in (allowed.closest(bound.weights), allowed.closest(bound.dual.at(bound.prices).points.weights[0])):
         reached = search.run(search.state(*start))
         best = reached if reached.better_than(best) else best
+    jumps, staying = allowed.jumps, _STAYING_OF_JUMPS if allowed.jumps else _STAYING
+    if jumps and best.objective - bound.value > _close(best.objective):
+        best = dived(search, bound, best) or best
+    more = effort * (_OF_JUMPS if jumps else 1)
     rng, last = np.random.default_rng(_SEED), 0
-    for turn in range(_RESTARTS * effort):
+    for turn in range(_RESTARTS * more):
         gap = best.objective - bound.value
-        tired = turn - last >= _PATIENCE * effort and gap <= _NEAR * abs(best.objective)
+        near = jumps or gap <= _NEAR * abs(best.objective)
+        tired = turn - last >= _PATIENCE * more and near
         if gap <= _close(best.objective) or tired:
             break
-        # The hulls' mixture of lots, drawn by its means and spreads; in turn of all assets, and of a few.
+        if jumps and turn % _DIVE == _DIVE - 1 and gap > _NEAR * abs(best.objective):
+            reached = dived_around(search, bound, best, rng)
+            last = turn if reached is not best else last
+            best = reached
+            continue
+        # The hulls' mixture of lots: drawn by its shares where it jumps, or by its means and spreads.
+        likely = bound.drawn(rng) if jumps else None
         drawn = bound.weights + np.sqrt(bound.spread) * rng.standard_normal(len(bound.weights))
-        lots, closed = allowed.closest(drawn)
-        stays = rng.random(len(lots)) < _STAYING[turn % 2]
+        lots, closed = allowed.snapped(*likely) if likely else allowed.closest(drawn)
+        stays = rng.random(len(lots)) < staying[turn % len(staying)]
         state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
         reached = search.run(state)
         if reached.better_than(best, _WORTH * abs(best.objective)):
@@ -288,6 +306,9 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
         for (title, _), (form, limit) in zip(search.problem.cones, search.cones, strict=True)
         if form.value(state.weights) > limit
     ]
+    counts = search.counts
+    over = search.counted(state.lots, state.closed) - counts.upper
+    broken += [f"{counts.titles[j]} (by {over[j]:.0f})" for j in np.flatnonzero(over > 0)]
     weights = state.weights
     broken += [
         title

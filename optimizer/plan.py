@@ -157,7 +157,7 @@ class Plan:
         lower, upper = problem.lower, problem.upper
         table = {
             "before": problem.before,
-            "solved": unchanged if solved is None else problem.after_costs(solved),
+            "solved": unchanged if solved is None else problem.relaxation.after_costs(solved),
             "after": after,
             "target": problem.target,
             "lower": np.where(lower <= -problem.outer, -np.inf, lower),

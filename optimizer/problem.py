@@ -30,18 +30,20 @@ from equipoise.constraints.base import (
     Array,
     Bound,
     Cone,
+    Count,
     Opaque,
     Parts,
     Piece,
     Row,
     Rule,
+    Semicontinuous,
     Step,
     check_number,
     part,
 )
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.optimizer.costs import Cost, CostTerms, total
+from equipoise.optimizer.costs import Cost, CostTerms, Fees, total, total_fees
 from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.risk import FactoredRisk, Risk, SquaredDistance, stacked
 from equipoise.optimizer.separable import Separable
@@ -117,8 +119,9 @@ class Policy:
         pieces = tuple((rule.title, piece) for rule in rules for piece in rule.pieces(portfolio))
         if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
-        costs, settings = total(self.costs, portfolio), (self.aversion, self.horizon)
-        return Problem(portfolio, risk, costs, *settings, pieces, rules, compiled=self.compiled)
+        costs = total(self.costs, portfolio), self.aversion, self.horizon
+        fees = total_fees(self.costs, portfolio)
+        return Problem(portfolio, risk, *costs, pieces, rules, fees=fees, compiled=self.compiled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +171,11 @@ class _Alone:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The convex program of one portfolio, as arrays; every solver takes it, every check is made on it."""
+    """The program of one portfolio, as arrays; every solver takes it, every check is made on it.
+
+    What is not convex in it is marked as such: steps, counts and least positions among the pieces, which convex solvers
+    do not look at, and `fees`, which they must not see: they take the `relaxation`.
+    """
 
     portfolio: Any  # a Portfolio, or a Stack
     risk: FactoredRisk
@@ -182,6 +189,19 @@ class Problem:
     cash_side: Literal["short", "long"] = "short"
     #: Whether Newton's iteration runs as machine code (numba).
     compiled: bool = False
+    #: What orders cost for being orders; None if nothing.
+    fees: Fees | None = None
+
+    @cached_property
+    def relaxation(self) -> Problem:
+        """The convex program: without fees. Its objective is nowhere above this one's."""
+        return self if self.fees is None else replace(self, fees=None)
+
+    @cached_property
+    def discrete(self) -> bool:
+        """Whether orders are searched one by one: for lots, fees, counts or least positions."""
+        kinds = Step | Semicontinuous | Count
+        return self.fees is not None or any(isinstance(piece, kinds) for _, piece in self.pieces)
 
     def as_stack(self) -> Problem:
         """This one problem as a stack of one."""
@@ -284,6 +304,7 @@ class Problem:
         """Whether a row's slope at the cash depends on the cash's sign, and the cash may have both."""
         terms = self.cost
         costs = sum(np.any(rate, axis=-1) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
+        costs = costs + (self.fees is not None)
         relaxed = replace(self, cash_side="long").rows.cost
         steeper = np.any(relaxed < self.rows.cost, axis=-1)
         bends = steeper & (self.lower[self.cash] < 0) & (self.cash_side != "long") & (costs > 0)
@@ -301,9 +322,14 @@ class Problem:
     def step(self) -> Step | None:
         return next((piece for _, piece in self.pieces if isinstance(piece, Step)), None)
 
+    def paid(self, trades: Array) -> Array:
+        """What each asset's trade costs, fees included: one-off, in fractions of NAV."""
+        each = self.cost.each(trades)
+        return each if self.fees is None else each + self.fees.each(trades)
+
     def trading_cost(self, weights: Array) -> Figure:
         """φ(w − w₀), one-off, in fractions of NAV."""
-        return _figure(self.cost.each(weights - self.before).sum(axis=-1))
+        return _figure(self.paid(weights - self.before).sum(axis=-1))
 
     def objective(self, weights: Array) -> Figure:
         """(aversion/2)·(w − b)ᵀΣ(w − b) + φ(z)/horizon + carry(w), in fractions of NAV per year."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Parts
+from equipoise.constraints.base import Array, Count, Parts, Semicontinuous
 from equipoise.optimizer.cells import Coded
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE
@@ -27,9 +27,19 @@ def reasons(problem: Problem, planned: Array, prices: Array | None, traded: NDAr
     before, target, bounds = problem.before, problem.target, problem.bounds
     names = [f"{side} {title}" for title, _ in bounds for side in ("below", "above")]
     closed = len(names)
-    names += ["closed: its target is 0", "sold out: its target is 0", _TOWARDS]
+    small = [
+        (title, piece.counted) for title, piece in problem.pieces if isinstance(piece, Count) and piece.of == "names"
+    ]
+    small += [
+        (title, (p.weight > 0) | (p.notional > 0)) for title, p in problem.pieces if isinstance(p, Semicontinuous)
+    ]
+    names += ["closed: its target is 0", "sold out: its target is 0"]
+    names += [f"closed: {title} leaves no room for it" for title, _ in small]
+    names.append(_TOWARDS)
     others = len(names)
     codes = others - (np.abs(planned - target) < np.abs(before - target)).astype(np.intp)
+    for k, (_, of) in reversed(list(enumerate(small))):
+        np.copyto(codes, closed + 2 + k, where=(planned == 0) & (before != 0) & of)
     ended = (target == 0) & (planned == 0)
     codes[ended] = closed + (before[ended] > 0)
     for k, (_, bound) in reversed(list(enumerate(bounds))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -10,6 +11,7 @@ from equipoise.constraints.base import Array, Rule, check_number
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
+from equipoise.optimizer.discrete import held_keeps
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Policy, Problem
@@ -48,7 +50,8 @@ class Rebalancer:
         subject to  every rule in `constraints`, and the cash after costs not below its floor
 
     risk: a model of the annual covariance Σ (`CovarianceRisk`, `FactorRisk`); None for the squared distance of
-    the weights (the cash not counted). costs: `ProportionalCost`, `ImpactCost`, `QuadraticCost`, `HoldingCost`.
+    the weights (the cash not counted). costs: `ProportionalCost`, `ImpactCost`, `QuadraticCost`, `HoldingCost`,
+    and for orders `FixedFee`, `MinimumCommission`.
     cash: the label of the settlement cash, a row with price 1. aversion: how much a unit of annual variance
     around the target is worth in NAV per year. horizon: the years over which one-off trading costs are worth
     paying (1: a trade must earn its cost within a year). trigger: what `due` asks. compiled: whether Newton's
@@ -159,12 +162,15 @@ def finished(
 
     `exact`: the gap to prove, as a part of the objective, and the seconds to do it in.
     """
-    name, asked, problem = problem.portfolio.name, problem, solution.problem or problem
+    name, asked = problem.portfolio.name, problem
+    if solution.problem is not None:
+        problem = replace(solution.problem, fees=asked.fees)
     if solution.weights is None:
         return Plan(solution.status, name, solution.explanation, problem, solution)
     weights, bound = solution.weights, solution.bound
-    whole = problem.step is not None
-    if solution.status is Status.NO_TRADE:
+    whole = problem.discrete
+    holds = solution.status is Status.NO_TRADE and held_keeps(problem)
+    if holds:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole:
@@ -178,7 +184,9 @@ def finished(
         checked = verify(problem, found.quantities, whole_lots=True)
         if not checked.passed:
             # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-            again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort)
+            again, _ = rounded(
+                problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort, exact=proof
+            )
             if again is not None:
                 found, checked = again, verify(problem, again.quantities, whole_lots=True)
         weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)
@@ -186,8 +194,9 @@ def finished(
         trades = _continuous(problem, weights)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
-    if whole and status is not Status.NO_TRADE:
-        status = Status.OPTIMAL if close_enough(problem.objective(weights), bound) else Status.FEASIBLE
+    if whole and not holds:
+        closed = close_enough(problem.objective(weights), bound)
+        status = (Status.OPTIMAL if any(trades) else Status.NO_TRADE) if closed else Status.FEASIBLE
     plan = Plan(status, name, "", problem, solution, checked, trades, weights, bound)
     if not checked.passed:
         broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Row, Step, part
+from equipoise.constraints.base import Array, Bound, Cone, Count, Opaque, Parts, Row, Semicontinuous, Step, part
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
@@ -100,6 +100,14 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
                 checks.append(_cone(title, piece, value, nav, found))
             case Step():
                 checks += _steps(title, piece, problem, trades, after)
+            case Semicontinuous():
+                checks += _least(title, piece, problem, value, nav)
+            case Count():
+                counted = [x for i, x in enumerate(trades if piece.of == "orders" else after) if piece.counted[i]]
+                count = sum(x != 0 for x in counted)
+                kept = count <= piece.limit
+                slack = min(0.0, float(piece.limit - count))
+                checks.append(Check(title, piece.label, None, float(count), float(piece.limit), False, slack, kept))
             case Opaque():
                 w = np.array([float(x / nav) for x in value])
                 z = np.array([float(x / nav) for x in traded])
@@ -129,6 +137,9 @@ def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction
         # √z from above: an integer square root at 2⁻¹²⁸.
         root = Fraction(math.isqrt(math.ceil(z * 2**256)) + 1, 2**128)
         cost += Fraction(float(terms.impact[i])) * size * root
+    if (fees := problem.fees) is not None:
+        lacking = exact(float(fees.minimum[i])) - exact(float(fees.rate[i])) * size
+        cost += exact(float(fees.fixed[i])) + max(lacking, Fraction(0))
     return cost
 
 
@@ -203,7 +214,17 @@ def _steps(
     price = problem.portfolio.exact_price
     for i, asset in enumerate(problem.assets):
         size = abs(trades[i])
-        if i == problem.cash or not size or after[i] == 0:  # closing a position is exempt
+        if i == problem.cash or not size:
+            continue
+        for most, amount, unit, per in (
+            (step.max_quantity, size, "largest quantity", price[i]),
+            (step.max_notional, size * price[i], "largest notional", Fraction(1)),
+        ):
+            if most is not None and np.isfinite(most[i]):
+                slack = exact(float(most[i])) - amount
+                in_nav = float(slack * per) / problem.portfolio.nav
+                yield Check(title, unit, asset, float(amount), float(most[i]), False, in_nav, slack >= 0)
+        if after[i] == 0:  # closing a position is exempt from lots and minimums
             continue
         if step.lot[i] > 0:
             lots = size / exact(step.lot[i])
@@ -216,3 +237,16 @@ def _steps(
                 slack = amount - exact(least)
                 in_nav = float(slack * per) / problem.portfolio.nav
                 yield Check(title, unit, asset, float(amount), float(least), True, in_nav, slack >= 0)
+
+
+def _least(
+    title: str, piece: Semicontinuous, problem: Problem, value: Sequence[Fraction], nav: Fraction
+) -> Iterator[Check]:
+    for i in np.flatnonzero((piece.weight > 0) | (piece.notional > 0)).tolist():
+        least = max(exact(float(piece.weight[i])) * nav, exact(float(piece.notional[i])))
+        size = abs(value[i])
+        if i != problem.cash and size:
+            slack, limit = float((size - least) / nav), float(least / nav)
+            yield Check(
+                title, piece.label, problem.assets[i], float(size / nav), limit, True, slack, bool(size >= least)
+            )

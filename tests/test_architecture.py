@@ -21,11 +21,21 @@ LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("checked", "lending", "liquidation", "leverage", "margin", "parameters"),
     ("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable", "problem"),
-    ("solution", "structure", "certificate"),
+    ("discrete", "solution", "structure", "certificate"),
     (
         *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
         *("program", "lot_points", "lot_search", "lot_program", "lots"),
-        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
+        *(
+            "lot_dive",
+            "lot_polish",
+            "lot_split",
+            "lot_dual",
+            "lot_hull",
+            "lot_bound",
+            "lot_exact",
+            "verify",
+            "verify_stack",
+        ),
     ),
     ("explain", "choose"),
     ("reasons", "plan", "order_states", "sequence", "triggers", "report"),

@@ -44,8 +44,11 @@ from equipoise.constraints import (
     Leverage,
     LongOnly,
     LotSize,
+    MinimumPosition,
+    NameLimit,
     NoTrade,
     Opaque,
+    OrderLimit,
     Row,
     Rule,
     SellOnly,
@@ -571,11 +574,31 @@ BAD: list[tuple[type[Rule], Callable[[], Rule], str]] = [
     (LotSize, lambda: LotSize("lots"), "lots"),
     (LotSize, lambda: LotSize("lot", min_notional=-1.0), "min_notional"),
     (LotSize, lambda: LotSize("lot", min_quantity={"BOND": NAN}), "min_quantity"),
+    (LotSize, lambda: LotSize("lot", max_quantity=0.0), "max_quantity"),
+    (LotSize, lambda: LotSize("lot", max_notional={"BOND": -1.0}), "max_notional"),
+    (MinimumPosition, lambda: MinimumPosition(), "MinimumPosition"),  # no minimum at all
+    (MinimumPosition, lambda: MinimumPosition(weight=-0.1), "weight"),
+    (MinimumPosition, lambda: MinimumPosition(notional="least"), "least"),
+    (MinimumPosition, lambda: MinimumPosition(0.1, assets=["BUND"]), "assets"),
+    (NameLimit, lambda: NameLimit(-1), "limit"),
+    (NameLimit, lambda: NameLimit(2.5), "limit"),  # type: ignore[arg-type]
+    (NameLimit, lambda: NameLimit(True), "limit"),
+    (OrderLimit, lambda: OrderLimit(NAN), "limit"),  # type: ignore[arg-type]
+    (OrderLimit, lambda: OrderLimit(3, assets=["BUND"]), "assets"),
     (Custom, lambda: Custom(0.1, name="build"), "build"),  # type: ignore[arg-type]
     (Custom, lambda: Custom(lambda t: True, name="no constraint"), "no constraint"),
     (Custom, lambda: Custom(lambda t: t.weights @ t.weights >= 1, name="not convex"), "not convex"),
     (Custom, lambda: Custom(lambda t: t.weight("BUND") <= 1), "BUND"),
 ]
+
+
+#: Rules that convex programs do not see: their points are judged by the exact check, below.
+DISCRETE: dict[type[Rule], Rule] = {
+    LotSize: LotSize("lot", min_notional=10.0),
+    MinimumPosition: MinimumPosition(0.1, 50.0, assets=["BOND", "COIN", "LOAN"]),
+    NameLimit: NameLimit(3),
+    OrderLimit: OrderLimit(2, assets=["BOND", "COIN", "LOAN"]),
+}
 
 
 def rule_classes() -> Iterator[type[Rule]]:
@@ -591,11 +614,11 @@ def without_cases(classes: Iterable[type[Rule]]) -> list[str]:
     """What has to be added for these classes."""
     todo = []
     for name, found in ((found.__name__, found) for found in classes):
-        if not CASES.get(found) and found is not LotSize:
+        if not CASES.get(found) and found not in DISCRETE:
             todo.append(f"add CASES[{name}] = [Case({name}(...), formula, keeps=..., breaks=...)] here")
         if not any(bad is found for bad, _, _ in BAD):
             todo.append(f"add ({name}, lambda: {name}(...), argument) with a wrong argument to BAD here")
-        if not any(type(rule) is found for rule in GENERATED):
+        if not any(type(rule) is found for rule in GENERATED) and found not in DISCRETE:
             todo.append(f"add a maker of {name} to RULES in tests/strategies.py")
         if name not in constraints.__all__:
             todo.append(f"export {name} in constraints/__init__.py")
@@ -606,7 +629,7 @@ GENERATED = [
     rule for one in RULES for x in many(1, rules=[one], risk="dense", assets=3) for rule in x.policy.constraints
 ]
 ALL = [pytest.param(case, id=f"{cls.__name__}-{i}") for cls in CASES for i, case in enumerate(CASES[cls])]
-EVERY = {cls: CASES[cls][0].rule for cls in CASES} | {LotSize: LotSize("lot", min_notional=10.0)}
+EVERY = {cls: CASES[cls][0].rule for cls in CASES} | DISCRETE
 
 
 def account(target: Point = TARGET, **changed: Any) -> Portfolio:
@@ -801,6 +824,49 @@ def test_closing_a_position_is_exempt_from_lots_and_minimums() -> None:
         trades = [Fraction(quantity) if a == asset else Fraction(0) for a in ASSETS]
         checks = verify(problem, trades, whole_lots=True).checks
         assert all(check.passed for check in checks if check.rule == "LotSize") is kept
+
+
+@pytest.mark.parametrize(
+    ("rule", "trades", "kept"),
+    [
+        # Held in cash: BOND 400, COIN 400, LOAN −200, STOCK 300; a quantity of BOND and LOAN is 10, of COIN 40.
+        (MinimumPosition(0.1), {}, True),
+        (MinimumPosition(0.1), {"BOND": "-30"}, True),  # exactly a tenth is left
+        (MinimumPosition(0.1), {"BOND": "-30.0000001"}, False),
+        (MinimumPosition(0.1), {"BOND": "-40"}, True),  # nothing is left
+        (MinimumPosition(0.1), {"LOAN": "10"}, True),  # a debt of exactly a tenth
+        (MinimumPosition(0.1), {"LOAN": "10.001"}, False),  # dust
+        (MinimumPosition(0.1), {"LOAN": "20"}, True),
+        (MinimumPosition(0.1), {"LOAN": "20.5"}, False),  # a long position of 5, for all signs
+        (MinimumPosition(0.1, 150.0), {"COIN": "-6.2"}, True),  # 152 left
+        (MinimumPosition(0.1, 150.0), {"COIN": "-6.3"}, False),  # 148: the larger minimum counts
+        (MinimumPosition(notional={"COIN": 401.0}), {}, False),  # what is not traded must keep it, too
+        (MinimumPosition(0.4, assets=["BOND"]), {"COIN": "-9"}, True),
+        (NameLimit(4), {}, True),
+        (NameLimit(3), {}, False),
+        (NameLimit(3), {"LOAN": "20"}, True),  # a debt is a name
+        (NameLimit(3), {"LOAN": "19.999"}, False),
+        (NameLimit(0, assets=["STOCK"]), {"STOCK": "-10"}, True),
+        (OrderLimit(0), {}, True),
+        (OrderLimit(1), {"BOND": "0.001"}, True),
+        (OrderLimit(1), {"BOND": "-40", "COIN": "1"}, False),  # a close is an order
+        (OrderLimit(1, assets=["BOND"]), {"BOND": "1", "COIN": "1", "STOCK": "1"}, True),
+        (LotSize(0.0, max_notional=100.0), {"BOND": "-10"}, True),
+        (LotSize(0.0, max_notional=100.0), {"BOND": "-10.001"}, False),
+        (LotSize(0.0, max_notional=100.0), {"BOND": "-40"}, False),  # a close neither
+        (LotSize(0.0, max_quantity={"COIN": 2.0}), {"COIN": "2", "STOCK": "9"}, True),
+        (LotSize(0.0, max_quantity={"COIN": 2.0}), {"COIN": "-2.5"}, False),
+    ],
+)
+def test_rules_on_orders_in_the_exact_check(rule: Rule, trades: dict[str, str], kept: bool) -> None:
+    """Inclusive, exact, and the convex program does not see them."""
+    problem = Policy(RISK, constraints=(rule,)).problem(account())
+    assert problem.discrete
+    np.testing.assert_allclose(solve(problem).weights, TARGET, atol=1e-6)
+    moved = [Fraction(trades.get(asset, 0)) for asset in ASSETS]
+    checks = [check for check in verify(problem, moved, whole_lots=True).checks if check.rule == rule.title]
+    assert all(check.passed for check in checks) is kept
+    assert all((check.slack >= 0) is check.passed for check in checks)
 
 
 @pytest.mark.parametrize("rule", [*EVERY.values(), *GENERATED], ids=lambda rule: type(rule).__name__)

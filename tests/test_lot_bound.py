@@ -11,8 +11,26 @@ import pandas as pd
 import pytest
 
 from equipoise import Rebalancer
-from equipoise.constraints import DriftBand, Leverage, LotSize, TrackingErrorLimit, Turnover, WeightBounds
-from equipoise.optimizer import CovarianceRisk, HoldingCost, ImpactCost, ProportionalCost, lot_split
+from equipoise.constraints import (
+    DriftBand,
+    Leverage,
+    LotSize,
+    MinimumPosition,
+    NameLimit,
+    OrderLimit,
+    TrackingErrorLimit,
+    Turnover,
+    WeightBounds,
+)
+from equipoise.optimizer import (
+    CovarianceRisk,
+    FixedFee,
+    HoldingCost,
+    ImpactCost,
+    MinimumCommission,
+    ProportionalCost,
+    lot_split,
+)
 from equipoise.optimizer.choose import solve
 from equipoise.optimizer.factored import FactoredRisk
 from equipoise.optimizer.lot_bound import lot_bound, relaxed
@@ -72,7 +90,10 @@ def problem_of(case: dict) -> tuple[Rebalancer, pd.DataFrame]:
     )
     table["volume"] = [*case["volume"], 1.0]
     low, high = case["bounds"]
-    rules = [WeightBounds(low, high), LotSize("lot", "min_notional", "min_quantity")]
+    rules = [WeightBounds(low, high), LotSize("lot", "min_notional", "min_quantity", case.get("max_notional"))]
+    rules += [OrderLimit(case["orders"])] if case.get("orders") is not None else []
+    rules += [NameLimit(case["names"])] if case.get("names") is not None else []
+    rules += [MinimumPosition(*case["least"])] if case.get("least") else []
     rules += [DriftBand(absolute=case["band"])] if case["band"] else []
     rules += [Turnover(case["turnover"])] if case["turnover"] else []
     rules += [Leverage(case["leverage"])] if case["leverage"] else []
@@ -82,6 +103,8 @@ def problem_of(case: dict) -> tuple[Rebalancer, pd.DataFrame]:
         costs.append(ImpactCost(volatility=0.02, volume="volume", coefficient=case["impact"]))
     if any(case["carry"]):
         costs.append(HoldingCost(long=case["carry"][0], short=case["carry"][1]))
+    costs += [FixedFee(case["fixed"])] if case.get("fixed") else []
+    costs += [MinimumCommission(*case["commission"])] if case.get("commission") else []
     cov = pd.DataFrame(case["cov"], index=names, columns=names)
     return Rebalancer(
         risk=CovarianceRisk(cov),
@@ -109,6 +132,11 @@ def brute_force(case: dict) -> float:
             fits &= np.abs(w - b[i]) <= case["band"] + 1e-12
         large = (np.abs(trades) * p[i] >= case["min_notional"][i] - 1e-9) & (np.abs(trades) >= case["min_quantity"][i])
         fits &= (np.abs(trades) < 1e-12) | (np.abs(held) < 1e-12) | large
+        if case.get("max_notional"):
+            fits &= np.abs(trades) * p[i] <= case["max_notional"] + 1e-9
+        if case.get("least"):
+            weight, notional = case["least"]
+            fits &= (np.abs(held) < 1e-12) | (np.abs(held) * p[i] >= max(weight * nav, notional) - 1e-9)
         points.append(trades[fits])
     if any(len(x) == 0 for x in points):
         return np.inf
@@ -116,10 +144,18 @@ def brute_force(case: dict) -> float:
     z = trades * p / nav
     w = (q + trades) * p / nav
     scale = case["impact"] * 0.02 * np.sqrt(nav / case["volume"])
-    paid = (case["fee"] * np.abs(z) + scale * np.abs(z) ** 1.5).sum(axis=1)
+    each = case["fee"] * np.abs(z) + scale * np.abs(z) ** 1.5 + (np.abs(z) > 1e-12) * case.get("fixed", 0.0) / nav
+    if case.get("commission"):
+        minimum, rate = case["commission"]
+        each = each + np.where(np.abs(z) > 1e-12, np.maximum(minimum / nav, rate * np.abs(z)), 0.0)
+    paid = each.sum(axis=1)
     away = w - b
     variance = np.einsum("pi,ij,pj->p", away, case["cov"], away)
     keeps = case["cash"] / nav - z.sum(axis=1) - paid >= -1e-12
+    if case.get("orders") is not None:
+        keeps &= (np.abs(z) > 1e-12).sum(axis=1) <= case["orders"]
+    if case.get("names") is not None:
+        keeps &= (np.abs(w) > 1e-12).sum(axis=1) <= case["names"]
     if case["turnover"]:
         keeps &= 0.5 * np.abs(z).sum(axis=1) <= case["turnover"] + 1e-12
     if case["leverage"]:

@@ -62,13 +62,18 @@ RULES = [
     rules.FactorLimit(loadings="two", upper=2.0),
     rules.TrackingErrorLimit(limit=0.2),
     rules.Turnover(limit=0.3, kind="two_way"),
-    rules.LotSize(lot="one", min_notional=0.5, min_quantity=0.25),
+    rules.LotSize(lot="one", min_notional=0.5, min_quantity=0.25, max_notional=9.0, max_quantity=EACH),
+    rules.MinimumPosition(weight=0.01, notional="one", assets=("A",)),
+    rules.NameLimit(limit=3, assets=("A", "B")),
+    rules.OrderLimit(limit=2, assets=("A",)),
 ]
 COSTS = [
     costs.ProportionalCost(buy="one", sell=0.002),
     costs.ImpactCost(volatility=0.01, volume="volume", coefficient=EACH),
     costs.QuadraticCost(rate=0.1, volume="volume"),
     costs.HoldingCost(long=0.001, short="one"),
+    costs.FixedFee(fee="one"),
+    costs.MinimumCommission(minimum=EACH, rate=0.001),
 ]
 TRIGGERS = [
     Drift(0.05),

@@ -18,11 +18,32 @@ from test_every_rule import CASES, COVARIANCE, RISKY, TABLE, rule_classes
 from test_portfolio import BAD_TABLES
 from test_portfolio import table as small_table
 
-from equipoise.constraints import Cone, Custom, InputError, LotSize, Row, Rule, Turnover, WeightBounds
+from equipoise.constraints import (
+    Cone,
+    Custom,
+    InputError,
+    LotSize,
+    MinimumPosition,
+    NameLimit,
+    OrderLimit,
+    Row,
+    Rule,
+    Turnover,
+    WeightBounds,
+)
 from equipoise.constraints.base import dot
 from equipoise.constraints.errors import NotStackable
 from equipoise.optimizer import costs
-from equipoise.optimizer.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost, total
+from equipoise.optimizer.costs import (
+    Cost,
+    FixedFee,
+    HoldingCost,
+    ImpactCost,
+    MinimumCommission,
+    ProportionalCost,
+    QuadraticCost,
+    total,
+)
 from equipoise.optimizer.portfolio import Portfolio, blank
 from equipoise.optimizer.risk import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance, stacked
 from equipoise.optimizer.stack import Stack, stacks
@@ -357,10 +378,10 @@ def assert_same_data(one: Any, many: Any, i: int) -> None:
 
 def test_every_class_is_here() -> None:
     """A new rule or cost serves stacks, or says here that it does not."""
-    assert {rule for rule in rule_classes() if not rule.stacks} == {Custom}
+    assert {rule for rule in rule_classes() if not rule.stacks} == {Custom, MinimumPosition, NameLimit, OrderLimit}
     assert {rule for rule in rule_classes() if rule.stacks} == {type(rule) for rule in RULES}
     classes = [found for _, found in inspect.getmembers(costs, inspect.isclass) if issubclass(found, Cost)]
-    assert {cost for cost in classes if cost.stacks} == set(COSTS) == {*classes} - {Cost}
+    assert {cost for cost in classes if cost.stacks} == set(COSTS) == {*classes} - {Cost, FixedFee, MinimumCommission}
 
 
 def test_serving_stacks_is_not_inherited() -> None:

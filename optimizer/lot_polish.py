@@ -1,0 +1,111 @@
+"""The best sizes of orders: the convex program in which each asset stays on its side of every jump.
+
+Which assets trade, and which end long, short or at nothing, is as in the plan; fees are then a constant. Fine lots have
+so many steps that moves of the search alone would take long to get there; the answer is rounded and searched on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from equipoise.constraints.base import Array, Bound, Piece, Row
+from equipoise.optimizer import newton
+from equipoise.optimizer.lot_bound import LotBound, at_convex_prices
+from equipoise.optimizer.lot_points import Lots
+from equipoise.optimizer.lot_search import Search, State
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.solution import Solution
+
+#: Of NAV: lots below this have sizes worth a program.
+FINE = 1e-3
+
+
+def polished(search: Search, state: State) -> State:
+    """This plan, or the better one with the same orders in other sizes."""
+    if not np.any(search.allowed.size < FINE):
+        return state
+    answer = _solved(_program(search.problem, *_sides(search.allowed, state), _fees(search, state)))
+    if answer is None or answer.weights is None:
+        return state
+    best, trades = state, answer.weights - search.problem.before
+    stays = ~search.allowed.indicators(state.lots, state.closed)[0] | state.closed
+    exactly = trades / search.allowed.size
+    for upwards in (answer.weights < 0, np.round(exactly) > exactly):
+        lots, closed = search.allowed.nearest(trades, upwards)
+        begun = search.state(np.where(stays, state.lots, lots), np.where(stays, state.closed, closed))
+        reached = search.run(begun)
+        best = reached if reached.better_than(best) else best
+    return best
+
+
+def decided(found: LotBound) -> LotBound:
+    """The bound of lots in which no asset jumps any more, from the prices of the convex program between their ends.
+
+    With fine lots it is as tight as that program; the mixture of a few points of the hulls gets there slowly.
+    """
+    dual, weights = found.dual, found.weights
+    allowed, problem = dual.allowed, dual.allowed.problem
+    if weights is None or not np.any(allowed.size < FINE):
+        return found
+    lower, upper = (edge.copy() for edge in dual.ranges)
+    lower[problem.cash], upper[problem.cash] = -np.inf, np.inf
+    paid = 0.0
+    if problem.fees is not None:
+        each = problem.fees.each(np.where(allowed.holds, 0.0, weights - problem.before))
+        paid = float(each.sum())
+    answer = _solved(_program(problem, lower, upper, paid))
+    if answer is None or answer.weights is None:
+        return found
+    minimum = at_convex_prices(dual, answer)
+    points = found.points.joined(minimum.points).distinct()
+    return replace(found, value=max(found.value, minimum.value), weights=answer.weights, points=points, mixed=None)
+
+
+def _solved(program: Problem) -> Solution | None:
+    if np.any(program.lower > program.upper):
+        return None
+    if newton.refusal(program) is None:
+        return newton.solution(program)[0]
+    from equipoise.optimizer.program import solve
+
+    return solve(program)
+
+
+def _sides(allowed: Lots, state: State) -> tuple[Array, Array]:
+    """The weights between which each asset's order is of the same kind."""
+    before = allowed.problem.before
+    ordered, _ = allowed.indicators(state.lots, state.closed)
+    still = np.where(state.closed, 0.0, before)
+    lower, upper = still.copy(), still.copy()
+    for low, high in zip(*allowed.intervals, strict=True):
+        here = ordered & ~state.closed & (state.lots >= low) & (state.lots <= high)
+        lower, upper = (
+            np.where(here, before + low * allowed.size, lower),
+            np.where(here, before + high * allowed.size, upper),
+        )
+    cash = allowed.problem.cash
+    lower[cash], upper[cash] = -np.inf, np.inf
+    return lower, upper
+
+
+def _fees(search: Search, state: State) -> float:
+    fees = search.problem.fees
+    return 0.0 if fees is None else float(fees.each(search.allowed.trades(state.lots, state.closed)).sum())
+
+
+def _program(problem: Problem, lower: Array, upper: Array, fees: float) -> Problem:
+    """The convex program within these bounds, with the cash less these fees."""
+    cash, costs = problem.cash, iter(problem.rows.cost)
+
+    def less(piece: Piece) -> Piece:
+        if isinstance(piece, Row):
+            return replace(piece, upper=piece.upper - float(next(costs)) * fees)
+        if isinstance(piece, Bound):
+            return replace(piece, lower=piece.lower + np.where(np.arange(len(lower)) == cash, fees, 0.0))
+        return piece
+
+    pieces = tuple((title, less(piece)) for title, piece in problem.pieces)
+    sides = Bound(label="orders as they are", lower=lower, upper=upper)
+    return replace(problem.relaxation, pieces=(*pieces, ("orders as they are", sides)))

@@ -6,43 +6,60 @@ from equipoise.constraints.bounds import (
     BuyOnly,
     LongOnly,
     NoTrade,
+    PoolCaps,
+    Reserve,
     SellOnly,
     ShortOnly,
     TradeLimit,
     WeightBounds,
 )
-from equipoise.constraints.cash import CashBand, CashFloor
-from equipoise.constraints.collateral import CollateralRatio, HealthFactor, InitialMargin
+from equipoise.constraints.cash import CashBand, CashFloor, SettledCash
+from equipoise.constraints.collateral import BorrowLimit, CollateralRatio, HealthFactor, LoanToValue
 from equipoise.constraints.custom import Custom, Trade
+from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.exposure import FactorLimit, GroupLimit, Leverage, TrackingErrorLimit
+from equipoise.constraints.exposure import FactorLimit, GreekLimit, GroupLimit, Leverage, TrackingErrorLimit
+from equipoise.constraints.margin import InitialMargin, MaintenanceMargin
+from equipoise.constraints.stress import AfterMove, AfterScenarios, AfterShock, CVaR
 from equipoise.constraints.trading import LotSize, Turnover
 
 __all__ = [
     "Account",
+    "AfterMove",
+    "AfterScenarios",
+    "AfterShock",
+    "BorrowLimit",
     "Bound",
     "BuyOnly",
+    "CVaR",
     "CashBand",
     "CashFloor",
     "CollateralRatio",
     "Cone",
     "Custom",
     "DriftBand",
+    "Envelope",
     "FactorLimit",
+    "GreekLimit",
     "GroupLimit",
     "HealthFactor",
     "InitialMargin",
     "InputError",
     "Leverage",
+    "LoanToValue",
     "LongOnly",
     "LotSize",
+    "MaintenanceMargin",
     "NoTrade",
     "Opaque",
     "Parts",
     "Piece",
+    "PoolCaps",
+    "Reserve",
     "Row",
     "Rule",
     "SellOnly",
+    "SettledCash",
     "ShortOnly",
     "Step",
     "TrackingErrorLimit",

@@ -35,6 +35,7 @@ _WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and th
 _GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
 _SEED = 20
 _STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan
+_SUPPORTED = 8  # how often the rows of envelopes that a plan breaks are added
 _EXACT_SPLITS = 4  # of the root of a branch and bound
 
 
@@ -105,7 +106,8 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
             return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
         return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
 
-    inner = replace(problem, pieces=tuple((title, tighter(piece)) for title, piece in problem.pieces))
+    pieces, found = (tuple((t, tighter(piece)) for t, piece in given) for given in (problem.pieces, problem.found))
+    inner = replace(problem, pieces=pieces, found=found)
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None
     return solve(inner).weights
@@ -230,7 +232,9 @@ def improved(found: Found, bound: LotBound, effort: int) -> Found:
     return replace(found, best=best)
 
 
-def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> tuple[Found | None, str]:
+def _searched(
+    problem: Problem, optimum: Array, lower: Array, margin: float, rounds: int = _SUPPORTED
+) -> tuple[Found | None, str]:
     """The best plan within these lower bounds, or None and why."""
     from equipoise.optimizer.lot_program import feasible_point
 
@@ -242,6 +246,8 @@ def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> 
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]
     best = min(reached, key=lambda s: (max(s.violation, SLACK), s.objective))
+    if best.violation > SLACK and rounds and problem.beyond(best.weights) > SLACK:
+        return _searched(problem.supported(best.weights), optimum, lower, margin, rounds - 1)
     if best.violation > SLACK and problem.opaque:
         best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
     if best.violation > SLACK:
@@ -294,6 +300,7 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
         for title, piece in search.problem.opaque
         if piece.violation(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
     ]
+    broken += [t for t, e in search.problem.envelopes if e.excess(weights, weights - search.problem.before) > SLACK]
     how = (
         "no plan in whole lots keeps all rules (proven)"
         if proven

@@ -159,7 +159,9 @@ def account(rng: np.random.Generator, names: tuple[str, ...] | None = None) -> D
         for s in range(10)
     }
     moves["s0"] = dict.fromkeys(labels[: nc + nd], -0.05)
-    brackets = {a: ((0.0, 0.02), (0.15 * nav, 0.1), (0.3 * nav, 0.3), (0.5 * nav, 0.5)) for a in ("perps/A", "perps/B")}
+    brackets = dict.fromkeys(
+        ("perps/A", "perps/B"), ((0.0, 0.02), (0.15 * nav, 0.1), (0.3 * nav, 0.3), (0.5 * nav, 0.5))
+    )
     size = b[["perps/A", "perps/B"]].abs().to_numpy()
     margin = sum(tier(x * nav, brackets["perps/A"], lambda y: max(y, 0.0)) / nav for x in size)
     share, cap = 0.6, {labels[0]: 0.5 * float(t[0] * held[0]) * nav}
@@ -292,7 +294,7 @@ def reference(drawn: Drawn) -> tuple[np.ndarray | None, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for accuracy in (1e-11, 1e-10, 1e-9, 1e-8):
-            limits = {name: accuracy for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")}
+            limits = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), accuracy)
             try:
                 problem.solve(solver=cp.CLARABEL, max_iter=500, **limits)
             except cp.SolverError:

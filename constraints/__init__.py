@@ -18,22 +18,32 @@ from equipoise.constraints.bounds import (
     BuyOnly,
     LongOnly,
     NoTrade,
+    PoolCaps,
+    Reserve,
     SellOnly,
     ShortOnly,
     TradeLimit,
     WeightBounds,
 )
-from equipoise.constraints.cash import CashBand, CashFloor
-from equipoise.constraints.collateral import CollateralRatio, HealthFactor, InitialMargin
+from equipoise.constraints.cash import CashBand, CashFloor, SettledCash
+from equipoise.constraints.collateral import BorrowLimit, CollateralRatio, HealthFactor, LoanToValue
 from equipoise.constraints.custom import Custom, Trade
+from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.exposure import FactorLimit, GroupLimit, Leverage, TrackingErrorLimit
+from equipoise.constraints.exposure import FactorLimit, GreekLimit, GroupLimit, Leverage, TrackingErrorLimit
+from equipoise.constraints.margin import InitialMargin, MaintenanceMargin
+from equipoise.constraints.stress import AfterMove, AfterScenarios, AfterShock, CVaR
 from equipoise.constraints.trading import LotSize, MinimumPosition, NameLimit, OrderLimit, Turnover
 
 __all__ = [
     "Account",
+    "AfterMove",
+    "AfterScenarios",
+    "AfterShock",
+    "BorrowLimit",
     "Bound",
     "BuyOnly",
+    "CVaR",
     "CashBand",
     "CashFloor",
     "CollateralRatio",
@@ -41,14 +51,18 @@ __all__ = [
     "Count",
     "Custom",
     "DriftBand",
+    "Envelope",
     "FactorLimit",
+    "GreekLimit",
     "GroupLimit",
     "HealthFactor",
     "InitialMargin",
     "InputError",
     "Leverage",
+    "LoanToValue",
     "LongOnly",
     "LotSize",
+    "MaintenanceMargin",
     "MinimumPosition",
     "NameLimit",
     "NoTrade",
@@ -56,10 +70,13 @@ __all__ = [
     "OrderLimit",
     "Parts",
     "Piece",
+    "PoolCaps",
+    "Reserve",
     "Row",
     "Rule",
     "SellOnly",
     "Semicontinuous",
+    "SettledCash",
     "ShortOnly",
     "Step",
     "TrackingErrorLimit",

@@ -8,6 +8,7 @@ A convex rule about a portfolio is one or more of these pieces, all in fractions
     Step     a traded quantity is a whole number of lots, and zero or at least a minimum
     Semicontinuous    a position is zero or at least a minimum
     Count    at most so many orders, or names
+    Envelope the worst of more rows than one can list (tiered margin, CVaR, k sigmas: see `terms`)
 
 with w the weights after trading, w⁺ and w⁻ their long and short parts, z = w − w₀ the trades, z⁺ buys
 and z⁻ sells. Whatever a rule's pieces say is derived from these numbers for every rule at once: the
@@ -23,13 +24,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
+
+if TYPE_CHECKING:
+    from equipoise.constraints.envelope import Envelope
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -117,6 +121,18 @@ class Parts:
     sell: Array | None = None
 
     NAMES: ClassVar[tuple[str, ...]] = ("weight", "long", "short", "buy", "sell")
+
+    def take(self, i: int) -> Any:
+        """Those of portfolio i of a stack."""
+        fixed = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in fixed.items():
+            if name in self.NAMES:
+                fixed[name] = value[i] if np.ndim(value) > 1 else value
+            elif isinstance(value, Parts):
+                fixed[name] = value.take(i)
+            elif isinstance(value, np.ndarray):
+                fixed[name] = float(value[i])
+        return type(self)(**fixed)
 
     def of(self, weights: Array, trades: Array) -> Any:
         """The value at these weights and trades: a float, or (B,) for those of a stack."""
@@ -223,6 +239,10 @@ class Cone:
         length = np.hypot(np.linalg.norm(exposure, axis=-1), np.linalg.norm(self.diagonal * away, axis=-1))
         return length if length.ndim else float(length)
 
+    def over(self, weights: Array, trades: Array) -> float:
+        """By how much one portfolio breaks it, raised by more than the rounding error."""
+        return float(self.of(weights) * (1.0 + 1e-13) - self.upper)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
@@ -268,7 +288,7 @@ class Opaque:
     violation: Callable[[Array, Array], float]
 
 
-Piece: TypeAlias = Row | Bound | Cone | Step | Semicontinuous | Count | Opaque
+Piece: TypeAlias = "Row | Bound | Cone | Step | Semicontinuous | Count | Opaque | Envelope"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,10 +351,21 @@ def check_number(value: Any, argument: str, *, at_least: float | None = None, ab
         raise InputError(f"must be above {above:g}", column=argument, value=value)
 
 
-def check_range(values: Array, account: Account, argument: str, *, at_least: float, at_most: float = LARGEST) -> None:
-    """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside."""
+def check_range(
+    values: Array,
+    account: Account,
+    argument: str,
+    *,
+    at_least: float,
+    at_most: float = LARGEST,
+    of: str | None = None,
+) -> None:
+    """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside.
+
+    `of` is the account that the rule is about, for the error."""
     wrong = ~((values >= at_least) & (values <= at_most))
     if wrong.any():
         where = account.first(wrong)
         wanted = f"a finite number of at least {at_least:g}" + (f", at most {at_most:g}" if at_most < LARGEST else "")
-        raise InputError(f"must be {wanted}", asset=account.assets[where], column=argument, value=values[where])
+        problem = f"must be {wanted}" if of is None else f"account {of!r}: must be {wanted}"
+        raise InputError(problem, asset=account.assets[where], column=argument, value=values[where])

@@ -130,3 +130,54 @@ class TradeLimit(Rule, stacks=True):
         check_range(volume, account, "volume", at_least=0.0)
         most = self.participation * volume / account.nav
         return (_bound(account, "order size", self.assets, account.before - most, account.before + most),)
+
+
+@dataclass(frozen=True)
+class PoolCaps(Rule, stacks=True):
+    """w ≤ w₀⁺ + supply·price/NAV and w ≥ −w₀⁻ − borrow·price/NAV: what a lending pool still takes and lends.
+
+    `supply`, `borrow`: the room under the pool's caps in units of the asset, cap − what all have supplied or borrowed
+    (0: full; blank: no cap). What is held or owed already may stay. Source: Aave v3, Compound III, supply and borrow
+    caps.
+    """
+
+    supply: Numbers | None = None
+    borrow: Numbers | None = None
+    assets: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.supply is None and self.borrow is None:
+            raise InputError("give supply=, borrow= or both", column="PoolCaps")
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        edges = {}
+        for given, argument in ((self.supply, "supply"), (self.borrow, "borrow")):
+            room = np.full(account.shape, np.inf)
+            if given is not None:
+                room = account.numbers(given, argument, cash=np.inf, missing=np.inf)
+            check_range(room, account, argument, at_least=0.0, at_most=np.inf)
+            held = np.maximum(account.before if argument == "supply" else -account.before, 0.0)
+            edges[argument] = held + room * account.price / account.nav
+        return (_bound(account, "room in the pool", self.assets, -edges["borrow"], edges["supply"]),)
+
+
+@dataclass(frozen=True)
+class Reserve(Rule, stacks=True):
+    """w ≥ min(w₀, units·price/NAV): a reserve or insurance buffer that may not be spent; what is missing is not bought.
+
+    `units` of each asset, the settlement cash included if it is named (blank: none). The cash counts after costs.
+    """
+
+    units: Numbers
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        units = account.numbers(self.units, "units", missing=-np.inf)
+        check_range(units, account, "units", at_least=-np.inf)
+        wrong = np.isfinite(units) & (units < 0)
+        if wrong.any():
+            i = account.first(wrong)
+            raise InputError("must be at least 0", asset=account.assets[i], column="units", value=units[i])
+        low, high = unbounded(account)
+        kept = np.isfinite(units)
+        held = np.where(kept, np.where(kept, units, 0.0) * account.price / account.nav, -np.inf)
+        return (Bound(label="reserve", lower=np.where(kept, np.minimum(account.before, held), low), upper=high),)

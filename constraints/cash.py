@@ -7,8 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.constraints.base import Account, Bound, Piece, Rule, check_number, unbounded
+from equipoise.constraints.base import (
+    Account,
+    Bound,
+    Numbers,
+    Piece,
+    Row,
+    Rule,
+    check_number,
+    check_range,
+    unbounded,
+)
+from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.terms import Proceeds
 
 
 @dataclass(frozen=True)
@@ -61,3 +73,38 @@ class CashBand(Rule, stacks=True):
         low, high = unbounded(account)
         low[account.cash], high[account.cash] = self.lower, self.upper
         return (Bound(label="cash", lower=low, upper=high),)
+
+
+@dataclass(frozen=True)
+class SettledCash(Rule, stacks=True):
+    """Buys are paid from settled cash and from proceeds that are there at once:
+
+        cash after costs − Σ late·z⁻ − Σ over venues of (Σ (1 − late)·z⁻ − Σ z⁺)⁺  ≥  unsettled / NAV
+
+    `unsettled`: the part of the cash (money) that is still to come from earlier sales. `late`: the part of each
+    asset's proceeds that comes only after settlement (1 for T+1, 0 for at once; blank: 0). With `by`, a label column,
+    proceeds pay for buys of the same venue only: what a venue's sales leave over waits for settlement. Assets without
+    a label pay for any.
+    """
+
+    unsettled: float = 0.0
+    late: Numbers = 0.0
+    by: str | None = None
+
+    def __post_init__(self) -> None:
+        check_number(self.unsettled, "unsettled", at_least=0.0)
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        late = account.numbers(self.late, "late", cash=0.0, missing=0.0)
+        check_range(late, account, "late", at_least=0.0, at_most=1.0)
+        of_cash = np.zeros(account.shape)
+        of_cash[account.cash] = -1.0
+        waiting = np.broadcast_to(self.unsettled / np.asarray(account.nav), account.shape)[account.cash]
+        row = Row(label="settled cash", weight=of_cash, sell=late, upper=-waiting, at_least=True)
+        if self.by is None:
+            return (row,)
+        venues = tuple(member & account.positions(None, "by") for member in account.members(self.by).values())
+        return (Envelope(row, (Proceeds(venues, 1.0 - late),)),)
+
+    def label_columns(self) -> tuple[str, ...]:
+        return () if self.by is None else (self.by,)

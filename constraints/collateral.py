@@ -1,19 +1,23 @@
-"""Collateral, debt and margin: what must still be covered after the trades.
+"""Collateral and debt: what must still be covered after the trades.
 
-Debts and shorts are rows of negative quantity, so that a position's long part w⁺ is collateral and its
-short part w⁻ is debt. Every ratio is one convex row: weighted debt − weighted collateral ≤ 0.
+Debts are rows of negative quantity, so that a position's long part w⁺ is collateral and its short part w⁻ is debt.
+Every ratio is one convex row: weighted debt − weighted collateral ≤ 0. `assets` and `account` (a label of the table's
+column `account`) restrict a rule to the rows of one account of several; without them it is about the whole table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from equipoise.constraints.accounts import counted, of_account, sides
 from equipoise.constraints.base import (
     Account,
     Array,
+    Bound,
     Numbers,
     Parts,
     Piece,
@@ -21,19 +25,42 @@ from equipoise.constraints.base import (
     Rule,
     check_number,
     check_range,
+    dot,
+    unbounded,
 )
+from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.errors import InputError
+from equipoise.constraints.terms import Counted
 
-_LARGEST_RATE = 100.0  # a margin of a hundred times the position: an infinite one would not be a number
+
+@dataclass(frozen=True)
+class _Coverage(Rule):
+    """What the rules here share: the rows they are about."""
+
+    assets: Sequence[str] | None = field(default=None, kw_only=True)
+    account: str | None = field(default=None, kw_only=True)
+
+    def label_columns(self) -> tuple[str, ...]:
+        return of_account(self.account)
+
+    def _factors(self, account: Account, given: Numbers, argument: str, at_most: float = 1.0) -> Array:
+        """The part of each row that counts, 0 for the rows of other accounts."""
+        factor = account.numbers(given, argument, missing=0.0)
+        check_range(factor, account, argument, at_least=0.0, at_most=at_most, of=self.account)
+        return np.where(counted(account, self.assets, self.account), factor, 0.0)
+
+    def _debts(self, account: Account) -> Array:
+        """1 for each row of the account, 0 for others."""
+        return counted(account, self.assets, self.account).astype(float)
 
 
-def _coverage(label: str, at_least: float, collateral: Array) -> Row:
+def _covered(label: str, at_least: float, collateral: Array, debt: Array, upper: Any = 0.0) -> Row:
     """Σ collateral·w⁺ ≥ at_least · Σ w⁻, reported as the ratio of the two."""
-    debt = np.ones_like(collateral)
     return Row(
         label=label,
         long=-collateral,
         short=at_least * debt,
-        upper=0.0,
+        upper=upper,
         at_least=True,
         limit=at_least,
         per=Parts(short=debt),
@@ -41,72 +68,148 @@ def _coverage(label: str, at_least: float, collateral: Array) -> Row:
 
 
 @dataclass(frozen=True)
-class HealthFactor(Rule, stacks=True):
+class HealthFactor(_Coverage, stacks=True):
     """Σ thresholdᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻: the health factor of a lending account (Aave v3).
 
-    `threshold`: the liquidation threshold of each asset as collateral, 0 to 1 (0 or blank: none). With no
-    debt the health factor is infinite. Source: Aave v3 protocol, health factor = Σ collateral·LT / debt.
+    `threshold`: the liquidation threshold of each asset as collateral, 0 to 1 (0 or blank: none). `emode` names the
+    category that the account is in, one of `emodes`, which gives the thresholds of the assets in it; the others keep
+    their own. With no debt the health factor is infinite.
+    Source: Aave v3 protocol, health factor = Σ collateral·LT / debt; efficiency mode.
     """
 
     at_least: float
     threshold: Numbers
+    emode: str | None = None
+    emodes: Mapping[str, Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         check_number(self.at_least, "at_least", above=0.0)
+        if self.emodes is not None and not isinstance(self.emodes, Mapping):
+            raise InputError("must give each category's thresholds by asset", column="emodes", value=self.emodes)
+        known = self.emodes or {}
+        if self.emode and (not isinstance(self.emode, str) or self.emode not in known):
+            of = "" if self.account is None else f"account {self.account!r}: "
+            names = ", ".join(known) or "none"
+            raise InputError(f"{of}there is no such e-mode (known: {names})", column="emode", value=self.emode)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        threshold = account.numbers(self.threshold, "threshold", missing=0.0)
-        check_range(threshold, account, "threshold", at_least=0.0, at_most=min(1.0, self.at_least))
-        return (_coverage("health factor", self.at_least, threshold),)
+        most = min(1.0, self.at_least)
+        threshold = self._factors(account, self.threshold, "threshold", most)
+        if self.emode and self.emodes is not None:
+            inside = account.numbers(self.emodes[self.emode], "emodes", missing=-1.0)
+            check_range(np.where(inside == -1.0, 0.0, inside), account, "emodes", at_least=0.0, at_most=most)
+            threshold = np.where((inside != -1.0) & (self._debts(account) > 0), inside, threshold)
+        return (_covered("health factor", self.at_least, threshold, self._debts(account)),)
 
 
 @dataclass(frozen=True)
-class CollateralRatio(Rule, stacks=True):
+class LoanToValue(_Coverage, stacks=True):
+    """Σ wⱼ⁻ ≤ at_most · Σ wᵢ⁺: debt over collateral. `counts`: the part of each asset that is collateral (1)."""
+
+    at_most: float
+    counts: Numbers = 1.0
+
+    def __post_init__(self) -> None:
+        check_number(self.at_most, "at_most", above=0.0)
+        if self.at_most > 1:
+            raise InputError("is a fraction of the collateral, at most 1", column="at_most", value=self.at_most)
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        collateral, debt = self._factors(account, self.counts, "counts"), self._debts(account)
+        per = Parts(long=collateral)
+        return (
+            Row(
+                label="loan to value",
+                long=-self.at_most * collateral,
+                short=debt,
+                upper=0.0,
+                limit=self.at_most,
+                per=per,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class BorrowLimit(_Coverage, stacks=True):
+    """Σ borrowᵢ·wᵢ⁺ ≥ Σ wⱼ⁻ for who borrows or withdraws, and Σ liquidationᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻ always.
+
+    `borrow`, `liquidation`: Compound III's borrow and liquidate collateral factors (Aave's LTV and liquidation
+    threshold), 0 ≤ borrow ≤ liquidation ≤ 1; blank: no collateral. `at_least` of 1 or more is the buffer above
+    liquidation. An account that is beyond its borrow limit already may not go further beyond, nor owe more of
+    anything. Source: Comet, isBorrowCollateralized and isLiquidatable.
+    """
+
+    borrow: Numbers
+    liquidation: Numbers
+    at_least: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number(self.at_least, "at_least", at_least=1.0)
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        borrow = self._factors(account, self.borrow, "borrow")
+        liquidation, debt = self._factors(account, self.liquidation, "liquidation"), self._debts(account)
+        crossed = liquidation < borrow
+        if crossed.any():
+            i = account.first(crossed)
+            of = "" if self.account is None else f"account {self.account!r}: "
+            text = f"{of}must be at least the borrow factor {borrow[i]:g}, or who borrows is liquidated"
+            raise InputError(text, asset=account.assets[i], column="liquidation", value=liquidation[i])
+        before = account.before
+        over = dot(debt, np.maximum(-before, 0.0)) - dot(borrow, np.maximum(before, 0.0))
+        low, high = unbounded(account)
+        no_more = (np.asarray(over)[..., None] > 0) & (debt > 0)
+        low = np.where(no_more, np.minimum(before, 0.0), low)
+        return (
+            _covered("borrow limit", 1.0, borrow, debt, np.maximum(over, 0.0)),
+            _covered("liquidation limit", self.at_least, liquidation, debt),
+            Bound(label="no more debt beyond the borrow limit", lower=low, upper=high),
+        )
+
+
+@dataclass(frozen=True)
+class CollateralRatio(_Coverage, stacks=True):
     """Σ factorᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻: collateral over debt (Maker's collateralisation ratio; 1/LTV).
 
-    `factor`: the part of each asset that counts as collateral, 0 to 1 (default: all of it; blank: none).
+    `factor`: the part of each asset that counts as collateral, 1 − haircut, 0 to 1 (default: all of it; blank: none).
+    Concentration limits: of each asset counts at most `cap` (money; blank: no limit), and at most the part `share` of
+    all that counts. With these, collateral stays collateral: no row that counts may be sold short.
     """
 
     at_least: float
     factor: Numbers = 1.0
+    cap: Numbers | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         check_number(self.at_least, "at_least", above=0.0)
+        check_share(self.share)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        factor = account.numbers(self.factor, "factor", missing=0.0)
-        check_range(factor, account, "factor", at_least=0.0, at_most=min(1.0, self.at_least))
-        return (_coverage("collateral ratio", self.at_least, factor),)
+        factor = self._factors(account, self.factor, "factor", min(1.0, self.at_least))
+        debt = self._debts(account)
+        if self.cap is None and self.share is None:
+            return (_covered("collateral ratio", self.at_least, factor, debt),)
+        kept, bound, cap = limited(account, factor, self.cap, "collateral with concentration limits", self.account)
+        row = _covered("collateral ratio", self.at_least, np.zeros_like(factor), debt)
+        return (Envelope(row, (Counted(kept, cap, self.share or 1.0, 1.0),)), bound)
 
 
-@dataclass(frozen=True)
-class InitialMargin(Rule, stacks=True):
-    """Σ rateᵢ·|wᵢ| ≤ utilisation · (Σ (1 − haircutᵢ)·wᵢ⁺ − Σ wⱼ⁻): initial margin within the equity.
+def check_share(share: float | None) -> None:
+    """A concentration limit: above 0, at most 1."""
+    if share is not None:
+        check_number(share, "share", above=0.0)
+        if share > 1:
+            raise InputError("is a part of all that counts, at most 1", column="share", value=share)
 
-    `rate`: the margin rate of each position (0.5 under Regulation T; blank or cash: 0); `haircut`: the part
-    of a long position that does not count as equity. `utilisation` below 1 keeps a buffer. Reported as
-    margin over equity. Source: account equity against the sum of initial margins (dYdX v4; FINRA 4210).
-    """
 
-    rate: Numbers
-    haircut: Numbers = 0.0
-    utilisation: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number(self.utilisation, "utilisation", above=0.0)
-
-    def pieces(self, account: Account) -> Sequence[Piece]:
-        rate = account.numbers(self.rate, "rate", cash=0.0, missing=0.0)
-        haircut = account.numbers(self.haircut, "haircut", missing=0.0)
-        check_range(rate, account, "rate", at_least=0.0, at_most=_LARGEST_RATE)
-        check_range(haircut, account, "haircut", at_least=0.0, at_most=1.0)
-        return (
-            Row(
-                label="initial margin",
-                long=rate - self.utilisation * (1.0 - haircut),
-                short=rate + self.utilisation,
-                upper=0.0,
-                limit=self.utilisation,
-                per=Parts(long=1.0 - haircut, short=-np.ones_like(rate)),
-            ),
-        )
+def limited(
+    account: Account, factor: Array, cap: Numbers | None, why: str, of: str | None
+) -> tuple[Array, Bound, Array]:
+    """For concentration limits: what counts of the rows that are no debts, the bound that keeps it so, and the caps."""
+    side, bound = sides(account, factor > 0, why)
+    caps = np.full(account.shape, np.inf)
+    if cap is not None:
+        caps = account.numbers(cap, "cap", missing=np.inf)
+        check_range(caps, account, "cap", at_least=0.0, at_most=np.inf, of=of)
+    return np.where(side > 0, factor, 0.0), bound, caps / account.nav

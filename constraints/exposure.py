@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from equipoise.constraints.accounts import counted, of_account
 from equipoise.constraints.base import (
     LARGEST,
     Account,
@@ -171,3 +172,39 @@ class TrackingErrorLimit(Rule, stacks=True):
                 centre=account.target,
             ),
         )
+
+
+@dataclass(frozen=True)
+class GreekLimit(Rule, stacks=True):
+    """lower ≤ Σ greek·quantity / NAV ≤ upper: delta, gamma or vega of all positions; lower = upper is a target.
+
+    `greek`: what one unit of each asset adds, in cash: for the delta multiplier·delta·price of the underlying (its
+    price for the coin or the perpetual itself), for the gamma what a move of 1 % adds to that, for the vega what a
+    volatility point adds. Blank, or the settlement cash: 0. Limits are fractions of the pre-trade NAV.
+    """
+
+    greek: Numbers
+    upper: float | None = None
+    lower: float | None = None
+    assets: Sequence[str] | None = None
+    account: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.upper is None and self.lower is None:
+            raise InputError("give upper=, lower= or both", column="GreekLimit")
+        for limit, argument in ((self.upper, "upper"), (self.lower, "lower")):
+            if limit is not None:
+                check_number(limit, argument)
+        if self.upper is not None and self.lower is not None and self.lower > self.upper:
+            raise InputError(f"must be at most the upper limit {self.upper:g}", column="lower", value=self.lower)
+
+    def pieces(self, account: Account) -> Sequence[Piece]:
+        greek = account.numbers(self.greek, "greek", cash=0.0, missing=0.0)
+        check_range(greek, account, "greek", at_least=-LARGEST, of=self.account)
+        slope = np.where(counted(account, self.assets, self.account), greek / account.price, 0.0)
+        label = self.greek if isinstance(self.greek, str) else "greek"
+        limits = ((self.upper, False), (self.lower, True))
+        return [_limited(label, slope, limit, at_least) for limit, at_least in limits if limit is not None]
+
+    def label_columns(self) -> tuple[str, ...]:
+        return of_account(self.account)

@@ -169,6 +169,7 @@ def _solve(
         by_itself(slice(None))
         return
     answers = newton.solve(problem)
+    problem = answers.problem
     # A form of two slopes at the cash is solved twice, by itself.
     weights = np.where(
         (answers.code == SOLVED)[:, None] & ~np.asarray(problem.kinked)[:, None], answers.weights, np.nan
@@ -208,7 +209,7 @@ def _planned(rebalancer: Rebalancer, portfolio: Portfolio) -> Plan:
 
 def _made(rebalancer: Rebalancer, solved: Solved, answers: Answers, i: int) -> Plan:
     """The plan of one portfolio of a stack: its answer, with the exact check of its orders."""
-    problem = rebalancer.policy.problem(solved.problem.portfolio.portfolio(i))
+    problem = newton.with_rows(rebalancer.policy.problem(solved.problem.portfolio.portfolio(i)), answers, i)
     prices = Prices(answers.rows[i], np.zeros(0), float(answers.budget[i]))
     status, name = (Status.NO_TRADE, "holding") if solved.held[i] else (Status.OPTIMAL, solved.solver)
     objective, bound = float(answers.objective[i]), float(answers.bound[i])

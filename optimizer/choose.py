@@ -58,7 +58,7 @@ def solve(problem: Problem) -> Solution:
 def _of_one_form(problem: Problem) -> Solution:
     if newton.refusal(problem) is not None:
         return _by_program(problem)
-    answer, attempt = newton.solution(problem)
+    answer, attempt, problem = newton.answered(problem)
     if answer is not None:
         return answer
     if attempt.said == "infeasible" and (found := explain(problem)).status is Status.INFEASIBLE:
@@ -77,7 +77,7 @@ def _of_two_forms(problem: Problem) -> Solution:
     if loosest.weights is None:
         return loosest  # what a relaxation cannot keep cannot be kept
     found = [
-        replace(answer, problem=form)
+        replace(answer, problem=answer.problem or form)
         for form in (positive, problem)
         if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
     ]
@@ -95,6 +95,7 @@ def _by_program(problem: Problem) -> Solution:
     answer = program.solve(problem)
     if answer.status is not Status.UNSOLVED:
         return answer
+    problem = answer.problem or problem
     found = explain(problem)
     if found.status is Status.UNSOLVED and answer.attempts and answer.attempts[-1].said == "infeasible":
         # Called infeasible, but not proven: the other solvers' turn.

@@ -17,6 +17,7 @@ from equipoise.optimizer.certificate import lower_bound, reduced_costs
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE, Prices, Status
 
+_SUPPORTED = 20  # how often the rows of envelopes are added
 _SHOWN = 5  # names of assets in a sentence
 
 
@@ -83,9 +84,13 @@ def _sums(problem: Problem) -> Explanation | None:
 
 
 def _rows(problem: Problem) -> Explanation:
+    for _ in range(_SUPPORTED):
+        together = _together(problem)
+        weights, prices, excess = _elastic(problem, together)
+        if weights is None or problem.beyond(weights) <= np.max(excess, initial=0.0) + FEASIBILITY_TOLERANCE:
+            break
+        problem = problem.supported(weights)
     rows = problem.rows
-    every = np.ones(len(rows.upper), dtype=bool)
-    weights, prices, excess = _elastic(problem, every)
     if weights is None or prices is None:
         return Explanation(Status.UNSOLVED, "No solver answered, and neither did the search for a conflict.")
     proof = lower_bound(problem, weights, prices, objective=0.0)
@@ -96,9 +101,8 @@ def _rows(problem: Problem) -> Explanation:
             "No solver gave an answer that passed the check, and no conflict between the rules was proven.",
         )
     sentences, rules, enough = [], [], False
-    for j in over:
-        alone = np.zeros(len(rows.upper), dtype=bool)
-        alone[j] = True
+    for j in over[np.unique(together[over], return_index=True)[1]]:
+        alone = (together == together[j]).astype(int)
         relaxed = _elastic(problem, alone)
         enough |= relaxed[0] is not None
         sentence, against = _least(problem, int(j), *relaxed)
@@ -107,6 +111,15 @@ def _rows(problem: Problem) -> Explanation:
     if not enough:
         sentences.append("Only together can they be relaxed by these amounts.")
     return Explanation(Status.INFEASIBLE, " ".join(sentences), _unique(rules))
+
+
+def _together(problem: Problem) -> Array:
+    """A number for each row; the rows that were met of one envelope have the same."""
+    numbers = np.arange(1, len(problem.rows.upper) + 1)
+    first = sum(isinstance(piece, Row) for _, piece in problem.pieces)
+    if problem.found:
+        numbers[first : first + len(problem.found)] = first + 1 + np.arange(len(problem.found)) % len(problem.envelopes)
+    return numbers
 
 
 def _least(

@@ -39,6 +39,7 @@ _SEED = 20
 _STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
 _DIVE = 6  # every so many turns a dive takes the place of a draw
 _STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
+_SUPPORTED = 8  # how often the rows of envelopes that a plan breaks are added
 _EXACT_SPLITS = 4  # of the root of a branch and bound
 
 
@@ -110,7 +111,8 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
             return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
         return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
 
-    inner = replace(problem.relaxation, pieces=tuple((title, tighter(piece)) for title, piece in problem.pieces))
+    pieces, found = (tuple((t, tighter(piece)) for t, piece in given) for given in (problem.pieces, problem.found))
+    inner = replace(problem.relaxation, pieces=pieces, found=found)
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None
     return solve(inner).weights
@@ -248,7 +250,9 @@ def improved(found: Found, bound: LotBound, effort: int) -> Found:
     return replace(found, best=best)
 
 
-def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> tuple[Found | None, str]:
+def _searched(
+    problem: Problem, optimum: Array, lower: Array, margin: float, rounds: int = _SUPPORTED
+) -> tuple[Found | None, str]:
     """The best plan within these lower bounds, or None and why."""
     from equipoise.optimizer.lot_program import feasible_point
 
@@ -260,6 +264,8 @@ def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> 
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]
     best = min(reached, key=lambda s: (max(s.violation, SLACK), s.objective))
+    if best.violation > SLACK and rounds and problem.beyond(best.weights) > SLACK:
+        return _searched(problem.supported(best.weights), optimum, lower, margin, rounds - 1)
     if best.violation > SLACK and problem.opaque:
         best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
     if best.violation > SLACK:
@@ -315,6 +321,7 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
         for title, piece in search.problem.opaque
         if piece.violation(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
     ]
+    broken += [t for t, e in search.problem.envelopes if e.excess(weights, weights - search.problem.before) > SLACK]
     how = (
         "no plan in whole lots keeps all rules (proven)"
         if proven

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.margin import deductions
 from equipoise.optimizer.checked import Figure, Label, checked, ratio, refusal, together
 
 
@@ -37,7 +38,7 @@ def bracket_amounts(
     not these (to a millionth, or a cent). Source: Binance Futures, maintenance amount in the leverage brackets.
     """
     at, part = together(floor=np.atleast_1d(checked(floor, "floor")), rate=checked(rate, "rate"))
-    cum = np.cumsum(at * np.diff(part, prepend=part[..., :1]), axis=-1)
+    cum = deductions(at, part)
     given = cum if published is None else checked(published, "cum")
     steps = np.diff(at, prepend=-np.inf)
     for column, values, fits, wanted in (
@@ -107,6 +108,17 @@ def account_equity(quantity: ArrayLike, price: ArrayLike, cash: ArrayLike = 0.0)
     """cash + Σ quantity·price over the last axis (perpetuals: cash less what the positions were bought for)."""
     held = np.atleast_1d(checked(quantity, "quantity") * checked(price, "price", above=0.0))
     return (checked(cash, "cash") + held.sum(-1))[()]
+
+
+def perpetual_balance(wallet: ArrayLike, quantity: ArrayLike, entry: ArrayLike) -> Figure:
+    """wallet − Σ quantity·entry over the last axis: the quote balance Q of an account of perpetuals, signed.
+
+    A position's row in a table has its signed size and the market's price, so that its weight is its exposure, and
+    Q is the quantity of the account's quote row (below zero where longs were bought for more than the wallet). Then
+    Q + Σ quantity·price is the equity, unrealised profit included. Source: dYdX v4, margining.
+    """
+    paid = np.atleast_1d(checked(quantity, "quantity") * checked(entry, "entry", above=0.0))
+    return (checked(wallet, "wallet") - paid.sum(-1))[()]
 
 
 def requirement(quantity: ArrayLike, price: ArrayLike, fraction: ArrayLike) -> Figure:

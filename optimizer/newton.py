@@ -11,12 +11,12 @@ in and what comes out: what has not converged, or has no tight certificate, is h
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.base import Array, Row
 from equipoise.optimizer import dual as duals
 from equipoise.optimizer.dual import KINKS, Dual
 from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends, iterated
@@ -25,6 +25,8 @@ from equipoise.optimizer.solution import Attempt, Prices, Solution, Status
 
 #: What it returns has at most this violation (of NAV), and a gap of at most this fraction or this part of NAV.
 VIOLATION, GAP_RELATIVE, GAP_ABSOLUTE = 1e-10, 1e-9, 1e-14
+#: How often the rows of envelopes that an answer breaks are added: for maxima of rows it ends, for norms it is quick.
+ROUNDS = 50
 #: Numbers in one chunk (problems × assets): they stay in the processor's cache.
 CHUNK = 40_000
 
@@ -36,9 +38,11 @@ class Answers:
     """For each problem of a stack: what became of it (`SOLVED`, `INFEASIBLE`, `UNSOLVED`), its weights with the
     cash before costs, prices of rows (B, m) and of the budget, objective, bound, violation, and Newton steps.
 
-    INFEASIBLE is proven: at the row prices the bound of the zero function is above 0.
+    INFEASIBLE is proven: at the row prices the bound of the zero function is above 0. `problem` is the one that was
+    given, with the rows of its envelopes that were met.
     """
 
+    problem: Problem
     code: NDArray[np.intp]
     weights: Array
     rows: Array
@@ -50,10 +54,46 @@ class Answers:
 
 
 def solve(problem: Problem) -> Answers:
-    """The exact answers of a stack of problems without cones and custom rules; lots are not looked at."""
+    """The exact answers of a stack of problems without cones and custom rules; lots are not looked at.
+
+    Where an answer breaks an envelope, its highest row there is added and the problem solved again: the relaxations'
+    bounds hold, and an answer that keeps the envelopes is that of the problem itself.
+    """
+    answers = _solve(problem, np.full(len(problem.before), True))
+    for _ in range(ROUNDS if problem.envelopes else 0):
+        broken = (answers.code == SOLVED) & (problem.beyond(answers.weights) > VIOLATION)
+        if not broken.any():
+            break
+        weights = np.where(np.isnan(answers.weights), problem.before, answers.weights)
+        problem = problem.supported(weights)
+        answers = _merged(answers, _solve(problem, broken), broken)
+    if problem.envelopes:
+        beyond = problem.beyond(np.where(np.isnan(answers.weights), problem.before, answers.weights))
+        answers.code[(answers.code == SOLVED) & (beyond > VIOLATION)] = UNSOLVED
+        answers.violation[:] = np.maximum(answers.violation, beyond)
+    return answers
+
+
+def _merged(old: Answers, new: Answers, solved: NDArray[np.bool_]) -> Answers:
+    """The new answers where the problem was solved anew, elsewhere the old ones, with a price of 0 for the new rows."""
+    place = sum(isinstance(piece, Row) for _, piece in old.problem.pieces) + len(old.problem.found)
+    zeros = np.zeros((len(old.rows), new.rows.shape[1] - old.rows.shape[1]))
+    padded = replace(old, rows=np.hstack([old.rows[:, :place], zeros, old.rows[:, place:]]))
+    for name in ("code", "weights", "rows", "budget", "objective", "bound", "violation", "steps"):
+        mine, theirs = getattr(new, name), getattr(padded, name)
+        if name == "steps":
+            mine += theirs
+        else:
+            mine[~solved] = theirs[~solved]
+    return new
+
+
+def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
+    """The answers by rows alone, of those of the stack."""
     size, n = problem.shape
     m = problem.rows.upper.shape[1]
     answers = Answers(
+        problem=problem,
         code=np.full(size, UNSOLVED),
         weights=np.full((size, n), np.nan),
         rows=np.zeros((size, m)),
@@ -67,7 +107,7 @@ def solve(problem: Problem) -> Answers:
     answers.code[crossed] = INFEASIBLE
     chunk = max(1, CHUNK // n)
     for form, out, capped in _forms(problem):
-        members = np.flatnonzero(form & ~crossed)
+        members = np.flatnonzero(form & ~crossed & which)
         for start in range(0, len(members), chunk):
             at = members[start : start + chunk]
             with np.errstate(all="ignore"):
@@ -104,19 +144,35 @@ def separable(problem: Problem) -> bool:
 
 def solution(problem: Problem) -> tuple[Solution | None, Attempt]:
     """The answer of one problem, or None; and what happened."""
+    return answered(problem)[:2]
+
+
+def answered(problem: Problem) -> tuple[Solution | None, Attempt, Problem]:
+    """`solution`, and the problem with the rows of its envelopes that were met."""
     answers = solve(problem.as_stack())
+    problem = with_rows(problem, answers, 0)
     steps = f"{answers.steps[0]} Newton steps"
     if answers.code[0] == INFEASIBLE:
-        return None, Attempt(NAME, "infeasible", f"proven by a ray of prices after {steps}")
+        return None, Attempt(NAME, "infeasible", f"proven by a ray of prices after {steps}"), problem
     if answers.code[0] == UNSOLVED:
-        return None, Attempt(NAME, "not solved", f"not certified after {steps}")
+        return None, Attempt(NAME, "not solved", f"not certified after {steps}"), problem
     weights, attempt = answers.weights[0], Attempt(NAME, "solved", f"accepted after {steps}")
     prices = Prices(answers.rows[0], np.zeros(0), float(answers.budget[0]))
     held = np.array_equal(np.delete(weights, problem.cash), np.delete(problem.before, problem.cash))
     status = Status.NO_TRADE if held else Status.OPTIMAL
     name = "threshold" if separable(problem) else NAME
     objective, bound = float(answers.objective[0]), float(answers.bound[0])
-    return Solution(status, name, weights, prices, objective, bound, attempts=(attempt,)), attempt
+    form = problem if problem.found else None
+    return (
+        Solution(status, name, weights, prices, objective, bound, attempts=(attempt,), problem=form),
+        attempt,
+        problem,
+    )
+
+
+def with_rows(problem: Problem, answers: Answers, i: int) -> Problem:
+    """Problem i of a stack, given by itself, with the rows that the stack's envelopes met."""
+    return replace(problem, found=tuple((title, row.take(i)) for title, row in answers.problem.found))
 
 
 def _forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
@@ -173,7 +229,7 @@ def _certify(problem: Problem, answers: Answers) -> None:
     weights = problem.settled(np.where(np.isnan(answers.weights), problem.before, answers.weights))
     answers.weights[:] = np.where(solved[:, None], weights, np.nan)
     answers.objective[solved] = problem.objective(weights)[solved]
-    answers.violation[solved] = problem.violation(weights)[solved]
+    answers.violation[solved] = problem.violation(weights, envelopes=False)[solved]
     gap = answers.objective - answers.bound
     tight = gap <= np.maximum(GAP_RELATIVE * np.abs(answers.objective), GAP_ABSOLUTE)
     answers.code[solved & ~(tight & (answers.violation <= VIOLATION))] = UNSOLVED

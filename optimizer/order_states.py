@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from equipoise.constraints.base import Bound, Cone, Opaque, Piece, Row
+from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.exposure import Leverage
 from equipoise.optimizer.plan import Plan
@@ -126,7 +127,7 @@ class Orders:
 
     def _rules(self, pieces: list[tuple[str, Piece]], temporary_cash: Fraction) -> None:
         rows = [(title, piece) for title, piece in pieces if isinstance(piece, Row)]
-        self.cones = [(title, piece) for title, piece in pieces if isinstance(piece, Cone)]
+        self.cones = [(title, piece) for title, piece in pieces if isinstance(piece, Cone | Envelope)]
         n, cash = len(self.problem.assets), self.problem.cash
         title, floor = max(
             ((title, float(piece.lower[cash])) for title, piece in pieces if isinstance(piece, Bound)),
@@ -260,8 +261,10 @@ class Orders:
             values = zip(self.held, traded, self.price, strict=True)
             weights[self.at] = [(held + done) * price / self.nav for held, done, price in values]
             weights[self.problem.cash] = cash / self.nav
-            # The norm in floating point, raised by more than its rounding error.
-            over = [Fraction(cone.of(weights) * (1 + 1e-13) - cone.upper) for _, cone in self.cones]
+            before_costs = weights.copy()
+            before_costs[self.problem.cash] = gross / self.nav
+            moves, states = weights - self.problem.before, (weights, before_costs)
+            over = [Fraction(max(piece.over(w, moves) for w in states)) for _, piece in self.cones]
             cones = tuple(math.ceil(x * self.nav * self.grain) for x in over)
         return (*self._rows_with(rows, (cash, gross)), self._below_floor(cash), *cones)
 
@@ -367,7 +370,7 @@ def watched(problem: Problem, always: Collection[str]) -> list[tuple[str, Piece]
                 alone = not np.any(np.delete(bounded, problem.cash))
                 if (alone or title in named) and np.isfinite(piece.lower[problem.cash]):
                     found.append((title, piece))
-            case Cone() if title in named:
+            case Cone() | Envelope() if title in named or (isinstance(piece, Envelope) and piece.of_holdings):
                 found.append((title, piece))
     return found
 

@@ -205,7 +205,8 @@ class Plan:
         for title, row, price in zip(problem.rows.titles, problem.rows.rows, solution.prices.rows, strict=True):
             # The cash floor is a bound in the rule's own words, and a row in the program.
             floor = any(title == t and row.label == b.label for t, b in problem.bounds)
-            found[title, row.label, problem.assets[problem.cash] if floor else None] = float(price)
+            key = title, row.label, problem.assets[problem.cash] if floor else None
+            found[key] = found.get(key, 0.0) + float(price)  # the rows of an envelope together
         for (title, cone), price in zip(problem.cones, solution.prices.cones, strict=True):
             found[title, cone.label, None] = float(price)
         pushed = np.abs(reduced_costs(problem, solution.weights, solution.prices))

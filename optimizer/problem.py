@@ -42,6 +42,7 @@ from equipoise.constraints.base import (
     part,
 )
 from equipoise.constraints.cash import CashBand, CashFloor
+from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.optimizer.costs import Cost, CostTerms, Fees, total, total_fees
 from equipoise.optimizer.portfolio import Portfolio
@@ -202,6 +203,8 @@ class Problem:
         """Whether orders are searched one by one: for lots, fees, counts or least positions."""
         kinds = Step | Semicontinuous | Count
         return self.fees is not None or any(isinstance(piece, kinds) for _, piece in self.pieces)
+    #: Supporting rows of envelopes that were met so far: what they ask for, in rows; see `supported`.
+    found: tuple[tuple[str, Row], ...] = ()
 
     def as_stack(self) -> Problem:
         """This one problem as a stack of one."""
@@ -256,6 +259,7 @@ class Problem:
     @cached_property
     def rows(self) -> Rows:
         named = [(title, piece) for title, piece in self.pieces if isinstance(piece, Row)]
+        named += self.found
         # A floor under the cash is a row: it holds after costs.
         floors = [
             (title, b.label, np.broadcast_to(b.lower, self.shape)[self.cash])
@@ -307,6 +311,7 @@ class Problem:
         costs = costs + (self.fees is not None)
         relaxed = replace(self, cash_side="long").rows.cost
         steeper = np.any(relaxed < self.rows.cost, axis=-1)
+        steeper = steeper | bool(self.envelopes)  # of whose rows that is not known yet
         bends = steeper & (self.lower[self.cash] < 0) & (self.cash_side != "long") & (costs > 0)
         return bends if np.ndim(bends) else bool(bends)
 
@@ -317,6 +322,38 @@ class Problem:
     @cached_property
     def opaque(self) -> tuple[tuple[str, Opaque], ...]:
         return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Opaque))
+
+    @cached_property
+    def envelopes(self) -> tuple[tuple[str, Envelope], ...]:
+        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Envelope))
+
+    def beyond(self, weights: Array) -> Figure:
+        """By how much the worst envelope is broken, with the cash before costs or after them; −inf without one."""
+        worst = np.full(self.shape[:-1], -np.inf)
+        if self.envelopes:
+            trades = weights - self.before
+            for state in (weights, self._after(weights)):
+                worst = reduce(np.maximum, (piece.excess(state, trades) for _, piece in self.envelopes), worst)
+        return _figure(np.where(np.isnan(worst), np.inf, worst))
+
+    def supported(self, weights: Array) -> Problem:
+        """The same problem with the highest row of each envelope at these weights among its rows.
+
+        A solver that sees only the rows solves a relaxation, whose bound holds; where its answer keeps the envelopes,
+        it is the answer (Kelley 1960).
+        """
+        trades, after = weights - self.before, self._after(weights)
+        met = []
+        for title, piece in self.envelopes:
+            worse = np.asarray(piece.excess(after, trades) > piece.excess(weights, trades))[..., None]
+            met.append((title, piece.support(np.where(worse, after, weights), trades)))
+        return replace(self, found=(*self.found, *met))
+
+    def _after(self, weights: Array) -> Array:
+        """The weights after costs; in the relaxed form, without them where they would make the cash negative."""
+        after = self.after_costs(weights)
+        relaxed = np.asarray((self.cash_side == "long") & (after[self.cash] < 0))
+        return np.where(relaxed[..., None], weights, after)
 
     @cached_property
     def step(self) -> Step | None:
@@ -354,7 +391,7 @@ class Problem:
         result[self.cash] -= self.trading_cost(weights)
         return result
 
-    def violation(self, weights: Array) -> Figure:
+    def violation(self, weights: Array, *, envelopes: bool = True) -> Figure:
         """By how much the worst of all convex rules is broken, in fractions of NAV (0: none, inf: no number)."""
         trades = weights - self.before
         outside = np.maximum(self.lower - weights, weights - self.upper)
@@ -365,6 +402,8 @@ class Problem:
             worst = np.maximum(worst, cone.of(weights) - cone.upper)
         for _, piece in self.opaque:
             worst = np.maximum(worst, piece.violation(weights, trades))
+        if envelopes:
+            worst = np.maximum(worst, self.beyond(weights))
         return _figure(np.where(np.isnan(worst), np.inf, worst))
 
     def separable(self, slope: Array, prices: Array, *, objective: float = 1.0) -> Separable:

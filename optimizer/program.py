@@ -102,7 +102,7 @@ class Program:
             per_year = self._parameter((), lambda p, scale: 1 / (p.horizon * scale), nonneg=True)
             objective = self._risk(away) + per_year * t + self._carry()
         else:
-            objective = sum(e for e in excess if e is not None)
+            objective = sum({id(e): e for e in excess if e is not None}.values())
         self._problem = cp.Problem(
             cp.Minimize(objective),
             [*linked, *self._links, *self._rows, *self._cones, *(c for _, c in self._custom)],
@@ -201,9 +201,10 @@ class Program:
     def _elastic(self) -> list[Any]:
         import cvxpy as cp
 
-        elastic = self.structure.elastic
-        allowed = set() if elastic is None else set(indices(elastic).tolist())
-        self._excess = [cp.Variable(nonneg=True) if j in allowed else None for j in range(len(self.structure.rows))]
+        rows, elastic = len(self.structure.rows), self.structure.elastic
+        numbers = [0] * rows if elastic is None else indices(elastic).tolist()
+        shared = {number: cp.Variable(nonneg=True) for number in dict.fromkeys(numbers) if number}
+        self._excess = [shared.get(number) for number in numbers]
         return self._excess
 
     def _row(self, j: int, excess: Any) -> Any:
@@ -326,7 +327,23 @@ def compiled(problem: Problem, elastic: Array | None = None) -> Program:
     return programs[structure]
 
 
+#: How often the rows of envelopes that an answer breaks are added.
+ROUNDS = 50
+
+
 def solve(problem: Problem, *, first: int = 0) -> Solution:
+    """The answer of the ladder; where it breaks an envelope, once more with the envelope's highest row there."""
+    attempts: tuple[Attempt, ...] = ()
+    for _ in range(ROUNDS):
+        answer = _by_rows(problem, first)
+        attempts += answer.attempts
+        if answer.weights is None or problem.beyond(answer.weights) <= FEASIBILITY_TOLERANCE:
+            return replace(answer, attempts=attempts, problem=problem if problem.found else None)
+        problem = problem.supported(answer.weights)
+    return Solution(Status.UNSOLVED, "none", attempts=attempts, problem=problem)
+
+
+def _by_rows(problem: Problem, first: int) -> Solution:
     """The first answer on the ladder (from rung `first` on) that passes our own check, with its certificate.
 
     `status` UNSOLVED means that none did; if a solver called the problem infeasible, `attempts` says so
@@ -343,7 +360,7 @@ def solve(problem: Problem, *, first: int = 0) -> Solution:
                 break  # worth a proof before other solvers are asked
             continue
         weights = cleaned(problem, raw)
-        violation = problem.violation(weights)
+        violation = problem.violation(weights, envelopes=False)
         if not violation <= FEASIBILITY_TOLERANCE:
             attempts.append(Attempt(name, said, f"refused: a rule is broken by {violation:.1e} of NAV"))
             continue
@@ -369,6 +386,7 @@ def cleaned(problem: Problem, raw: Array) -> Array:
         quiet = np.where(np.abs(quiet - bound) < 1e-9, bound, quiet)
     quiet = problem.settled(quiet)
     worse = problem.objective(quiet) - problem.objective(weights)
-    if problem.violation(quiet) <= FEASIBILITY_TOLERANCE and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
+    quietly = problem.violation(quiet, envelopes=False) <= FEASIBILITY_TOLERANCE
+    if quietly and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
         return quiet
     return weights

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equipoise.constraints.base import Row
+from equipoise.constraints.envelope import Envelope
+
 if TYPE_CHECKING:
     from equipoise.optimizer.plan import Plan
 
@@ -98,12 +101,15 @@ def _ratios(plan: Plan) -> list[tuple[str, str]]:
     assert problem is not None
     found = []
     shown = {(c.rule, c.detail): c.value for c in plan.verified.checks if c.asset is None} if plan.verified else {}
-    for title, row in zip(problem.rows.titles, problem.rows.rows, strict=True):
+    ratios = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row | Envelope)]
+    for title, piece in ratios:
+        row = piece.row if isinstance(piece, Envelope) else piece
         if row.per is None or (title, row.label) not in shown:
             continue
         still = np.zeros_like(problem.before)
         per = row.per.of(problem.before, still)
-        before = row.shown(row.of(problem.before, still) - row.upper, per)
+        excess = row.of(problem.before, still) - row.upper if piece is row else piece.excess(problem.before, still)
+        before = row.shown(excess, per)
         sense = "at least" if row.at_least else "at most"
         found.append((row.label, f"{before:.4g} -> {shown[title, row.label]:.4g} ({sense} {row.stated:g})"))
     return found

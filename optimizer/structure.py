@@ -26,7 +26,8 @@ class Structure:
     carry: tuple[tuple[str, bytes], ...]
     rows: tuple[tuple[bool, tuple[tuple[str, bytes], ...]], ...]
     cones: tuple[tuple[int, bytes], ...]
-    #: The rows that may be exceeded at a price of 1 each; then the total excess is the objective.
+    #: For each row 0, or a number: those of the same number may be exceeded together, at a price of 1 for each number;
+    #: then the total excess is the objective.
     elastic: bytes | None = None
 
     @classmethod
@@ -57,7 +58,7 @@ class Structure:
                 for j in range(len(rows.upper))
             ),
             cones=tuple((len(cone.matrix), where(cone.diagonal != 0)) for _, cone in problem.cones),
-            elastic=None if elastic is None else where(elastic),
+            elastic=None if elastic is None else np.asarray(elastic, dtype=np.int32).tobytes(),
         )
 
 

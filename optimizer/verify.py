@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Cone, Count, Opaque, Parts, Row, Semicontinuous, Step, part
+from equipoise.constraints.envelope import Envelope
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
@@ -96,6 +97,9 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
                     _row(title, piece, w, traded, nav, found) for w in ((value, earlier) if on_cash else (value,))
                 ]
                 checks.append(min(states, key=lambda check: check.slack))
+            case Envelope():
+                after_or_before = [_envelope(title, piece, w, traded, nav, found) for w in (value, earlier)]
+                checks.append(min(after_or_before, key=lambda check: check.slack))
             case Cone():
                 checks.append(_cone(title, piece, value, nav, found))
             case Step():
@@ -186,8 +190,23 @@ def _of(parts: Parts, value: Sequence[Fraction], traded: Sequence[Fraction]) -> 
     return total
 
 
-def _row(title: str, row: Row, value: list[Fraction], traded: list[Fraction], nav: Fraction, found: _Found) -> Check:
-    excess = _of(row, value, traded) - Fraction(row.upper) * nav
+def _envelope(
+    title: str, piece: Envelope, value: list[Fraction], traded: list[Fraction], nav: Fraction, found: _Found
+) -> Check:
+    w, z = (np.array([x / nav for x in amounts], dtype=object) for amounts in (value, traded))
+    return _row(title, piece.row, value, traded, nav, found, sum(term.of(w, z) for term in piece.terms) * nav)
+
+
+def _row(
+    title: str,
+    row: Row,
+    value: list[Fraction],
+    traded: list[Fraction],
+    nav: Fraction,
+    found: _Found,
+    more: Fraction = Fraction(0),
+) -> Check:
+    excess = _of(row, value, traded) - Fraction(row.upper) * nav + more
     per = nav if row.per is None else _of(row.per, value, traded)
     shown, limit = row.shown(excess, per), row.stated
     return found(-excess, rule=title, detail=row.label, asset=None, value=shown, limit=limit, at_least=row.at_least)

@@ -155,6 +155,11 @@ def _slacks(problem: Problem, after: Array, traded: Array, earlier: Array) -> It
             )
             # The larger of the two states, with the cash after costs and before them.
             yield -(excess + np.maximum(change, 0.0)), steepness
+    if problem.envelopes:
+        before = after.copy()
+        before[cash] = earlier
+        for _, piece in problem.envelopes:
+            yield -np.maximum(*(piece.excess(w, traded) for w in (after, before))), piece.steepness
     for _, cone in problem.cones:
         yield _of_cone(cone, after)
 

@@ -22,22 +22,33 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from equipoise.constraints import (
+    AfterMove,
+    AfterScenarios,
+    AfterShock,
+    BorrowLimit,
     BuyOnly,
     CashBand,
     CashFloor,
     CollateralRatio,
     Custom,
+    CVaR,
     DriftBand,
     FactorLimit,
+    GreekLimit,
     GroupLimit,
     HealthFactor,
     InitialMargin,
     Leverage,
+    LoanToValue,
     LongOnly,
     LotSize,
+    MaintenanceMargin,
     NoTrade,
+    PoolCaps,
+    Reserve,
     Rule,
     SellOnly,
+    SettledCash,
     ShortOnly,
     TrackingErrorLimit,
     Trade,
@@ -167,6 +178,73 @@ def _tracking_error(p: Planted) -> Rule:
     return TrackingErrorLimit((float(np.sqrt(p.away @ p.covariance @ p.away)) + 1e-3) * p.most)
 
 
+def _loan_to_value(p: Planted) -> Rule:
+    debt, held = -float(p.weights.clip(upper=0).sum()), float(p.weights.clip(lower=0).sum())
+    return LoanToValue(min(1.0, (debt + p.cost) / (held - p.cost) * p.most + 1e-3))
+
+
+def _borrow_limit(p: Planted) -> Rule:
+    factor, value = p.table.liquidation_threshold, p.table.quantity * p.table.price
+    owed = -float(value.clip(upper=0).sum())
+    held = float(factor @ value.clip(lower=0)) / owed if owed else 2.0
+    return BorrowLimit((min(1.0, p.most / min(p.covered, held)) * factor).to_dict(), factor.to_dict())
+
+
+def _limited_ratio(p: Planted) -> Rule:
+    """No kind above 99 % of all that counts, nor above its own planted value and a tenth."""
+    worth = p.table.liquidation_threshold * p.weights.clip(lower=0)
+    total = min(worth.sum() - p.cost, 100.0 * (worth.sum() - worth.max() - p.cost))
+    ratio = total / (p.cost - float(p.weights.clip(upper=0).sum()) + 0.1) / p.most
+    cap = float(worth.max() * 1.1 * (p.table.quantity @ p.table.price))
+    if ratio < 0.9:  # less than the thresholds, which are at most 0.9
+        return CollateralRatio(p.covered / p.most, "liquidation_threshold", cap=cap)
+    return CollateralRatio(ratio, "liquidation_threshold", cap=cap, share=0.99)
+
+
+def _maintenance_margin(p: Planted) -> Rule:
+    """Two brackets an asset, the second at twice the rate from half of the planted notional on."""
+    nav, size, rate = float(p.table.quantity @ p.table.price), p.weights.abs(), p.table.initial_margin
+    floor = 0.5 * size + 1.0 / nav
+    margin = float((rate * (size + (size - floor).clip(lower=0)))[p.assets].sum())
+    brackets = {a: ((0.0, float(rate[a])), (float(floor[a] * nav), float(2 * rate[a]))) for a in p.assets}
+    return MaintenanceMargin(brackets, utilisation=margin / (1.0 - p.cost) * p.most)
+
+
+def _stressed(make: Callable[[Rule, float], Rule]) -> Callable[[Planted], Rule]:
+    """A health factor that is kept after moves of a tenth; no moves where that would ask for less than a threshold."""
+
+    def maker(p: Planted) -> Rule:
+        ratio = p.covered / p.most
+        size = 0.1 if 0.75 * ratio >= 0.9 else 0.0
+        return make(HealthFactor((0.75 if size else 1.0) * ratio, "liquidation_threshold"), size)
+
+    return maker
+
+
+def _after_move(p: Planted) -> Rule:
+    ratio = 0.8 * p.covered / p.most
+    if ratio < 0.9:
+        return AfterMove(HealthFactor(p.covered / p.most, "liquidation_threshold"), years=0.1, sigmas=0.0)
+    x = p.weights * np.where(p.weights > 0, p.table.liquidation_threshold, ratio)
+    left, spread = float(x.sum()) - p.cost * max(1.0, ratio), float(np.sqrt(x @ p.covariance @ x * 0.1))
+    return AfterMove(HealthFactor(ratio, "liquidation_threshold"), years=0.1, sigmas=max(left, 0.0) / spread / p.most)
+
+
+def _pool_caps(p: Planted) -> Rule:
+    units = p.trades * float(p.table.quantity @ p.table.price) / p.table.price * p.most
+    return PoolCaps((units.clip(lower=0) + 1e-6).to_dict(), ((-units).clip(lower=0) + 1e-6).to_dict())
+
+
+def _reserve(p: Planted) -> Rule:
+    held = np.minimum(p.weights * float(p.table.quantity @ p.table.price) / p.table.price, p.table.quantity)
+    return Reserve((held[[a for a in p.assets if held[a] > 0]] / p.most).to_dict())
+
+
+def _settled_cash(p: Planted) -> Rule:
+    sold = float(-p.trades[p.assets].clip(upper=0).sum())
+    return SettledCash(late=min(1.0, p.cash_after / p.most / max(sold, 1e-9)))
+
+
 #: The makers of rules by name; each returns a rule that the planted point keeps.
 RULES: dict[str, Callable[[Planted], Rule]] = {
     "drift_band": _drift_band,
@@ -181,6 +259,18 @@ RULES: dict[str, Callable[[Planted], Rule]] = {
     "cash_floor": lambda p: CashFloor(p.cash_after / p.most),
     "cash_band": lambda p: CashBand(p.cash_after / p.most, float(p.weights[CASH]) * p.most),
     "health_factor": lambda p: HealthFactor(p.covered / p.most, "liquidation_threshold"),
+    "loan_to_value": _loan_to_value,
+    "borrow_limit": _borrow_limit,
+    "limited_ratio": _limited_ratio,
+    "maintenance_margin": _maintenance_margin,
+    "after_shock": _stressed(lambda rule, size: AfterShock(rule, size, size)),
+    "after_scenarios": _stressed(lambda rule, size: AfterScenarios(rule, {"fall": -size, "rise": size})),
+    "cvar": _stressed(lambda rule, size: CVaR(rule, {f"{i}": size * (i / 5 - 1) for i in range(11)}, level=0.75)),
+    "after_move": _after_move,
+    "greek_limit": lambda p: GreekLimit("price", upper=float(p.weights[p.assets].sum()) + 0.1 * p.slack),
+    "pool_caps": _pool_caps,
+    "reserve": _reserve,
+    "settled_cash": _settled_cash,
     "collateral_ratio": lambda p: CollateralRatio(p.covered / p.most, "liquidation_threshold"),
     "initial_margin": _initial_margin,
     "gross_leverage": lambda p: Leverage(gross=float(p.weights[p.assets].abs().sum()) * p.most),
@@ -194,10 +284,13 @@ RULES: dict[str, Callable[[Planted], Rule]] = {
 }
 #: What the rules become, for solvers that do not take everything.
 BOUNDS = ("drift_band", "long_only", "short_only", "weight_bounds", "no_trade", "buy_only", "sell_only")
-BOUNDS += ("trade_limit", "cash_floor", "cash_band")
+BOUNDS += ("trade_limit", "cash_floor", "cash_band", "pool_caps", "reserve")
 ROWS = ("group_band", "health_factor", "collateral_ratio", "initial_margin", "gross_leverage", "net_leverage")
-ROWS += ("group_limit", "factor_limit", "turnover")
+ROWS += ("group_limit", "factor_limit", "turnover", "loan_to_value", "borrow_limit", "greek_limit", "settled_cash")
+ROWS += ("after_shock", "after_scenarios")
+ENVELOPES = ("maintenance_margin", "limited_ratio", "cvar", "after_move")
 CONES = ("tracking_error",)
+NEED_RISK = (*CONES, "after_move")
 
 
 def instance(
@@ -255,7 +348,7 @@ def instance(
 def possible(rules: Sequence[str], risk: str | None) -> list[str]:
     """Without those that exclude each other, or that need a risk model where there is none."""
     left_out = {"cash_band"} if "cash_floor" in rules else set()
-    return [name for name in rules if name not in left_out and (risk is not None or name not in CONES)]
+    return [name for name in rules if name not in left_out and (risk is not None or name not in NEED_RISK)]
 
 
 def random_table(rng: np.random.Generator, n: int, shorts: int, nav: float) -> pd.DataFrame:

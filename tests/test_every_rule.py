@@ -19,6 +19,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ from strategies import RULES, many
 
 import equipoise.constraints as constraints
 from equipoise.constraints import (
+    AfterMove,
+    AfterScenarios,
+    AfterShock,
+    BorrowLimit,
     Bound,
     BuyOnly,
     CashBand,
@@ -35,23 +40,31 @@ from equipoise.constraints import (
     CollateralRatio,
     Cone,
     Custom,
+    CVaR,
     DriftBand,
+    Envelope,
     FactorLimit,
+    GreekLimit,
     GroupLimit,
     HealthFactor,
     InitialMargin,
     InputError,
     Leverage,
+    LoanToValue,
     LongOnly,
     LotSize,
+    MaintenanceMargin,
     MinimumPosition,
     NameLimit,
     NoTrade,
     Opaque,
     OrderLimit,
+    PoolCaps,
+    Reserve,
     Row,
     Rule,
     SellOnly,
+    SettledCash,
     ShortOnly,
     TrackingErrorLimit,
     Trade,
@@ -84,6 +97,8 @@ TABLE = pd.DataFrame(
         "volume": [500.0, 1000.0, 2000.0, 400.0, 1.0],
         "lot": [1.0, 0.001, 0.0, 1.0, 5.0],
         "group": ["safe", "risky", "debt", "risky", None],
+        "account": ["lend", "lend", "lend", "broker", None],
+        "delta": [1.0, 60.0, 0.0, 30.0, 0.0],
     },
     index=list(ASSETS),
 )
@@ -110,6 +125,62 @@ def debt(w: Weights) -> float:
 
 def beta(w: Weights) -> float:
     return 0.1 * w["BOND"] + 1.5 * w["COIN"] + w["STOCK"]
+
+
+def kept(each: dict[str, float], share: float) -> float:
+    """The most that counts if no kind may be more than `share` of it: over all sets of kinds at their limit."""
+    return min(
+        sum(x for a, x in each.items() if a not in full) / (1 - share * m)
+        for m in range(len(each) + 1)
+        if share * m < 1
+        for full in combinations(each, m)
+    )
+
+
+def tiered(w: float, *pairs: tuple[float, float]) -> float:
+    """Each slice of the notional at the rate of its bracket; floors in cash, the NAV is 1000."""
+    ends = [floor for floor, _ in pairs[1:]] + [1e9]
+    return sum(
+        rate * min(max(abs(w) - a / 1e3, 0), b / 1e3 - a / 1e3) for (a, rate), b in zip(pairs, ends, strict=True)
+    )
+
+
+def health(w: Weights, h: float, lt: Weights, price: Weights | None = None) -> float:
+    """h·debt − Σ threshold·collateral, after prices are this many times what they were."""
+    p = {a: (price or {}).get(a, 1.0) for a in ASSETS}
+    return sum(h * p[a] * max(-w[a], 0.0) - lt.get(a, 0.0) * p[a] * long(w, a) for a in ASSETS)
+
+
+LT = {"BOND": 0.9, "COIN": 0.7, "STOCK": 0.5}
+COIN_TIERS = ((0.0, 0.1), (200.0, 0.3))
+STOCK_TIERS = ((0.0, 0.05), (100.0, 0.2), (300.0, 0.5))
+MOVES = {
+    "up": {"COIN": 0.2, "LOAN": 0.1},
+    "down": {"COIN": -0.5, "STOCK": -0.2},
+    "worse": {"COIN": -0.7, "STOCK": -0.5, "BOND": 0.05},
+    "debt": {"LOAN": 0.4},
+}
+PRICES = {name: {a: 1.0 + r for a, r in moves.items()} for name, moves in MOVES.items()}
+
+
+def worst_half(w: Weights) -> float:
+    return sum(sorted(health(w, 5.0, LT, price) for price in PRICES.values())[2:]) / 2
+
+
+def sigmas(w: Weights) -> float:
+    """√ of the variance of Σ thresholds·collateral − 5·debt, for positions on the sides where they are held."""
+    x = np.array([0.9 * w["BOND"], 0.7 * w["COIN"], 5.0 * w["LOAN"], 0.5 * w["STOCK"]])
+    return float(np.sqrt(x @ COVARIANCE @ x))
+
+
+def shocked_margin(w: Weights) -> float:
+    """Of each asset the worse of its prices at 0.8 and 1.1 times: its margin less a twentieth of its value."""
+    tiers = {"COIN": COIN_TIERS}
+    total = 0.0
+    for a in ASSETS:
+        ends = (0.8, 1.1) if a != "USD" else (1.0,)
+        total += max(tiered(p * w[a], *tiers.get(a, ((0.0, 0.0),))) - 0.05 * p * w[a] for p in ends)
+    return total
 
 
 def small_trades(t: Trade) -> Any:
@@ -352,6 +423,22 @@ CASES: dict[type[Rule], list[Case]] = {
             keeps=((0.5, 0.3, -0.1, 0.2, 0.1),),
             breaks=(TARGET, (0.4, 0.35, -0.1, 0.35, 0.0)),
         ),
+        Case(  # one account, in an e-mode that holds the bonds
+            HealthFactor(6.0, "threshold", emode="safe", emodes={"safe": {"BOND": 0.95}}, account="lend"),
+            lambda w, z: [
+                6 * sum(max(-w[a], 0.0) for a in ("BOND", "COIN", "LOAN"))
+                - 0.95 * long(w, "BOND")
+                - 0.7 * long(w, "COIN")
+            ],
+            keeps=((0.3, 0.5, -0.1, 0.2, 0.1), (0.3, 0.5, -0.1, -0.2, 0.5)),
+            breaks=(TARGET, HOLD),
+        ),
+        Case(
+            HealthFactor(5.0, "threshold", assets=["COIN", "LOAN"]),
+            lambda w, z: [5 * (max(-w["LOAN"], 0.0) + max(-w["COIN"], 0.0)) - 0.7 * long(w, "COIN")],
+            keeps=((0.3, 0.35, -0.049, 0.349, 0.05),),
+            breaks=(TARGET, HOLD),
+        ),
     ],
     CollateralRatio: [
         Case(  # 1.10 / 0.10 = 11 at the target, the cash included
@@ -365,6 +452,229 @@ CASES: dict[type[Rule], list[Case]] = {
             lambda w, z: [4 * debt(w) - 0.8 * long(w, "BOND") - long(w, "USD")],
             keeps=((0.375, 0.35, -0.1, 0.275, 0.1),),
             breaks=(TARGET, (0.3, 0.35, 0.35, -0.1, 0.1)),
+        ),
+        Case(  # of coins at most 100, of no kind more than 40 %: 0.458 counts at the target
+            CollateralRatio(6.0, "threshold", cap={"COIN": 100.0}, share=0.4),
+            lambda w, z: [
+                6 * debt(w)
+                - kept(
+                    {
+                        "BOND": 0.9 * long(w, "BOND"),
+                        "COIN": min(0.7 * long(w, "COIN"), 0.1),
+                        "STOCK": 0.5 * long(w, "STOCK"),
+                    },
+                    0.4,
+                ),
+                *(-w[a] for a in ("BOND", "COIN", "STOCK")),
+            ],
+            keeps=((0.25, 0.35, -0.05, 0.35, 0.1), (0.25, 0.25, 0.0, 0.4, 0.1)),
+            breaks=(TARGET, HOLD, (0.6, 0.3, 0.0, -0.1, 0.2)),
+        ),
+    ],
+    LoanToValue: [
+        Case(  # 0.10 of 1.10 at the target, the cash included
+            LoanToValue(0.08),
+            lambda w, z: [debt(w) - 0.08 * sum(long(w, a) for a in ASSETS)],
+            keeps=((0.3, 0.35, -0.08, 0.35, 0.08), (0.3, 0.3, 0.0, 0.3, 0.1)),
+            breaks=(TARGET, HOLD),
+        ),
+        Case(  # of one account, where bonds count alone
+            LoanToValue(0.2, {"BOND": 1.0}, account="lend"),
+            lambda w, z: [sum(max(-w[a], 0.0) for a in ("BOND", "COIN", "LOAN")) - 0.2 * long(w, "BOND")],
+            keeps=((0.5, 0.35, -0.1, 0.15, 0.1), (0.5, 0.35, -0.1, -0.2, 0.45)),
+            breaks=(TARGET, HOLD),
+        ),
+    ],
+    BorrowLimit: [
+        Case(  # beyond its borrow limit by 0.2 − 0.08 − 0.02 already: not further, and no more debt of anything
+            BorrowLimit({"BOND": 0.2, "COIN": 0.05}, {"BOND": 0.6, "COIN": 0.2}, at_least=3.0),
+            lambda w, z: [
+                debt(w) - 0.2 * long(w, "BOND") - 0.05 * long(w, "COIN") - 0.1,
+                3 * debt(w) - 0.6 * long(w, "BOND") - 0.2 * long(w, "COIN"),
+                -0.2 - w["LOAN"],
+                *(-w[a] for a in ASSETS if a != "LOAN"),
+            ],
+            keeps=((0.5, 0.2, -0.1, 0.3, 0.1), (0.3, 0.3, 0.0, 0.3, 0.1)),
+            breaks=(TARGET, HOLD, (0.9, 0.4, -0.21, -0.09, 0.0)),
+        ),
+        Case(
+            BorrowLimit({"COIN": 0.1}, {"COIN": 0.9, "BOND": 0.8}),
+            lambda w, z: [
+                debt(w) - 0.1 * long(w, "COIN") - 0.16,
+                debt(w) - 0.9 * long(w, "COIN") - 0.8 * long(w, "BOND"),
+                -0.2 - w["LOAN"],
+                *(-w[a] for a in ASSETS if a != "LOAN"),
+            ],
+            keeps=(HOLD, TARGET),
+            breaks=((0.5, 0.5, -0.25, 0.2, 0.05), (0.3, 0.35, -0.2, 0.35, 0.2)),
+            at=(0.5, 0.5, -0.25, 0.2, 0.05),
+        ),
+    ],
+    MaintenanceMargin: [
+        Case(  # 20 + 45 of COIN and 5 + 40 + 25 of STOCK: 0.135 of an equity of 1 at the target
+            MaintenanceMargin({"COIN": COIN_TIERS, "STOCK": STOCK_TIERS}, utilisation=0.1),
+            lambda w, z: [
+                tiered(w["COIN"], *COIN_TIERS) + tiered(w["STOCK"], *STOCK_TIERS) - 0.1 * sum(w[a] for a in ASSETS)
+            ],
+            keeps=((0.5, 0.2, -0.1, 0.2, 0.2), (1.0, -0.2, -0.1, -0.1, 0.4)),
+            breaks=(TARGET, HOLD, (0.5, -0.4, -0.1, 0.2, 0.8)),
+        ),
+        Case(  # of collateral without margin at most 200 in bonds, and half in one kind
+            MaintenanceMargin({"COIN": COIN_TIERS}, "haircut", 0.08, cap={"BOND": 200.0}, share=0.5),
+            lambda w, z: [
+                tiered(w["COIN"], *COIN_TIERS)
+                - 0.08
+                * (
+                    kept(
+                        {
+                            "BOND": min(0.98 * long(w, "BOND"), 0.2),
+                            "STOCK": 0.85 * long(w, "STOCK"),
+                            "USD": long(w, "USD"),
+                        },
+                        0.5,
+                    )
+                    + 0.6 * long(w, "COIN")
+                    - debt(w)
+                ),
+                -w["BOND"],
+                w["LOAN"],
+                -w["STOCK"],
+                -w["USD"],
+            ],
+            keeps=((0.3, 0.2, -0.1, 0.35, 0.25), (0.2, 0.1, -0.1, 0.6, 0.2)),
+            breaks=(TARGET, HOLD, (0.9, 0.1, -0.7, 0.0, 0.7)),
+        ),
+    ],
+    AfterShock: [
+        Case(
+            AfterShock(HealthFactor(5.0, "threshold"), {"BOND": 0.05, "COIN": 0.5, "STOCK": 0.3}, {"LOAN": 0.1}),
+            lambda w, z: [
+                5 * sum((1.1 if a == "LOAN" else 1.0) * max(-w[a], 0.0) for a in ASSETS)
+                - 0.855 * long(w, "BOND")
+                - 0.35 * long(w, "COIN")
+                - 0.35 * long(w, "STOCK")
+            ],
+            keeps=((0.5, 0.3, -0.1, 0.2, 0.1), (0.3, 0.35, -0.05, 0.35, 0.05)),
+            breaks=(TARGET, HOLD),
+        ),
+        Case(
+            AfterShock(MaintenanceMargin({"COIN": COIN_TIERS}, utilisation=0.05), 0.2, 0.1),
+            lambda w, z: [shocked_margin(w)],
+            keeps=((0.5, 0.2, -0.1, 0.3, 0.1), (0.5, -0.1, -0.1, 0.3, 0.4)),
+            breaks=(TARGET, HOLD),
+        ),
+    ],
+    AfterScenarios: [
+        Case(
+            AfterScenarios(
+                HealthFactor(6.0, "threshold", emode="a", emodes={"a": {"BOND": 0.95}}),
+                {"crash": {"COIN": -0.6, "STOCK": -0.4, "BOND": 0.02}, "debt up": {"LOAN": 0.3}},
+                {"debt up": {"emode": ""}, "tuned": {"at_least": 5.0, "threshold": {"BOND": 0.7, "COIN": 0.5}}},
+            ),
+            lambda w, z: [
+                health(w, 6.0, LT | {"BOND": 0.95}, {"COIN": 0.4, "STOCK": 0.6, "BOND": 1.02}),
+                health(w, 6.0, LT, {"LOAN": 1.3}),
+                health(w, 5.0, {"BOND": 0.95, "COIN": 0.5}),
+            ],
+            keeps=((0.6, 0.4, -0.1, 0.0, 0.1), (0.3, 0.3, 0.0, 0.3, 0.1)),
+            breaks=(TARGET, HOLD),
+        ),
+        Case(
+            AfterScenarios(LoanToValue(0.2), {"all": -0.5}),
+            lambda w, z: [
+                debt(w) * 0.5
+                + 0.5 * max(-w["USD"], 0.0)
+                - 0.2 * (0.5 * sum(long(w, a) for a in RISKY) + long(w, "USD"))
+            ],
+            keeps=(TARGET,),
+            breaks=((0.6, 0.6, -0.7, 0.4, 0.1),),
+            at=(0.6, 0.6, -0.7, 0.4, 0.1),
+        ),
+    ],
+    CVaR: [
+        Case(
+            CVaR(HealthFactor(5.0, "threshold"), MOVES, level=0.5),
+            lambda w, z: [worst_half(w)],
+            keeps=((0.6, 0.2, -0.1, 0.2, 0.1), (0.3, 0.3, 0.0, 0.3, 0.1)),
+            breaks=(TARGET, HOLD),
+        )
+    ],
+    AfterMove: [
+        Case(
+            AfterMove(HealthFactor(5.0, "threshold"), years=0.02, sigmas=10.0),
+            lambda w, z: [
+                health(w, 5.0, LT) + 10 * 0.02**0.5 * sigmas(w),
+                *(-w[a] for a in ("BOND", "COIN", "STOCK")),
+                w["LOAN"],
+            ],
+            keeps=((0.5, 0.15, -0.05, 0.35, 0.05), (0.5, 0.2, 0.0, 0.2, 0.1)),
+            breaks=(TARGET, HOLD, (0.5, 0.2, 0.1, 0.2, 0.0)),
+        ),
+        Case(  # Cantelli: √(0.95/0.05) = 4.3589
+            AfterMove(HealthFactor(5.0, "threshold"), years=0.08, probability=0.05, distribution="cantelli"),
+            lambda w, z: [
+                health(w, 5.0, LT) + 19**0.5 * 0.08**0.5 * sigmas(w),
+                *(-w[a] for a in ("BOND", "COIN", "STOCK")),
+                w["LOAN"],
+            ],
+            keeps=((0.5, 0.15, -0.05, 0.35, 0.05),),
+            breaks=(TARGET, HOLD),
+        ),
+    ],
+    GreekLimit: [
+        Case(  # deltas of 1, 60 and 30 a unit: 0.905 of NAV at the target
+            GreekLimit("delta", upper=0.8, lower=0.5),
+            lambda w, z: [beta(w) - 0.8, 0.5 - beta(w)],
+            keeps=((0.5, 0.3, -0.1, 0.25, 0.05), (0.5, 0.2, -0.1, 0.2, 0.2)),
+            breaks=(TARGET, (0.5, 0.2, -0.1, 0.1, 0.3)),
+        ),
+        Case(
+            GreekLimit("delta", upper=0.3, account="broker"),
+            lambda w, z: [w["STOCK"] - 0.3],
+            keeps=(HOLD,),
+            breaks=(TARGET,),
+        ),
+    ],
+    PoolCaps: [
+        Case(  # half a STOCK, one COIN and two units of the LOAN are left
+            PoolCaps({"STOCK": 0.5, "COIN": 1.0}, {"LOAN": 2.0}),
+            lambda w, z: [w["STOCK"] - 0.315, w["COIN"] - 0.44, -0.22 - w["LOAN"]],
+            keeps=(HOLD, (0.3, 0.44, -0.22, 0.315, 0.165)),
+            breaks=(TARGET, (0.4, 0.45, -0.2, 0.3, 0.05), (0.4, 0.4, -0.23, 0.3, 0.13)),
+        )
+    ],
+    Reserve: [
+        Case(  # of the cash there is less than the reserve: what there is stays
+            Reserve({"COIN": 9.5, "USD": 150.0}),
+            lambda w, z: [0.38 - w["COIN"], 0.1 - w["USD"]],
+            keeps=(HOLD, (0.3, 0.38, -0.1, 0.32, 0.1)),
+            breaks=(TARGET, (0.4, 0.4, -0.2, 0.31, 0.09)),
+        )
+    ],
+    SettledCash: [
+        Case(  # 50 are still to come; bonds pay later, coins half of it
+            SettledCash(50.0, {"BOND": 1.0, "COIN": 0.5}),
+            lambda w, z: [0.05 - w["USD"] + max(-z["BOND"], 0.0) + 0.5 * max(-z["COIN"], 0.0)],
+            keeps=(HOLD, (0.4, 0.45, -0.2, 0.3, 0.05), (0.3, 0.4, -0.2, 0.3, 0.2)),
+            breaks=(TARGET, (0.4, 0.45, -0.2, 0.31, 0.04), (0.3, 0.4, -0.1, 0.3, 0.1)),
+        ),
+        Case(  # what the sales of an account leave over waits
+            SettledCash(0.0, {"COIN": 0.5}, by="account"),
+            lambda w, z: [
+                -w["USD"]
+                + 0.5 * max(-z["COIN"], 0.0)
+                + max(
+                    0.0,
+                    max(-z["BOND"], 0.0)
+                    + 0.5 * max(-z["COIN"], 0.0)
+                    + max(-z["LOAN"], 0.0)
+                    - sum(max(z[a], 0.0) for a in ("BOND", "COIN", "LOAN")),
+                )
+                + max(0.0, -z["STOCK"])
+            ],
+            keeps=(HOLD, (0.3, 0.5, -0.2, 0.3, 0.1), (0.3, 0.4, -0.2, 0.4, 0.1)),
+            breaks=((0.2, 0.4, -0.2, 0.55, 0.05), (0.55, 0.4, -0.2, 0.2, 0.05)),
+            at=(0.2, 0.4, -0.2, 0.55, 0.05),
         ),
     ],
     InitialMargin: [
@@ -387,6 +697,17 @@ CASES: dict[type[Rule], list[Case]] = {
             keeps=(TARGET, (0.3, 0.35, -0.35, 0.35, 0.35)),
             breaks=((0.3, 1.0, -0.7, 0.3, 0.1), (0.6, 0.9, -0.6, 0.0, 0.1)),
             at=(0.6, 0.9, -0.6, 0.0, 0.1),
+        ),
+        Case(  # bonds, stocks and cash are collateral, of which no kind is more than half
+            InitialMargin({"COIN": 0.3}, utilisation=0.1, share=0.5),
+            lambda w, z: [
+                0.3 * abs(w["COIN"])
+                - 0.1 * (kept({a: long(w, a) for a in ("BOND", "STOCK", "USD")}, 0.5) + long(w, "COIN") - debt(w)),
+                *(-w[a] for a in ("BOND", "STOCK", "USD")),
+                w["LOAN"],
+            ],
+            keeps=((0.3, 0.3, -0.1, 0.35, 0.15),),
+            breaks=(TARGET, HOLD),
         ),
     ],
     Leverage: [
@@ -545,6 +866,54 @@ BAD: list[tuple[type[Rule], Callable[[], Rule], str]] = [
     (HealthFactor, lambda: HealthFactor(0.8, "threshold"), "threshold"),  # 0.9 above it: long + short < 0
     (CollateralRatio, lambda: CollateralRatio(-1.5), "at_least"),
     (CollateralRatio, lambda: CollateralRatio(1.5, 1.01), "factor"),
+    (HealthFactor, lambda: HealthFactor(1.5, "threshold", emode="b"), "emode"),
+    (HealthFactor, lambda: HealthFactor(1.5, "threshold", emode="b", emodes={"a": {"BOND": 0.9}}), "emode"),
+    (HealthFactor, lambda: HealthFactor(1.5, "threshold", emode="a", emodes={"a": {"BOND": 1.9}}), "emodes"),
+    (HealthFactor, lambda: HealthFactor(1.5, "threshold", account="perps"), "account"),
+    (HealthFactor, lambda: HealthFactor(1.5, "threshold", assets=["BUND"]), "assets"),
+    (LoanToValue, lambda: LoanToValue(1.1), "at_most"),
+    (LoanToValue, lambda: LoanToValue(0.0), "at_most"),
+    (LoanToValue, lambda: LoanToValue(0.5, counts=1.1), "counts"),
+    (BorrowLimit, lambda: BorrowLimit(0.8, {"BOND": 0.9, "COIN": 0.7}), "liquidation"),
+    (BorrowLimit, lambda: BorrowLimit(1.1, 1.1), "borrow"),
+    (BorrowLimit, lambda: BorrowLimit(0.5, 0.6, at_least=0.9), "at_least"),
+    (CollateralRatio, lambda: CollateralRatio(1.5, cap=-1.0), "cap"),
+    (CollateralRatio, lambda: CollateralRatio(1.5, share=0.0), "share"),
+    (CollateralRatio, lambda: CollateralRatio(1.5, share=1.5), "share"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({}), "brackets"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({"BUND": [(0.0, 0.1)]}), "brackets"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({"BOND": [(1.0, 0.1)]}), "brackets"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({"BOND": [(0.0, 0.1), (5.0, 0.05)]}), "brackets"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({"BOND": [(0.0, 0.1), (0.0, 0.2)]}), "brackets"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({"BOND": [(0.0, 1.0)]}), "brackets"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({"BOND": []}), "brackets"),
+    (MaintenanceMargin, lambda: MaintenanceMargin({"BOND": [0.1]}), "brackets"),  # type: ignore[list-item]
+    (AfterShock, lambda: AfterShock(HealthFactor(1.5, "threshold"), fall=1.1), "fall"),
+    (AfterShock, lambda: AfterShock(HealthFactor(1.5, "threshold"), rise=-0.1), "rise"),
+    (AfterShock, lambda: AfterShock(Turnover(0.1), fall=0.1), "rule"),
+    (AfterShock, lambda: AfterShock(CashFloor(0.1), fall=0.1), "rule"),
+    (AfterShock, lambda: AfterShock(TrackingErrorLimit(0.1), fall=0.1), "rule"),
+    (AfterShock, lambda: AfterShock(CVaR(HealthFactor(1.5, "threshold"), MOVES), fall=0.1), "rule"),
+    (AfterScenarios, lambda: AfterScenarios(HealthFactor(1.5, "threshold")), "AfterScenarios"),
+    (AfterScenarios, lambda: AfterScenarios(HealthFactor(1.5, "threshold"), {"a": {"BUND": 0.1}}), "moves"),
+    (AfterScenarios, lambda: AfterScenarios(HealthFactor(1.5, "threshold"), {"a": -1.1}), "moves"),
+    (AfterScenarios, lambda: AfterScenarios(HealthFactor(1.5, 0.5), changes={"a": {"treshold": 0.1}}), "changes"),
+    (CVaR, lambda: CVaR(HealthFactor(1.5, "threshold"), {}), "moves"),
+    (CVaR, lambda: CVaR(HealthFactor(1.5, "threshold"), MOVES, level=1.0), "level"),
+    (CVaR, lambda: CVaR(MaintenanceMargin({"COIN": COIN_TIERS}), MOVES), "rule"),
+    (AfterMove, lambda: AfterMove(HealthFactor(1.5, "threshold"), years=0.1), "probability"),
+    (AfterMove, lambda: AfterMove(HealthFactor(1.5, "threshold"), years=0.0, sigmas=1.0), "years"),
+    (AfterMove, lambda: AfterMove(HealthFactor(1.5, "threshold"), years=0.1, probability=0.6), "probability"),
+    (GreekLimit, lambda: GreekLimit("delta"), "GreekLimit"),
+    (GreekLimit, lambda: GreekLimit("delta", upper=0.1, lower=0.2), "lower"),
+    (GreekLimit, lambda: GreekLimit("theta", upper=0.1), "theta"),
+    (PoolCaps, lambda: PoolCaps(), "PoolCaps"),
+    (PoolCaps, lambda: PoolCaps(supply=-1.0), "supply"),
+    (PoolCaps, lambda: PoolCaps(borrow={"BUND": 1.0}), "borrow"),
+    (Reserve, lambda: Reserve({"BOND": -1.0}), "units"),
+    (SettledCash, lambda: SettledCash(-1.0), "unsettled"),
+    (SettledCash, lambda: SettledCash(late=1.5), "late"),
+    (SettledCash, lambda: SettledCash(by="venue"), "venue"),
     (InitialMargin, lambda: InitialMargin("margin", utilisation=0.0), "utilisation"),
     (InitialMargin, lambda: InitialMargin(-0.1), "rate"),
     (InitialMargin, lambda: InitialMargin(float("inf")), "rate"),
@@ -689,6 +1058,8 @@ def stated(problem: Problem, rule: Rule, weights: np.ndarray) -> list[float]:
         elif isinstance(piece, Bound):
             both = np.concatenate([piece.lower - weights, weights - piece.upper])
             found += both[np.isfinite(both)].tolist()
+        elif isinstance(piece, Envelope):
+            found.append(piece.excess(weights, weights - problem.before))
         elif isinstance(piece, Cone):
             found.append(piece.of(weights) - piece.upper)
         elif isinstance(piece, Opaque):

@@ -31,6 +31,7 @@ TABLE = pd.DataFrame(
         "two": [0.5, 0.6, 0.7, 0.0],
         "group": ["x", "x", "y", "z"],
         "volume": [1e3, 1e4, 1e5, 1.0],
+        "account": ["x", "x", "x", None],
     },
     index=["A", "B", "C-debt", "CASH"],
 )
@@ -53,8 +54,39 @@ RULES = [
     rules.CashBand(lower=0.1, upper=0.9),
     rules.CashBand(lower=-0.1, name="no cap"),
     rules.HealthFactor(at_least=1.5, threshold={**EACH, "CASH": 1.0}),
-    rules.CollateralRatio(at_least=1.2, factor="two"),
-    rules.InitialMargin(rate="one", haircut=0.1, utilisation=0.9),
+    rules.HealthFactor(
+        at_least=1.5, threshold="two", emode="e", emodes={"e": {"A": 0.9}, "f": {}}, assets=("A", "C-debt"), account="x"
+    ),
+    rules.LoanToValue(at_most=0.5, counts="two", assets=("A", "C-debt"), account="x"),
+    rules.BorrowLimit(borrow="one", liquidation="two", at_least=1.1, assets=("A", "C-debt"), account="x"),
+    rules.CollateralRatio(at_least=1.2, factor="two", cap={"A": 5.0}, share=0.5, assets=("A", "C-debt"), account="x"),
+    rules.InitialMargin(
+        rate="one", haircut=0.1, utilisation=0.9, cap=5.0, share=0.5, assets=("A", "C-debt"), account="x"
+    ),
+    rules.MaintenanceMargin(
+        brackets={"A": ((0.0, 0.01), (10.0, 0.05)), "B": ((0.0, 0.02),)},
+        haircut="one",
+        utilisation=0.9,
+        cap=5.0,
+        share=0.5,
+        assets=("A", "C-debt"),
+        account="x",
+    ),
+    rules.AfterShock(rule=rules.HealthFactor(at_least=1.1, threshold="two"), fall="one", rise={"C-debt": 0.1}),
+    rules.AfterScenarios(
+        rule=rules.HealthFactor(at_least=1.1, threshold="two"),
+        moves={"crash": {"A": -0.3}, "all": -0.1, "column": "one"},
+        changes={"tuned": {"threshold": 0.5, "at_least": 1.0}, "column": {"threshold": "one"}},
+    ),
+    rules.CVaR(rule=rules.LoanToValue(at_most=0.5), moves={"a": {"A": -0.3}, "b": 0.1}, level=0.5),
+    rules.AfterMove(
+        rule=rules.HealthFactor(at_least=1.1, threshold="two"), years=0.01, probability=0.01, distribution="cantelli"
+    ),
+    rules.AfterMove(rule=rules.HealthFactor(at_least=1.1, threshold="two"), years=0.01, sigmas=3.0),
+    rules.GreekLimit(greek="one", upper=0.5, lower=-0.5, assets=("A",), account="x"),
+    rules.PoolCaps(supply="volume", borrow={"C-debt": 5.0}, assets=("A", "C-debt")),
+    rules.Reserve(units={"A": 5.0, "CASH": 1.0}),
+    rules.SettledCash(unsettled=5.0, late="one", by="group"),
     rules.Leverage(gross=2.0, net=1.0, except_=("C-debt",)),
     rules.GroupLimit(by="group", upper={"x": 0.9}, lower=0.0),
     rules.FactorLimit(loadings={"size": EACH, "value": "one"}, upper={"size": 1.0}, lower=-1.0, relative=True),

@@ -21,6 +21,7 @@ from test_portfolio import table as small_table
 from equipoise.constraints import (
     Cone,
     Custom,
+    Envelope,
     InputError,
     LotSize,
     MinimumPosition,
@@ -339,12 +340,18 @@ COSTS: dict[type[Cost], list[Cost]] = {
 RISK = CovarianceRisk(COVARIANCE, assets=RISKY, riskless=["ZINC"])
 
 
-def treasuries(count: int = 7) -> pd.DataFrame:
-    """Accounts like that of test_every_rule; in some, ZINC (after the cash by label) takes the place of LOAN."""
+def treasuries(count: int = 7, *, sided: bool = False) -> pd.DataFrame:
+    """Accounts like that of test_every_rule; in some, ZINC (after the cash by label) takes the place of LOAN.
+
+    `sided`: what is held is wanted on the same side, for rules to which that matters.
+    """
     rng = np.random.default_rng(0)
     found = {}
     for i in range(count):
         one = TABLE.assign(quantity=TABLE.quantity * rng.uniform(0.7, 1.3, 5), target=rng.permutation(TABLE.target))
+        if sided:
+            one["target"] = [-0.1 if a == "LOAN" else max(b, 0.0) + 0.05 * (b < 0) for a, b in one.target.items()]
+            one.loc["USD", "target"] += 1.0 - one.target.sum()
         one[["threshold", "margin", "haircut", "beta", "volume"]] *= rng.uniform(0.9, 1.0, (5, 5))
         found[f"t{i}"] = one.rename(index={"LOAN": "ZINC"}) if i % 3 == 1 else one
     return long_table(**found)
@@ -352,7 +359,7 @@ def treasuries(count: int = 7) -> pd.DataFrame:
 
 def pairs(rule: Rule | None = None) -> Iterator[tuple[Stack, int, Portfolio]]:
     """Each stack of the treasuries with each of its portfolios on its own, the risk set for both."""
-    table = treasuries()
+    table = treasuries(sided=rule is not None)
     found, odd = stacks(table, "USD", label_columns=rule.label_columns() if rule else ())
     assert odd == []
     for stack in found:
@@ -366,12 +373,19 @@ def pairs(rule: Rule | None = None) -> Iterator[tuple[Stack, int, Portfolio]]:
 def assert_same_data(one: Any, many: Any, i: int) -> None:
     """A piece of one portfolio is entry i of that of the stack: every field, bit for bit."""
     assert type(one) is type(many)
-    for field in fields(one):
-        mine, all_ = getattr(one, field.name), getattr(many, field.name)
+    entries = [(field.name, getattr(one, field.name), getattr(many, field.name)) for field in fields(one)]
+    for name, mine, all_ in entries:
+        if isinstance(mine, tuple):  # the terms of an envelope, the masks of its venues
+            for a, b in zip(mine, all_, strict=True):
+                if isinstance(a, np.ndarray):
+                    assert bits(a) == bits(b[i])
+                else:
+                    assert_same_data(a, b, i)
+            continue
         if mine is None or isinstance(mine, str | bool):
             assert mine == all_
         elif isinstance(mine, np.ndarray | float | int):
-            assert bits(mine) == bits(all_[i] if np.ndim(all_) > np.ndim(mine) else all_), field.name
+            assert bits(mine) == bits(all_[i] if np.ndim(all_) > np.ndim(mine) else all_), name
         else:
             assert_same_data(mine, all_, i)
 
@@ -414,6 +428,9 @@ def test_rules(rule: Rule) -> None:
                 assert isinstance(mine.of(w[i], z[i]), float)
                 per = (theirs.per.of(w, z), mine.per.of(w[i], z[i])) if theirs.per and mine.per else (1.0, 1.0)
                 assert bits(theirs.shown(excess, per[0])[i]) == bits(mine.shown(alone, per[1]))
+            if isinstance(mine, Envelope) and isinstance(theirs, Envelope):
+                assert bits(theirs.excess(w, z)[i]) == bits(mine.excess(w[i], z[i]))
+                assert_same_data(mine.support(w[i], z[i]), theirs.support(w, z), i)
             if isinstance(mine, Cone) and isinstance(theirs, Cone):
                 assert bits(theirs.of(w)[i]) == bits(mine.of(w[i]))
 

@@ -1,0 +1,220 @@
+"""The terms of envelopes: convex functions of the weights, each the highest of a family of planes.
+
+    Brackets    Σᵢ max_j (longᵢⱼ·wᵢ⁺ + shortᵢⱼ·wᵢ⁻ − offsetᵢⱼ)                     tiered margin
+    Counted     −factor · max {Σu : u ≤ kept·w⁺, u ≤ cap, u ≤ share·Σu}             haircuts with concentration limits
+    Tail        the mean of the worst `share` of S rows                             CVaR (Rockafellar and Uryasev 2000)
+    Spread      ‖(M w, δ∘w)‖₂                                                       a move of k standard deviations
+    Proceeds    Σ over venues of (what its sales bring − what its buys cost)⁺       unsettled cash
+
+Arrays are (n,) or (B, n), with one more axis for brackets or scenarios; values of Fractions are exact (a norm, which
+has no exact value, is raised by more than its rounding error).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+
+from equipoise.constraints.base import Array
+from equipoise.constraints.envelope import Plane
+from equipoise.constraints.errors import InputError
+
+_NORM = 1e-13  # far more than the rounding error of a norm
+_fractions = np.vectorize(Fraction, otypes=[object])
+
+
+@dataclass(frozen=True, eq=False)
+class Brackets:
+    """Σᵢ max_j (longᵢⱼ·wᵢ⁺ + shortᵢⱼ·wᵢ⁻ − offsetᵢⱼ): (…, n, J)."""
+
+    of_holdings: ClassVar[bool] = True
+
+    long: Array
+    short: Array
+    offset: Array
+
+    def _lines(self, weights: Array) -> Any:
+        long, short, offset = (_numbers(c, weights) for c in (self.long, self.short, self.offset))
+        return long * np.maximum(weights, 0)[..., None] + short * np.maximum(-weights, 0)[..., None] - offset
+
+    def of(self, weights: Array, trades: Array) -> Any:
+        return self._lines(weights).max(axis=-1).sum(axis=-1)
+
+    def plane(self, weights: Array, trades: Array) -> Plane:
+        lines = self._lines(weights)
+        highest = np.argmax(lines, axis=-1)[..., None]
+
+        def chosen(values: Array) -> Array:
+            return np.asarray(np.take_along_axis(np.broadcast_to(values, lines.shape), highest, axis=-1)[..., 0])
+
+        return {"long": chosen(self.long), "short": chosen(self.short)}, -chosen(self.offset).sum(axis=-1)
+
+    def shocked(self, low: Array, high: Array) -> Brackets:
+        ends = [low[..., None], high[..., None]] if np.any(low != high) else [low[..., None]]
+        sides = [np.concatenate([side * end for end in ends], axis=-1) for side in (self.long, self.short)]
+        shape = sides[0].shape
+        return Brackets(*sides, np.broadcast_to(np.concatenate([self.offset] * len(ends), axis=-1), shape))
+
+    @property
+    def steepness(self) -> Any:
+        return np.linalg.norm(np.maximum(np.abs(self.long), np.abs(self.short)).max(axis=-1), axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """−factor · max {Σu : u ≤ kept·w⁺, u ≤ cap, u ≤ share·Σu}: what of the collateral counts, above 0 only.
+
+    With e the smaller of the first two, Σu = min over m·share < 1 of (Σ e without the m largest)/(1 − m·share).
+    Convex where no asset that is kept can be short: the rule bounds those by 0.
+    """
+
+    of_holdings: ClassVar[bool] = True
+
+    kept: Array
+    cap: Array
+    share: float
+    factor: float
+
+    def _least(self, weights: Array) -> tuple[Any, Any, Any, Any]:
+        """(each e, its rank from the largest, the m that decides, 1 − m·share)."""
+        each = np.minimum(_numbers(self.kept, weights) * np.maximum(weights, 0), self._limits(weights))
+        rank = np.argsort(np.argsort(-each, axis=-1, kind="stable"), axis=-1, kind="stable")
+        fewest = int(np.ceil(round(1.0 / self.share, 9)))  # of as many kinds at a share each nothing is left free
+        count = np.arange(min(fewest, each.shape[-1] + 1))
+        free = _numbers(1.0 - self.share * count, weights)
+        left = np.stack([np.where(rank >= m, each, 0 * each).sum(axis=-1) for m in count], axis=-1) / free
+        m = np.argmin(left, axis=-1)
+        return each, rank, m, free[m]
+
+    def _limits(self, weights: Array) -> Any:
+        if weights.dtype != object:
+            return self.cap
+        return np.array([Fraction(float(c)) if np.isfinite(c) else c for c in np.broadcast_to(self.cap, weights.shape)])
+
+    def of(self, weights: Array, trades: Array) -> Any:
+        each, rank, m, free = self._least(weights)
+        left = np.where(rank >= np.asarray(m)[..., None], each, 0 * each).sum(axis=-1)
+        return -(_numbers(np.asarray(self.factor), weights)[()] * left / free)
+
+    def plane(self, weights: Array, trades: Array) -> Plane:
+        _, rank, m, free = self._least(weights)
+        scale = np.asarray(self.factor / free)[..., None] * (rank >= np.asarray(m)[..., None])
+        capped = self.kept * np.maximum(weights, 0) > self.cap
+        constant = np.where(capped, scale * np.where(capped, self.cap, 0.0), 0.0).sum(axis=-1)
+        return {"weight": np.where(capped, 0.0, -scale * self.kept)}, -constant
+
+    def shocked(self, low: Array, high: Array) -> Counted:
+        return replace(self, kept=self.kept * low)
+
+    @property
+    def steepness(self) -> Any:
+        fewest = int(np.ceil(round(1.0 / self.share, 9)))
+        return self.factor * np.linalg.norm(self.kept, axis=-1) / (1.0 - self.share * (fewest - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """The mean of the worst `share` of S functions longₛ·w⁺ + shortₛ·w⁻ − offsetₛ: (…, S, n), offset (…, S)."""
+
+    of_holdings: ClassVar[bool] = True
+
+    long: Array
+    short: Array
+    offset: Array
+    share: float
+
+    def _worst(self, weights: Array) -> tuple[Any, Any]:
+        """Each function's value, and its part in the mean."""
+        long, short, offset = (_numbers(c, weights) for c in (self.long, self.short, self.offset))
+        up, down = np.maximum(weights, 0)[..., None, :], np.maximum(-weights, 0)[..., None, :]
+        value = (long * up + short * down).sum(axis=-1) - offset
+        rank = np.argsort(np.argsort(-value, axis=-1, kind="stable"), axis=-1, kind="stable")
+        number = value.shape[-1] * (Fraction(self.share) if weights.dtype == object else self.share)
+        return value, np.clip(number - rank, 0, 1) / number
+
+    def of(self, weights: Array, trades: Array) -> Any:
+        value, part = self._worst(weights)
+        return (value * part).sum(axis=-1)
+
+    def plane(self, weights: Array, trades: Array) -> Plane:
+        _, part = self._worst(weights)
+        slopes = {name: (getattr(self, name) * part[..., None]).sum(axis=-2) for name in ("long", "short")}
+        return slopes, -(self.offset * part).sum(axis=-1)
+
+    def shocked(self, low: Array, high: Array) -> Tail:
+        raise InputError("a rule on the tail of scenarios cannot be stressed again", column="rule")
+
+    @property
+    def steepness(self) -> Any:
+        return np.linalg.norm(np.maximum(np.abs(self.long), np.abs(self.short)).max(axis=-2), axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """‖(M w, δ∘w)‖₂: M (…, K, n), δ (…, n)."""
+
+    of_holdings: ClassVar[bool] = True
+
+    matrix: Array
+    diagonal: Array
+
+    def _norm(self, weights: Array) -> tuple[Array, Any]:
+        exposure = np.matmul(self.matrix, weights[..., None])[..., 0]
+        length = np.hypot(np.linalg.norm(exposure, axis=-1), np.linalg.norm(self.diagonal * weights, axis=-1))
+        return exposure, length
+
+    def of(self, weights: Array, trades: Array) -> Any:
+        if weights.dtype == object:
+            return Fraction(float(self._norm(weights.astype(float))[1]) * (1.0 + _NORM))
+        return self._norm(weights)[1]
+
+    def plane(self, weights: Array, trades: Array) -> Plane:
+        exposure, length = self._norm(weights)
+        slope = np.matmul(exposure[..., None, :], self.matrix)[..., 0, :] + self.diagonal**2 * weights
+        length = np.asarray(length)[..., None]
+        return {"weight": np.divide(slope, length, out=np.zeros_like(slope), where=length > 0)}, 0.0
+
+    def shocked(self, low: Array, high: Array) -> Spread:
+        raise InputError("a rule on a move of k sigmas cannot be stressed again", column="rule")
+
+    @property
+    def steepness(self) -> Any:
+        terms = 2.0 * (1.0 + self.matrix.shape[-2])
+        return terms * np.sqrt(np.square(self.matrix).sum(axis=(-2, -1)) + np.square(self.diagonal).sum(axis=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Proceeds:
+    """Σ over venues of (Σ early·z⁻ − Σ z⁺)⁺ over the venue's assets: `member` holds a mask (…, n) for each venue."""
+
+    of_holdings: ClassVar[bool] = False
+
+    member: tuple[Array, ...]
+    early: Array
+
+    def _left(self, trades: Array) -> list[Any]:
+        flow = _numbers(self.early, trades) * np.maximum(-trades, 0) - np.maximum(trades, 0)
+        return [np.where(member, flow, 0 * flow).sum(axis=-1) for member in self.member]
+
+    def of(self, weights: Array, trades: Array) -> Any:
+        return sum(np.maximum(left, 0) for left in self._left(trades))
+
+    def plane(self, weights: Array, trades: Array) -> Plane:
+        left = zip(self.member, self._left(trades), strict=True)
+        active = sum(member * (np.asarray(value) > 0)[..., None] for member, value in left)
+        return {"buy": -1.0 * active, "sell": self.early * active}, 0.0
+
+    def shocked(self, low: Array, high: Array) -> Proceeds:
+        raise InputError("a rule on trades cannot be stressed", column="rule")
+
+    @property
+    def steepness(self) -> Any:
+        return 2.0 * np.sqrt(np.shape(self.early)[-1])
+
+
+def _numbers(coefficients: Array, like: Array) -> Any:
+    """The coefficients as Fractions where the weights are."""
+    return _fractions(coefficients) if like.dtype == object else coefficients

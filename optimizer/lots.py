@@ -18,7 +18,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
+from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row, Semicontinuous
 from equipoise.constraints.custom import tightened
 from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
 from equipoise.optimizer.lot_dive import dived, dived_around
@@ -36,6 +36,8 @@ _OF_JUMPS = 3  # times as many where orders or positions cost or count for being
 _WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
 _GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
 _SEED = 20
+_UNFOUND = "no plan in whole lots was found that keeps all rules"
+_PROVEN = "no plan in whole lots keeps all rules (proven)"
 _STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
 _DIVE = 6  # every so many turns a dive takes the place of a draw
 _STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
@@ -157,8 +159,7 @@ def rounded(
     search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)
     proof = proven(search, bound, found.best if found is not None else None, exact)
     if proof.best is None:
-        told = "no plan in whole lots keeps all rules (proven)" if proof.complete else reason
-        return None, told
+        return None, reason.replace(_UNFOUND, _PROVEN) if proof.complete else reason
     return _plan(Found(search, proof.best, problem.lower), proof.bound), ""
 
 
@@ -288,11 +289,12 @@ def _no_point(problem: Problem, i: int, allowed: Lots) -> str:
     named = sorted(
         {title for title, b in problem.bounds if b.lower[i] == problem.lower[i] or b.upper[i] == problem.upper[i]}
     )
-    assert problem.step is not None
+    if allowed.apart[i]:
+        named += [title for title, piece in problem.pieces if isinstance(piece, Semicontinuous)]
+    lot = f"one lot of {problem.step.lot[i]:g} is {100 * allowed.size[i]:.3g} % of NAV, and " if problem.step else ""
     return (
-        f"{' and '.join(named)} leave {problem.assets[i]} no whole number of lots: one lot of "
-        f"{problem.step.lot[i]:g} is {100 * allowed.size[i]:.3g} % of NAV, and the weight must lie within "
-        f"{100 * problem.lower[i]:.4g} % to {100 * problem.upper[i]:.4g} % "
+        f"{' and '.join(named)} leave {problem.assets[i]} no {'whole number of lots' if lot else 'quantity'}: {lot}the "
+        f"weight must lie within {100 * problem.lower[i]:.4g} % to {100 * problem.upper[i]:.4g} % "
         f"(now {100 * problem.before[i]:.4g} %, smallest order {100 * allowed.least[i] * allowed.size[i]:.3g} %)"
     )
 
@@ -315,9 +317,5 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
         for title, piece in search.problem.opaque
         if piece.violation(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
     ]
-    how = (
-        "no plan in whole lots keeps all rules (proven)"
-        if proven
-        else "no plan in whole lots was found that keeps all rules"
-    )
+    how = _PROVEN if proven else _UNFOUND
     return f"{how}; the closest one breaks {', '.join(broken)}"

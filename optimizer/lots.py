@@ -6,8 +6,8 @@ optimum's while that costs next to nothing), moves by lots (`lot_search`) among 
 integer program (`lot_program`) says whether there is one.
 
 Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on
-from the lots that the bound likes best and from draws around them; the draws are seeded, so that the same problem has
-the same plan.
+from the lots that the bound likes best and from draws around them, and, where orders or positions cost or count for
+being one, from dives (`lot_dive`); draws and dives are seeded, so that the same problem has the same plan.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _SEED = 20
 _UNFOUND = "no plan in whole lots was found that keeps all rules"
 _PROVEN = "no plan in whole lots keeps all rules (proven)"
 _STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
-_DIVE = 6  # every so many turns a dive takes the place of a draw
 _STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
+_DIVE = 6  # where there are jumps, every so many turns a dive takes the place of a draw
 _EXACT_SPLITS = 4  # of the root of a branch and bound
 
 

@@ -12,6 +12,7 @@ being one, from dives (`lot_dive`); draws and dives are seeded, so that the same
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -141,6 +142,7 @@ def rounded(
     branch and bound after that.
     """
     assert solution.weights is not None
+    began = time.monotonic()
     found, reason = _first(problem, solution.weights, margin)
     if found is None and exact is None:
         return None, reason
@@ -157,6 +159,8 @@ def rounded(
     if exact is None or (found is not None and bound.value >= enough):
         return _plan(found, bound.value), ""
     search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)
+    if exact.time_limit is not None:
+        exact = replace(exact, time_limit=max(0.0, exact.time_limit - (time.monotonic() - began)))
     proof = proven(search, bound, found.best if found is not None else None, exact)
     if proof.best is None:
         return None, reason.replace(_UNFOUND, _PROVEN) if proof.complete else reason

@@ -25,6 +25,7 @@ from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
 from equipoise.optimizer.lot_dive import dived, dived_around
 from equipoise.optimizer.lot_exact import Exact, proven
 from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_polish import polished
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Solution
@@ -267,6 +268,8 @@ def _searched(problem: Problem, optimum: Array, lower: Array, margin: float) -> 
     best = min(reached, key=lambda s: (max(s.violation, SLACK), s.objective))
     if best.violation > SLACK and problem.opaque:
         best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
+    if best.violation > SLACK and allowed.jumps:
+        best = min((polished(search, state) for state in reached), key=lambda s: (max(s.violation, SLACK), s.objective))
     if best.violation > SLACK:
         point, proven = feasible_point(search, optimum)
         if point is not None:

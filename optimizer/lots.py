@@ -6,24 +6,26 @@ optimum's while that costs next to nothing), moves by lots (`lot_search`) among 
 integer program (`lot_program`) says whether there is one.
 
 Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on
-from the lots that the bound likes best and from draws around them; the draws are seeded, so that the same problem has
-the same plan.
+from the lots that the bound likes best and from draws around them, and, where orders or positions cost or count for
+being one, from dives (`lot_dive`); draws and dives are seeded, so that the same problem has the same plan.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
+from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row, Semicontinuous
 from equipoise.constraints.custom import tightened
 from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
 from equipoise.optimizer.lot_dive import dived, dived_around
 from equipoise.optimizer.lot_exact import Exact, proven
 from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_polish import polished
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Solution
@@ -36,10 +38,12 @@ _OF_JUMPS = 3  # times as many where orders or positions cost or count for being
 _WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
 _GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
 _SEED = 20
+_UNFOUND = "no plan in whole lots was found that keeps all rules"
+_PROVEN = "no plan in whole lots keeps all rules (proven)"
 _STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
-_DIVE = 6  # every so many turns a dive takes the place of a draw
 _STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
 _SUPPORTED = 8  # how often the rows of envelopes that a plan breaks are added
+_DIVE = 6  # where there are jumps, every so many turns a dive takes the place of a draw
 _EXACT_SPLITS = 4  # of the root of a branch and bound
 
 
@@ -141,6 +145,7 @@ def rounded(
     branch and bound after that.
     """
     assert solution.weights is not None
+    began = time.monotonic()
     found, reason = _first(problem, solution.weights, margin)
     if found is None and exact is None:
         return None, reason
@@ -157,10 +162,11 @@ def rounded(
     if exact is None or (found is not None and bound.value >= enough):
         return _plan(found, bound.value), ""
     search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)
+    if exact.time_limit is not None:
+        exact = replace(exact, time_limit=max(0.0, exact.time_limit - (time.monotonic() - began)))
     proof = proven(search, bound, found.best if found is not None else None, exact)
     if proof.best is None:
-        told = "no plan in whole lots keeps all rules (proven)" if proof.complete else reason
-        return None, told
+        return None, reason.replace(_UNFOUND, _PROVEN) if proof.complete else reason
     return _plan(Found(search, proof.best, problem.lower), proof.bound), ""
 
 
@@ -268,6 +274,8 @@ def _searched(
         return _searched(problem.supported(best.weights), optimum, lower, margin, rounds - 1)
     if best.violation > SLACK and problem.opaque:
         best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
+    if best.violation > SLACK and allowed.jumps:
+        best = min((polished(search, state) for state in reached), key=lambda s: (max(s.violation, SLACK), s.objective))
     if best.violation > SLACK:
         point, proven = feasible_point(search, optimum)
         if point is not None:
@@ -294,11 +302,12 @@ def _no_point(problem: Problem, i: int, allowed: Lots) -> str:
     named = sorted(
         {title for title, b in problem.bounds if b.lower[i] == problem.lower[i] or b.upper[i] == problem.upper[i]}
     )
-    assert problem.step is not None
+    if allowed.apart[i]:
+        named += [title for title, piece in problem.pieces if isinstance(piece, Semicontinuous)]
+    lot = f"one lot of {problem.step.lot[i]:g} is {100 * allowed.size[i]:.3g} % of NAV, and " if problem.step else ""
     return (
-        f"{' and '.join(named)} leave {problem.assets[i]} no whole number of lots: one lot of "
-        f"{problem.step.lot[i]:g} is {100 * allowed.size[i]:.3g} % of NAV, and the weight must lie within "
-        f"{100 * problem.lower[i]:.4g} % to {100 * problem.upper[i]:.4g} % "
+        f"{' and '.join(named)} leave {problem.assets[i]} no {'whole number of lots' if lot else 'quantity'}: {lot}the "
+        f"weight must lie within {100 * problem.lower[i]:.4g} % to {100 * problem.upper[i]:.4g} % "
         f"(now {100 * problem.before[i]:.4g} %, smallest order {100 * allowed.least[i] * allowed.size[i]:.3g} %)"
     )
 
@@ -322,9 +331,5 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
         if piece.violation(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
     ]
     broken += [t for t, e in search.problem.envelopes if e.excess(weights, weights - search.problem.before) > SLACK]
-    how = (
-        "no plan in whole lots keeps all rules (proven)"
-        if proven
-        else "no plan in whole lots was found that keeps all rules"
-    )
+    how = _PROVEN if proven else _UNFOUND
     return f"{how}; the closest one breaks {', '.join(broken)}"

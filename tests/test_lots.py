@@ -12,8 +12,17 @@ import pandas as pd
 import pytest
 
 from equipoise import Rebalancer, Status
-from equipoise.constraints import DriftBand, HealthFactor, InputError, LongOnly, LotSize, ShortOnly, Turnover
-from equipoise.optimizer import CovarianceRisk, ProportionalCost
+from equipoise.constraints import (
+    DriftBand,
+    HealthFactor,
+    InputError,
+    LongOnly,
+    LotSize,
+    OrderLimit,
+    ShortOnly,
+    Turnover,
+)
+from equipoise.optimizer import CovarianceRisk, FixedFee, ProportionalCost
 
 DATA = Path(__file__).parent / "data"
 FEE = 0.002
@@ -124,9 +133,9 @@ def test_against_brute_force() -> None:
 
 
 def proven() -> list[dict[str, object]]:
-    """The instances whose model is ours: no fixed fee, no limit on the number of trades."""
-    found = json.loads((DATA / "lots.json").read_text())
-    return [one for one in found if not one["fixed_fee"] and one["max_trades"] is None]
+    """Four instances: plain, with a fee for each order, with a smallest order, with at most four orders, too."""
+    found: list[dict[str, object]] = json.loads((DATA / "lots.json").read_text())
+    return found
 
 
 def of_case(case: dict) -> tuple[Rebalancer, pd.DataFrame]:
@@ -146,9 +155,11 @@ def of_case(case: dict) -> tuple[Rebalancer, pd.DataFrame]:
     rules = [LongOnly(), LotSize("lot", min_notional=case["min_trade_notional"])]
     if case["band"] is not None:
         rules.append(DriftBand(absolute=dict(zip(names, case["band"], strict=True))))
+    if case["max_trades"] is not None:
+        rules.append(OrderLimit(case["max_trades"]))
     return Rebalancer(
         risk=CovarianceRisk(pd.DataFrame(case["cov"], index=names, columns=names)),
-        costs=[ProportionalCost(dict(zip(names, case["cost_rate"], strict=True)))],
+        costs=[ProportionalCost(dict(zip(names, case["cost_rate"], strict=True))), FixedFee(case["fixed_fee"])],
         constraints=rules,
         cash="CASH",
         aversion=2.0 * case["gamma"],

@@ -30,7 +30,7 @@ def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> N
         raise InputError(
             "a debt must belong to an account; write its name here", asset=account.assets[i], column="account"
         )
-    where = where & (labels == of)
+    where = np.asarray(where & (labels == of))
     none = np.broadcast_to(~where.any(axis=-1, keepdims=True), where.shape)
     if none.any():
         account.first(none)

@@ -38,6 +38,11 @@ def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> N
     return where
 
 
+def labelled(label: str, of: str | None) -> str:
+    """The label of a rule's row, with the account that it is about."""
+    return label if of is None else f"{label} of {of}"
+
+
 def of_account(of: str | None) -> tuple[str, ...]:
     """The label column of rules on one account."""
     return () if of is None else ("account",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -160,6 +161,7 @@ def finished(
     name, asked, problem = problem.portfolio.name, problem, solution.problem or problem
     if solution.weights is None:
         return Plan(solution.status, name, solution.explanation, problem, solution)
+    asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
     weights, bound = solution.weights, solution.bound
     whole = problem.step is not None
     if solution.status is Status.NO_TRADE:

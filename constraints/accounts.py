@@ -30,12 +30,17 @@ def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> N
         raise InputError(
             "a debt must belong to an account; write its name here", asset=account.assets[i], column="account"
         )
-    where = where & (labels == of)
+    where = np.asarray(where & (labels == of))
     none = np.broadcast_to(~where.any(axis=-1, keepdims=True), where.shape)
     if none.any():
         account.first(none)
         raise InputError("no row belongs to this account", column="account", value=of)
     return where
+
+
+def labelled(label: str, of: str | None) -> str:
+    """The label of a rule's row, with the account that it is about."""
+    return label if of is None else f"{label} of {of}"
 
 
 def of_account(of: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.accounts import counted, of_account, sides
+from equipoise.constraints.accounts import counted, labelled, of_account, sides
 from equipoise.constraints.base import (
     Account,
     Array,
@@ -99,7 +99,7 @@ class HealthFactor(_Coverage, stacks=True):
             inside = account.numbers(self.emodes[self.emode], "emodes", missing=-1.0)
             check_range(np.where(inside == -1.0, 0.0, inside), account, "emodes", at_least=0.0, at_most=most)
             threshold = np.where((inside != -1.0) & (self._debts(account) > 0), inside, threshold)
-        return (_covered("health factor", self.at_least, threshold, self._debts(account)),)
+        return (_covered(labelled("health factor", self.account), self.at_least, threshold, self._debts(account)),)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class LoanToValue(_Coverage, stacks=True):
         per = Parts(long=collateral)
         return (
             Row(
-                label="loan to value",
+                label=labelled("loan to value", self.account),
                 long=-self.at_most * collateral,
                 short=debt,
                 upper=0.0,
@@ -161,8 +161,8 @@ class BorrowLimit(_Coverage, stacks=True):
         no_more = (np.asarray(over)[..., None] > 0) & (debt > 0)
         low = np.where(no_more, np.minimum(before, 0.0), low)
         return (
-            _covered("borrow limit", 1.0, borrow, debt, np.maximum(over, 0.0)),
-            _covered("liquidation limit", self.at_least, liquidation, debt),
+            _covered(labelled("borrow limit", self.account), 1.0, borrow, debt, np.maximum(over, 0.0)),
+            _covered(labelled("liquidation limit", self.account), self.at_least, liquidation, debt),
             Bound(label="no more debt beyond the borrow limit", lower=low, upper=high),
         )
 
@@ -189,9 +189,9 @@ class CollateralRatio(_Coverage, stacks=True):
         factor = self._factors(account, self.factor, "factor", min(1.0, self.at_least))
         debt = self._debts(account)
         if self.cap is None and self.share is None:
-            return (_covered("collateral ratio", self.at_least, factor, debt),)
+            return (_covered(labelled("collateral ratio", self.account), self.at_least, factor, debt),)
         kept, bound, cap = limited(account, factor, self.cap, "collateral with concentration limits", self.account)
-        row = _covered("collateral ratio", self.at_least, np.zeros_like(factor), debt)
+        row = _covered(labelled("collateral ratio", self.account), self.at_least, np.zeros_like(factor), debt)
         return (Envelope(row, (Counted(kept, cap, self.share or 1.0, 1.0),)), bound)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.accounts import counted, of_account
+from equipoise.constraints.accounts import counted, labelled, of_account
 from equipoise.constraints.base import (
     LARGEST,
     Account,
@@ -202,7 +202,7 @@ class GreekLimit(Rule, stacks=True):
         greek = account.numbers(self.greek, "greek", cash=0.0, missing=0.0)
         check_range(greek, account, "greek", at_least=-LARGEST, of=self.account)
         slope = np.where(counted(account, self.assets, self.account), greek / account.price, 0.0)
-        label = self.greek if isinstance(self.greek, str) else "greek"
+        label = labelled(self.greek if isinstance(self.greek, str) else "greek", self.account)
         limits = ((self.upper, False), (self.lower, True))
         return [_limited(label, slope, limit, at_least) for limit, at_least in limits if limit is not None]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.accounts import counted, of_account
+from equipoise.constraints.accounts import counted, labelled, of_account
 from equipoise.constraints.base import (
     Account,
     Array,
@@ -71,7 +71,7 @@ class _Margin(Rule):
         check_range(haircut, account, "haircut", at_least=0.0, at_most=1.0, of=self.account)
         kept, owed = np.where(rows, 1.0 - haircut, 0.0), rows.astype(float)
         rate = np.where(rows[..., None], rate, 0.0)
-        shown: dict[str, Any] = {"label": label, "upper": 0.0, "limit": utilisation}
+        shown: dict[str, Any] = {"label": labelled(label, self.account), "upper": 0.0, "limit": utilisation}
         shown["per"] = Parts(long=kept, short=-owed)
         bounds: list[Piece] = []
         terms: list[Any] = []

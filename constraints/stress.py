@@ -93,13 +93,13 @@ def _moved(piece: Row | Envelope, low: Array, high: Array, when: str) -> Row | E
         assert isinstance(row, Row)
         return Envelope(row, tuple(term.shocked(low, high) for term in piece.terms))
     long, short = _both(piece)
-    parts = {"long": _worse(long, low, high), "short": _worse(short, low, high), "weight": None}
     label, per = f"{piece.label} {when}", piece.per
     if per is not None:
         # Shown over what the collateral is worth at its lowest, and the debts at their highest.
         ends = {"weight": low, "long": low, "short": high}
         per = Parts(**{name: c * end for name, end in ends.items() if (c := getattr(per, name)) is not None})
-    return replace(piece, **parts, label=label, limit=piece.stated, per=per)
+    worst = replace(piece, weight=None, long=_worse(long, low, high), short=_worse(short, low, high), per=per)
+    return replace(worst, label=label, limit=piece.stated)
 
 
 def _both(row: Row) -> tuple[Array, Array]:
@@ -138,7 +138,7 @@ class AfterShock(_Stressed, stacks=True):
             check_range(move, account, argument, at_least=0.0, at_most=most)
             ends.append(1.0 + (move if argument == "rise" else -move))
         ratios, bounds = self._inner(account)
-        return [*(_moved(piece, *ends, "after the shock") for piece in ratios), *bounds]
+        return [*(_moved(piece, ends[0], ends[1], "after the shock") for piece in ratios), *bounds]
 
 
 @dataclass(frozen=True)

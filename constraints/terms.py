@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.envelope import Plane
@@ -55,8 +56,8 @@ class Brackets:
     def shocked(self, low: Array, high: Array) -> Brackets:
         ends = [low[..., None], high[..., None]] if np.any(low != high) else [low[..., None]]
         sides = [np.concatenate([side * end for end in ends], axis=-1) for side in (self.long, self.short)]
-        shape = sides[0].shape
-        return Brackets(*sides, np.broadcast_to(np.concatenate([self.offset] * len(ends), axis=-1), shape))
+        offset = np.broadcast_to(np.concatenate([self.offset] * len(ends), axis=-1), sides[0].shape)
+        return Brackets(sides[0], sides[1], offset)
 
     @property
     def steepness(self) -> Any:
@@ -192,7 +193,7 @@ class Proceeds:
 
     of_holdings: ClassVar[bool] = False
 
-    member: tuple[Array, ...]
+    member: tuple[NDArray[np.bool_], ...]
     early: Array
 
     def _left(self, trades: Array) -> list[Any]:
@@ -204,7 +205,9 @@ class Proceeds:
 
     def plane(self, weights: Array, trades: Array) -> Plane:
         left = zip(self.member, self._left(trades), strict=True)
-        active = sum(member * (np.asarray(value) > 0)[..., None] for member, value in left)
+        active = np.zeros(np.shape(self.early))
+        for member, value in left:
+            active = active + member * (np.asarray(value) > 0)[..., None]
         return {"buy": -1.0 * active, "sell": self.early * active}, 0.0
 
     def shocked(self, low: Array, high: Array) -> Proceeds:

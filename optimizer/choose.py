@@ -106,7 +106,9 @@ def _by_program(problem: Problem) -> Solution:
     if found.status is Status.UNSOLVED and problem.violation(problem.before) <= ROUNDING_TOLERANCE:
         # What is held keeps every rule: a plan, if not a proven one; the bound says how far it may be.
         held = certified(problem, problem.before.copy(), Prices.none(problem), "holding")
-        return replace(held, attempts=(*answer.attempts, Attempt("holding", "keeps every rule", "accepted")))
+        form = problem if problem.found else None
+        attempts = (*answer.attempts, Attempt("holding", "keeps every rule", "accepted"))
+        return replace(held, attempts=attempts, problem=form)
     verdict = "conflict proven" if found.status is Status.INFEASIBLE else "no conflict proven"
     attempts = (*answer.attempts, Attempt("elastic program", "explained", verdict))
     return replace(answer, status=found.status, explanation=found.text, attempts=attempts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Cone, Row
 from equipoise.optimizer.certificate import lower_bound, reduced_costs
@@ -102,7 +103,7 @@ def _rows(problem: Problem) -> Explanation:
         )
     sentences, rules, enough = [], [], False
     for j in over[np.unique(together[over], return_index=True)[1]]:
-        alone = (together == together[j]).astype(int)
+        alone = (together == together[j]).astype(np.intp)
         relaxed = _elastic(problem, alone)
         enough |= relaxed[0] is not None
         sentence, against = _least(problem, int(j), *relaxed)
@@ -113,9 +114,9 @@ def _rows(problem: Problem) -> Explanation:
     return Explanation(Status.INFEASIBLE, " ".join(sentences), _unique(rules))
 
 
-def _together(problem: Problem) -> Array:
+def _together(problem: Problem) -> NDArray[np.intp]:
     """A number for each row; the rows that were met of one envelope have the same."""
-    numbers = np.arange(1, len(problem.rows.upper) + 1)
+    numbers = np.arange(1, len(problem.rows.upper) + 1, dtype=np.intp)
     first = sum(isinstance(piece, Row) for _, piece in problem.pieces)
     if problem.found:
         numbers[first : first + len(problem.found)] = first + 1 + np.arange(len(problem.found)) % len(problem.envelopes)
@@ -215,7 +216,7 @@ def binding(problem: Problem, weights: Array, prices: Prices) -> tuple[str, ...]
     return _unique(titles)
 
 
-def _elastic(problem: Problem, elastic: Array) -> tuple[Array | None, Prices | None, Array]:
+def _elastic(problem: Problem, elastic: NDArray[np.intp]) -> tuple[Array | None, Prices | None, Array]:
     from equipoise.optimizer.program import LADDER, compiled
 
     program = compiled(problem, elastic)

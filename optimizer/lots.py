@@ -115,7 +115,8 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
             return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
         return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
 
-    pieces, found = (tuple((t, tighter(piece)) for t, piece in given) for given in (problem.pieces, problem.found))
+    found = tuple((title, replace(row, upper=row.upper - margin(row))) for title, row in problem.found)
+    pieces = tuple((title, tighter(piece)) for title, piece in problem.pieces)
     inner = replace(problem.relaxation, pieces=pieces, found=found)
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None

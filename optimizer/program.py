@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.optimizer.certificate import certified
@@ -311,7 +312,7 @@ def _scale(problem: Problem) -> float:
     return max(size, 1e-4 * max(spread, rates, carry)) or 1.0
 
 
-def compiled(problem: Problem, elastic: Array | None = None) -> Program:
+def compiled(problem: Problem, elastic: NDArray[np.intp] | None = None) -> Program:
     """The program of this problem's structure, from this thread's cache."""
     structure = Structure.of(problem, elastic)
     if problem.opaque:

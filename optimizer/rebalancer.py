@@ -167,6 +167,7 @@ def finished(
         problem = replace(solution.problem, fees=asked.fees)
     if solution.weights is None:
         return Plan(solution.status, name, solution.explanation, problem, solution)
+    asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
     weights, bound = solution.weights, solution.bound
     whole = problem.discrete
     holds = solution.status is Status.NO_TRADE and held_keeps(problem)

@@ -101,14 +101,17 @@ def _ratios(plan: Plan) -> list[tuple[str, str]]:
     assert problem is not None
     found = []
     shown = {(c.rule, c.detail): c.value for c in plan.verified.checks if c.asset is None} if plan.verified else {}
+    still = np.zeros_like(problem.before)
     ratios = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row | Envelope)]
     for title, piece in ratios:
-        row = piece.row if isinstance(piece, Envelope) else piece
+        row, excess = (
+            (piece.row, piece.excess(problem.before, still))
+            if isinstance(piece, Envelope)
+            else (piece, piece.of(problem.before, still) - piece.upper)
+        )
         if row.per is None or (title, row.label) not in shown:
             continue
-        still = np.zeros_like(problem.before)
         per = row.per.of(problem.before, still)
-        excess = row.of(problem.before, still) - row.upper if piece is row else piece.excess(problem.before, still)
         before = row.shown(excess, per)
         sense = "at least" if row.at_least else "at most"
         found.append((row.label, f"{before:.4g} -> {shown[title, row.label]:.4g} ({sense} {row.stated:g})"))

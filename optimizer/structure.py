@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from equipoise.constraints.base import Array, Parts
+from equipoise.constraints.base import Parts
 from equipoise.optimizer.problem import Problem
 
 
@@ -31,7 +31,7 @@ class Structure:
     elastic: bytes | None = None
 
     @classmethod
-    def of(cls, problem: Problem, elastic: Array | None = None) -> Structure:
+    def of(cls, problem: Problem, elastic: NDArray[np.intp] | None = None) -> Structure:
         rows, cost = problem.rows, problem.cost
         # The cash has a row for its floor, which counts the costs; a second lower bound would only be in the way.
         others = np.arange(len(problem.assets)) != problem.cash

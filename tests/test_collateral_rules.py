@@ -54,6 +54,7 @@ from equipoise.optimizer import (
     Status,
     lending,
     leverage,
+    liquidation,
     margin,
     sequenced,
 )
@@ -558,6 +559,58 @@ def test_settlement_reserves_and_caps_bind_where_they_should() -> None:
     assert insured["USD"] == pytest.approx(0.08)
     pool = Rebalancer(cash="USD", constraints=[PoolCaps(supply={"B": 12.0})]).solve(table).weights.after
     assert pool["B"] == pytest.approx(0.42)
+
+
+def test_isolated_and_cross_margin() -> None:
+    """Two positions with a balance each: isolated, the poor one is cut though the other has plenty; cross, neither."""
+    table = pd.DataFrame(
+        {
+            "quantity": [0.6, -0.55, 0.6, -0.2, 0.55],
+            "price": 1.0,
+            "target": [0.6, -0.55, 0.6, -0.2, 0.55],
+            "account": ["one", "one", "two", "two", None],
+        },
+        index=["one/BTC", "one/Q", "two/BTC", "two/Q", "USD"],
+    )
+    stay = NoTrade(["one/Q", "two/Q"])
+    rate = {"one/BTC": 0.1, "two/BTC": 0.1}
+    cross = Rebalancer(cash="USD", constraints=[stay, InitialMargin(rate, assets=[*table.index[:4]])]).solve(table)
+    assert cross.weights.after.to_numpy() == pytest.approx(table.target.to_numpy(), abs=1e-12)
+    isolated = [InitialMargin(rate, account=name) for name in ("one", "two")]
+    plan = Rebalancer(cash="USD", constraints=[stay, *isolated]).solve(table)
+    assert plan.weights.after["one/BTC"] == pytest.approx(0.55 / 0.9, abs=1e-7)  # 0.1·w = w − 0.55
+    assert plan.weights.after["two/BTC"] == pytest.approx(0.6)
+    assert "initial margin of one" in set(plan.checks.detail)
+
+
+def test_solvent_after_the_crash() -> None:
+    """Collateral of 1.05 times the debt after a fall by 40 %: a liquidation at a bonus of 5 % leaves nothing unpaid."""
+    rule = AfterScenarios(CollateralRatio(1.05), {"crash": {"ETH": -0.4, "BTC": -0.4}})
+    plan = made(rule).solve(treasury())
+    after = plan.weights.after[["ETH", "BTC", "debt"]].to_numpy()
+    crashed = after * np.array([0.6, 0.6, 1.0])
+    assert liquidation.bad_debt(crashed, 0.05) == pytest.approx(0.0, abs=1e-7)
+    assert liquidation.bad_debt(0.99 * crashed * np.array([1, 1, 1 / 0.99]), 0.05) > 0
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e12])
+def test_money_scales(scale: float) -> None:
+    """Brackets, caps and unsettled cash are money, all else is fractions of NAV: the same weights for any NAV."""
+    rules = [
+        MaintenanceMargin({"ETH": [(0, 0.1), (0.5 * scale, 0.3)]}, utilisation=0.3),
+        CollateralRatio(1.3, "threshold", cap={"ETH": 0.8 * scale}, share=0.6),
+        SettledCash(0.02 * scale),
+    ]
+    plan = made(*rules, debt=1e-2).solve(treasury(quantity=np.array([0.9, 0.5, -0.6, 0.2]) * scale))
+    assert plan.status is Status.OPTIMAL
+    if scale != 1.0:
+        one = [
+            MaintenanceMargin({"ETH": [(0, 0.1), (0.5, 0.3)]}, utilisation=0.3),
+            CollateralRatio(1.3, "threshold", cap={"ETH": 0.8}, share=0.6),
+            SettledCash(0.02),
+        ]
+        wanted = made(*one, debt=1e-2).solve(treasury())
+        assert plan.weights.after.to_numpy() == pytest.approx(wanted.weights.after.to_numpy(), abs=1e-8)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

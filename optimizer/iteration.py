@@ -89,7 +89,7 @@ def _started(dual: Dual, at: NDArray[np.intp]) -> _State:
             steepest[:, dual.rows] += np.abs(matrix)
         if dual.cost is not None:
             rate = np.broadcast_to(dual.horizon * (np.abs(assets.buy) + np.abs(assets.sell)), centre.shape)
-            steepest[:, dual.rows] += dual.cost[:, :, None] * rate[:, None, :]
+            steepest[:, dual.rows] += dual.cost_of_entries * rate[:, None, :]
     scale = np.square(steepest).sum(axis=-1) / np.median(smooth.assets.curvature, axis=1)[:, None]
     scale = np.maximum(scale, 1e-9 * scale.max(axis=1, keepdims=True, initial=0.0))
     return _State(at, dual, smooth, smooth.at(prices), centre, weight, scale, np.full(len(at), np.inf))

@@ -73,7 +73,8 @@ def solve(problem: Problem) -> Answers:
             at = members[start : start + chunk]
             with np.errstate(all="ignore"):
                 dual = duals.of(problem, at, out=out, capped=capped)
-                _record(problem, dual, at, _iterated()(dual), answers)
+                iterate = _iterated() if problem.accounts is None else iterated
+                _record(problem, dual, at, iterate(dual), answers)
     _certify(problem, answers)
     return answers
 
@@ -89,6 +90,8 @@ def refusal(problem: Problem) -> str | None:
 
 def coupling(problem: Problem) -> str:
     """By what assets are coupled other than the cash; empty if each has its closed form and one price joins them."""
+    if problem.accounts is not None:
+        return "there are several accounts, each with a budget"
     if not problem.risk.is_diagonal:
         return "the risk has factors (assets move together)"
     rows = problem.rows
@@ -112,8 +115,9 @@ def solution(problem: Problem) -> tuple[Solution | None, Attempt]:
     if answers.code[0] == UNSOLVED:
         return None, Attempt(NAME, "not solved", f"not certified after {steps}")
     weights, attempt = answers.weights[0], Attempt(NAME, "solved", f"accepted after {steps}")
-    prices = Prices(answers.rows[0], np.zeros(0), float(answers.budget[0]))
-    held = np.array_equal(np.delete(weights, problem.cash), np.delete(problem.before, problem.cash))
+    prices = Prices(answers.rows[0], np.zeros(0), float(answers.budget[0]) if problem.accounts is None else None)
+    cashes = list(problem.cashes)
+    held = np.array_equal(np.delete(weights, cashes), np.delete(problem.before, cashes))
     status = Status.NO_TRADE if held else Status.OPTIMAL
     name = "threshold" if separable(problem) else NAME
     objective, bound = float(answers.objective[0]), float(answers.bound[0])
@@ -125,6 +129,8 @@ def _forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
 
     What goes together must not depend on the neighbours, or bits would.
     """
+    if problem.accounts is not None:
+        return [(np.full(len(problem.before), True), False, False)]
     cash, rows, cost, risk = problem.cash, problem.rows, problem.cost, problem.risk
     bends = np.zeros(len(problem.before), dtype=bool)
     for long, short in ((cost.long[cash], cost.short[cash]), (problem.at_cash(rows.long), problem.at_cash(rows.short))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -15,6 +15,8 @@ from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Policy, Problem
 from equipoise.optimizer.risk import Risk
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
+from equipoise.optimizer.transfers import Transfer
+from equipoise.optimizer.transfers import portfolio as in_accounts
 from equipoise.optimizer.verify import verify
 
 if TYPE_CHECKING:
@@ -52,29 +54,45 @@ class Rebalancer:
     cash: the label of the settlement cash, a row with price 1. aversion: how much a unit of annual variance
     around the target is worth in NAV per year. horizon: the years over which one-off trading costs are worth
     paying (1: a trade must earn its cost within a year). trigger: what `due` asks.
+
+    For a portfolio in several accounts, cash: the cash of each account that trades, such as {"exchange": "USDT",
+    "perps": "USDC"}, the settlement cash first. Its table has the columns `account` and `asset`, and rows are known by
+    "account/asset". Each account pays for its own trades; transfers: what may be moved between them (`Transfer`).
     """
 
     def __init__(
         self,
         *,
-        cash: str,
+        cash: str | Mapping[str, str],
         risk: Risk | None = None,
         costs: Sequence[Cost] = (),
         constraints: Sequence[Rule] = (),
         aversion: float = 10.0,
         horizon: float = 1.0,
         trigger: Trigger | None = None,
+        transfers: Sequence[Transfer] = (),
     ) -> None:
-        for given, argument in ((costs, "costs"), (constraints, "constraints")):
+        lists = ((costs, "costs"), (constraints, "constraints"), (transfers, "transfers"))
+        for given, argument in lists:
             if not isinstance(given, Sequence) or isinstance(given, str):
                 raise InputError("must be a list", column=argument, value=given)
-        self.cash = cash
-        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon)
+        self.accounts = dict(cash) if isinstance(cash, Mapping) else {}
+        if transfers and not self.accounts:
+            raise InputError("transfers need accounts: give cash={account: asset, ...}", column="cash", value=cash)
+        if isinstance(cash, Mapping):
+            if not cash:
+                raise InputError("needs the cash of one account at least", column="cash", value={})
+            self.cash = "/".join(next(iter(cash.items())))
+        else:
+            self.cash = cash
+        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon, tuple(transfers))
         self.trigger = trigger
 
     def portfolio(self, table: pd.DataFrame, *, name: str | None = None, universe: Iterable[str] = ()) -> Portfolio:
         """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
         known = {*universe, *getattr(self.policy.risk, "assets", ())}
+        if self.accounts:
+            return in_accounts(table, self.accounts, self.policy.transfers, name=name, universe=known)
         return Portfolio.from_table(table, self.cash, name=name, universe=known)
 
     def problem(self, table: pd.DataFrame, *, name: str | None = None) -> Problem:
@@ -118,6 +136,7 @@ class Rebalancer:
         """
         from equipoise.optimizer.batch import gathered, solve_batch
 
+        self._alone()
         if not options and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
             return solve_batch(self, table)
@@ -127,6 +146,7 @@ class Rebalancer:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
         from equipoise.optimizer.engine import run
 
+        self._alone()
         return run(self, source, **options)
 
     def write_batch(
@@ -140,7 +160,12 @@ class Rebalancer:
         """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
         from equipoise.optimizer.engine import write
 
+        self._alone()
         return write(self, source, results=results, orders=orders, **options)
+
+    def _alone(self) -> None:
+        if self.accounts:
+            raise InputError("portfolios in several accounts are solved one by one: use solve", column="cash")
 
     def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""
@@ -182,6 +207,8 @@ def finished(
         weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)
     else:
         trades = _continuous(problem, weights)
+        if problem.accounts is not None:
+            trades = problem.accounts.closed(trades)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
     if whole and status is not Status.NO_TRADE:
@@ -206,7 +233,7 @@ def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:
     units = (weights - problem.before) * portfolio.nav / portfolio.price
     trades = []
     for i, held in enumerate(portfolio.exact_quantity):
-        trade = Fraction(0) if i == problem.cash or weights[i] == problem.before[i] else exact(units[i])
+        trade = Fraction(0) if i in problem.cashes or weights[i] == problem.before[i] else exact(units[i])
         left = held + trade
         if trade and (weights[i] == 0 or (problem.lower[i] == 0 and left < 0) or (problem.upper[i] == 0 and left > 0)):
             trade = -held

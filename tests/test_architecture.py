@@ -20,7 +20,10 @@ LONGEST = 400
 #: named here is on top: it may import everything, and none of these may import it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("checked", "lending", "liquidation", "leverage", "margin", "parameters"),
-    ("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable", "problem"),
+    (
+        *("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
+        *("transfers", "accounts", "joined", "rows", "problem"),
+    ),
     ("solution", "structure", "certificate"),
     (
         *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),

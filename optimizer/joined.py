@@ -196,11 +196,9 @@ class _Joined:
                         )
                     )
                 case Step():
-                    names = [f.name for f in fields(piece) if f.name != "label"]
-                    given: dict[str, Any] = {name: getattr(piece, name) for name in names}
-                    found.append(
-                        (title, replace(piece, **{k: None if c is None else self.wide(c) for k, c in given.items()}))
-                    )
+                    given = {f.name: getattr(piece, f.name) for f in fields(piece) if f.name != "label"}
+                    wide_of: dict[str, Any] = {k: c if c is None else self.wide(c) for k, c in given.items()}
+                    found.append((title, replace(piece, **wide_of)))
                 case Opaque():
                     found.append((title, self._opaque(piece)))
                 case _:

@@ -33,16 +33,19 @@ def certified(problem: Problem, weights: Array, prices: Prices, solver: str) -> 
     return Solution(status, solver, weights, prices, objective, bound)
 
 
-def lower_bound(problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0) -> float:
+def lower_bound(
+    problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0, search: bool = True
+) -> float:
     """A number that no feasible objective can be below; `weights` only steer λ and y towards a tight one.
 
-    With `objective` = 0: of the zero function, so that a bound above 0 proves that nothing is feasible.
+    With `objective` = 0: of the zero function, so that a bound above 0 proves that nothing is feasible. Without
+    `search` several budgets' prices are only guessed (from the slopes of the cashes).
     """
     if not (np.all(np.isfinite(prices.rows)) and np.all(np.isfinite(prices.cones))):
         prices = Prices.none(problem)
     slope, constant = _linear_part(problem, weights, prices, objective)
     if problem.accounts is not None:
-        return _of_accounts(problem, weights, prices, slope, constant, objective)
+        return _of_accounts(problem, weights, prices, slope, constant, objective, _ROUNDS if search else 0)
     free = problem.separable(slope, prices.rows, objective=objective)
 
     def dual(budget: float) -> tuple[float, float]:
@@ -83,7 +86,7 @@ def reduced_costs(problem: Problem, weights: Array, prices: Prices, *, objective
 
 
 def _of_accounts(
-    problem: Problem, weights: Array, prices: Prices, slope: Array, constant: float, objective: float
+    problem: Problem, weights: Array, prices: Prices, slope: Array, constant: float, objective: float, rounds: int
 ) -> float:
     """`lower_bound` where every account has a budget: the price of each by the slope of its cash, then one by one."""
     cashes, spends, budgets = list(problem.cashes), problem.spends, problem.budgets
@@ -99,7 +102,7 @@ def _of_accounts(
         guesses.insert(0, prices.budgets)
     best = max(guesses, key=lambda guess: dual(guess)[0])
     reached = problem.objective(weights) if objective else 0.0
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         bound = dual(best)[0]
         if objective and reached - bound <= _TIGHT * abs(reached):
             return bound

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.optimizer.certificate import certified
+from equipoise.optimizer.certificate import certified, lower_bound
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Prices, Solution, Status
 
@@ -28,9 +28,11 @@ def holding(problem: Problem) -> Solution | None:
     if below_zero.any() or problem.violation(before) > ROUNDING_TOLERANCE:
         return None
     if problem.accounts is not None:
-        held = certified(problem, before.copy(), Prices.none(problem), "holding")
-        tight = held.gap <= max(_TIGHT, _TIGHT * abs(held.objective))
-        return replace(held, status=Status.NO_TRADE) if tight else None
+        reached = problem.objective(before)
+        bound = lower_bound(problem, before, Prices.none(problem), search=False)
+        tight = reached - bound <= max(_TIGHT, _TIGHT * abs(reached))
+        held = Solution(Status.NO_TRADE, "holding", before.copy(), Prices.none(problem), reached, bound)
+        return held if tight else None
     away, factors = before - problem.target, problem.risk.factors
     slopes = problem.separable(problem.aversion * (factors @ away) @ factors, Prices.none(problem).rows)
     sells = np.where(before > problem.lower, slopes.derivative(before, -1), -np.inf)

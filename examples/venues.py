@@ -249,7 +249,8 @@ def grid() -> None:
         runs = [replay(act, debt=float(debt)) for debt in range(700_000, 900_001, 20_000)]
         hit = sum(bool(run.liquidations) for run in runs)
         lost = np.mean([run.fees + run.penalties for run in runs])
-        print(f"{name:<24} liquidated in {hit:>2} of {len(runs)} runs, fees and penalties {lost:>8,.0f} on average")
+        end = np.mean([run.table["nav"].iloc[-1] for run in runs])
+        print(f"{name:<24} liquidated in {hit:>2} of {len(runs)} runs; means: costs {lost:,.0f}, final NAV {end:,.0f}")
 
 
 #: Triggers and targets of the bot: health factor, and margin ratio.
@@ -262,8 +263,6 @@ if __name__ == "__main__":
     if "--grid" in sys.argv[1:]:
         grid()
     else:
-        print(
-            f"{'':<24}{'liq.':>4}{'health':>8}{'margin':>8}{'fees':>8}{'penalties':>10}{'NAV, end':>10}{'BTC':>6}{'ETH':>6}"
-        )
+        print(f"{'':<24}liq.  health  margin    fees penalties  NAV, end   BTC   ETH")
         for name, act in WAYS.items():
             print(shown(name, replay(act)))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: What of a row is a solver's rounding, in fractions of NAV.
 ROUNDING = 1e-9
+_MORE = Fraction(1001, 1000)  # what is moved costs a little, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +63,11 @@ class Accounts:
             after[cash] += self._spent(k, trades, costs)
         return after
 
-    def closed(self, trades: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    def closed(self, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> tuple[Fraction, ...]:
         """A solver's trades and transfers, with rows that they empty but for rounding emptied exactly.
 
-        The rest is traded, or else moved: back from where it came.
+        The rest is traded, or else moved: back from where it came. A cash that is below 0 by rounding gets it by a
+        transfer: from the row that has most of those that it is joined with. `costs`: what they cost.
         """
         n, found, account = self.rows, list(trades), self.asked.portfolio
         dust = Fraction(ROUNDING) * exact(account.nav)
@@ -82,6 +84,15 @@ class Accounts:
             elif flows:
                 e = max(flows, key=lambda e: abs(found[n + e]))
                 found[n + e] += left if self.ends[e][0] == i else -left
+        for cash in self.cashes:
+            after = self.settled(found, costs)
+            short = -after[cash]
+            flows = [e for e in range(len(self.ends)) if cash in self.ends[e] and found[n + e]]
+            if 0 < short * account.exact_price[cash] <= dust and flows:
+                e = max(
+                    flows, key=lambda e: after[sum(self.ends[e]) - cash] * account.exact_price[sum(self.ends[e]) - cash]
+                )
+                found[n + e] += short * (-_MORE if self.ends[e][0] == cash else _MORE)
         return tuple(found)
 
     def costs_of(self, costs: Sequence[Fraction]) -> list[Fraction]:

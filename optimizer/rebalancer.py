@@ -208,7 +208,7 @@ def finished(
     else:
         trades = _continuous(problem, weights)
         if problem.accounts is not None:
-            trades = problem.accounts.closed(trades)
+            trades = problem.accounts.closed(trades, verify(problem, trades, whole_lots=False).costs)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
     if whole and status is not Status.NO_TRADE:

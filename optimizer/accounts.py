@@ -5,7 +5,7 @@ Each account with a cash of its own pays for its own trades and their costs; tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -63,37 +63,43 @@ class Accounts:
             after[cash] += self._spent(k, trades, costs)
         return after
 
-    def closed(self, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    def closed(
+        self, trades: Sequence[Fraction], costs: Sequence[Fraction], *, fixed: Container[int] = ()
+    ) -> tuple[Fraction, ...]:
         """A solver's trades and transfers, with rows that they empty but for rounding emptied exactly.
 
         The rest is traded, or else moved: back from where it came. A cash that is below 0 by rounding gets it by a
-        transfer: from the row that has most of those that it is joined with. `costs`: what they cost.
+        transfer: from the row that has most of those that it is joined with. `costs`: what they cost; `fixed`: rows
+        whose trades stay.
         """
         n, found, account = self.rows, list(trades), self.asked.portfolio
         dust = Fraction(ROUNDING) * exact(account.nav)
         touched = np.flatnonzero(np.any(self.moves != 0, axis=1)).tolist()
         # What only moves comes first, and once more for what that leaves elsewhere; trades take up the rest.
-        for i in 2 * [i for i in touched if not found[i]] + [i for i in touched if found[i]]:
+        free = [i for i in touched if found[i] and i not in fixed]
+        for i in 2 * [i for i in touched if i not in free] + free:
             left = self.settled(found, [Fraction(0)] * len(found))[i]
             wrong = left > 0 if self.owed[i] else left < 0
             if not left or abs(left) * account.exact_price[i] > dust or not (wrong or abs(left) * 1000 < dust):
                 continue
             flows = [e for e in range(len(self.ends)) if i in self.ends[e] and found[n + e]]
-            if found[i]:
+            if i in free:
                 found[i] -= left
             elif flows:
-                e = max(flows, key=lambda e: abs(found[n + e]))
+                e = max(flows, key=lambda e: self._there(found, costs, sum(self.ends[e]) - i))
                 found[n + e] += left if self.ends[e][0] == i else -left
         for cash in self.cashes:
             after = self.settled(found, costs)
             short = -after[cash]
             flows = [e for e in range(len(self.ends)) if cash in self.ends[e] and found[n + e]]
             if 0 < short * account.exact_price[cash] <= dust and flows:
-                e = max(
-                    flows, key=lambda e: after[sum(self.ends[e]) - cash] * account.exact_price[sum(self.ends[e]) - cash]
-                )
+                e = max(flows, key=lambda e: self._there(found, costs, sum(self.ends[e]) - cash))
                 found[n + e] += short * (-_MORE if self.ends[e][0] == cash else _MORE)
         return tuple(found)
+
+    def _there(self, trades: Sequence[Fraction], costs: Sequence[Fraction], row: int) -> Fraction:
+        """What is held or owed in this row, in money."""
+        return abs(self.settled(trades, costs)[row] * self.asked.portfolio.exact_price[row])
 
     def costs_of(self, costs: Sequence[Fraction]) -> list[Fraction]:
         """What each account's cash pays of these costs."""

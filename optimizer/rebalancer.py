@@ -190,6 +190,17 @@ def finished(
     if solution.status is Status.NO_TRADE:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
+    elif whole and problem.accounts is not None:
+        from equipoise.optimizer.account_lots import rounded as rounded_in_accounts
+
+        in_lots, why = rounded_in_accounts(problem, solution, effort=effort)
+        if in_lots is None:
+            return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
+        weights = in_lots.weights
+        every = [in_lots.quantities.get(i, trade) for i, trade in enumerate(_continuous(problem, weights))]
+        paid = verify(problem, every, whole_lots=False).costs
+        trades = problem.accounts.closed(every, paid, fixed=in_lots.quantities)
+        checked = verify(problem, trades, whole_lots=False)
     elif whole:
         from equipoise.optimizer.lot_exact import Exact
         from equipoise.optimizer.lots import rounded

@@ -28,10 +28,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
         *("program", "lot_points", "lot_search", "lot_program", "lots"),
-        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
+        *("account_lots", "lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
     ),
     ("explain", "choose"),
-    ("reasons", "plan", "order_states", "sequence", "triggers", "report"),
+    ("reasons", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
     (
         *("tables", "rebalancer", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),
@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 SOLVERS = (
     *("holding", "dual", "iteration", "newton", "program", "lot_points", "lot_search", "lot_program", "lots"),
-    *("explain", "choose"),
+    *("account_lots", "explain", "choose"),
 )
 
 

@@ -149,7 +149,8 @@ class _State:
     def safe(self, old: tuple[Fraction, ...], new: tuple[Fraction, ...]) -> bool:
         """Whether no rule is broken after the step, or by no more than before it or at the plan's end."""
         end = self.excess((Fraction(1),) * len(self.actions))
-        return all(x <= max(was, last, 0) for x, was, last in zip(self.excess(new), self.excess(old), end, strict=True))
+        states = zip(self.excess(new), self.excess(old), end, strict=True)
+        return all(x <= max(was, last, Fraction(0)) for x, was, last in states)
 
     def walk(self, done: tuple[Fraction, ...], goal: tuple[Fraction, ...], left: list[int]) -> list[OrderStep] | None:
         """Safe steps from here to the goal, each action at most once, depth first."""
@@ -207,7 +208,8 @@ class _State:
         for j, action in enumerate(self.actions):
             there = (*self.start[:j], Fraction(1), *self.start[j + 1 :])
             was, now = self.excess(self.start), self.excess(there)
-            over = [(x - max(w, 0), name) for x, w, name in zip(now, was, self.names, strict=True) if x > max(w, 0)]
+            allowed = [max(w, Fraction(0)) for w in was]
+            over = [(x - a, name) for x, a, name in zip(now, allowed, self.names, strict=True) if x > a]
             if over:
                 by, name = max(over)
                 least = min(least, (float(by), name))

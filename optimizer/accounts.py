@@ -99,7 +99,7 @@ class Accounts:
 
     def _there(self, trades: Sequence[Fraction], costs: Sequence[Fraction], row: int) -> Fraction:
         """What is held or owed in this row, in money."""
-        return abs(self.settled(trades, costs)[row] * self.asked.portfolio.exact_price[row])
+        return Fraction(abs(self.settled(trades, costs)[row] * self.asked.portfolio.exact_price[row]))
 
     def costs_of(self, costs: Sequence[Fraction]) -> list[Fraction]:
         """What each account's cash pays of these costs."""

@@ -52,6 +52,12 @@ class Accounts:
         """w, what is held at the end, from the problem's vector (cashes before costs)."""
         return x[: self.rows] + self.moves @ x[self.rows :]
 
+    def exposures(self, held: Array) -> dict[str, float]:
+        """The economic exposure to each underlying of what is held (rows), in fractions of NAV, over all accounts."""
+        account: Portfolio = self.asked.portfolio
+        each = held * account.numbers("exposure", "exposure", missing=1.0) if "exposure" in account.columns else held
+        return {label: float(each[rows].sum()) for label, rows in account.members("underlying").items()}
+
     def settled(self, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> list[Fraction]:
         """The exact quantities of all rows after these trades and transfers (units) and their costs (money)."""
         n, account = self.rows, self.asked.portfolio

@@ -158,6 +158,19 @@ class Plan:
                     rows.append((source, destination, float(size), float(size * price[i]), cost, transfer.delay))
         return pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
 
+    @cached_property
+    def exposures(self) -> pd.DataFrame:
+        """before, after, target of each underlying over all accounts, in fractions of NAV. Empty without accounts."""
+        import pandas as pd
+
+        accounts = self.problem.accounts if self.problem is not None else None
+        if accounts is None:
+            return pd.DataFrame(columns=["before", "after", "target"], dtype=float)
+        asked = accounts.asked
+        after = self.verified.weights if self.status.ok and self.verified else asked.before
+        states = {"before": asked.before, "after": after, "target": asked.target}
+        return pd.DataFrame({name: accounts.exposures(held) for name, held in states.items()})
+
     @property
     def asked(self) -> Problem:
         """The problem of the table's own rows."""

@@ -172,7 +172,8 @@ class Rebalancer:
         asked = trigger if trigger is not None else self.trigger
         if asked is None:
             raise InputError("there is no trigger to ask; give the Rebalancer or this call one", column="trigger")
-        return asked.due(self.problem(table), now=now, last=last)
+        problem = self.problem(table)
+        return asked.due(problem if problem.accounts is None else problem.accounts.asked, now=now, last=last)
 
 
 def finished(

@@ -6,6 +6,10 @@ library: positions, buys and sales, amounts sent along each edge in each directi
 
 from __future__ import annotations
 
+import argparse
+import time
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +32,7 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import CovarianceRisk, HoldingCost, ProportionalCost, QuadraticCost, Transfer
+from equipoise.optimizer import CovarianceRisk, HoldingCost, ProportionalCost, QuadraticCost, Transfer, sequenced
 
 COINS = ("BTC", "ETH")
 PRICE = {"BTC": 40_000.0, "ETH": 2_500.0, "USD": 1.0}
@@ -238,3 +242,32 @@ def network(case: Case) -> tuple[str, float, dict[str, float]]:
     for account, label in cash.items():
         final[label] -= float(paid[account].value)
     return str(problem.status), float(problem.value), final
+
+
+def main() -> None:
+    """`python tests/accounts_cases.py --count 1000`: the library against the network, and which solver answered."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=1000)
+    count, solvers, worst, wrong = parser.parse_args().count, Counter[str](), 0.0, 0
+    warnings.simplefilter("ignore")
+    safe, sequences, seconds = 0, 0, 0.0
+    for seed in range(count):
+        case = random_case(np.random.default_rng([1, seed]))
+        begun = time.perf_counter()
+        plan = case.rebalancer.solve(case.table)
+        seconds += time.perf_counter() - begun
+        status, objective, _ = network(case)
+        solvers[f"{plan.status.name} by {plan.solver}"] += 1
+        if plan.status.ok:
+            worst = max(worst, abs(plan.objective - objective))
+            sequences, safe = sequences + 1, safe + sequenced(plan).safe
+        wrong += plan.status.ok == ("infeasible" in status) or plan.status.name == "UNSOLVED"
+    print(f"{count} random portfolios in four accounts, {1e3 * seconds / count:.0f} ms each")
+    print(f"largest difference of the objectives {worst:.1e}, other disagreements {wrong}")
+    print(f"safe sequences for {safe} of {sequences} plans")
+    for name, number in sorted(solvers.items()):
+        print(f"  {number:5d} {name}")
+
+
+if __name__ == "__main__":
+    main()

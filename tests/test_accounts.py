@@ -363,3 +363,20 @@ def test_debts_and_holdings_keep_their_side() -> None:
     plan = rebalancer(rules, [BRIDGE, REPAY]).solve(table(exchange__USDT=6000.0, aave__ETH=3.0, aave__USDC_owed=-500.0))
     assert plan.status is Status.INFEASIBLE  # 3000 of 10500, once nothing is owed
     assert DEBTS == ["lending/USDC owed"]
+
+
+def test_what_a_plan_says() -> None:
+    """Exposures over all accounts, reasons by underlying, the trigger, and the text."""
+    from equipoise import Drift
+
+    made = rebalancer([health(1.7), DriftBand(absolute=0.05, by="underlying")], [SUPPLY, WITHDRAW, BRIDGE, REPAY])
+    plan = made.solve(table())
+    assert plan.status.ok
+    assert plan.exposures.loc["ETH", "before"] == pytest.approx(1.2)
+    assert plan.exposures.loc["ETH", "target"] == pytest.approx(0.5)
+    assert plan.exposures["after"].sum() == pytest.approx(plan.weights["after"].sum())
+    assert "ETH towards its target (120.00% to 50.00% over all accounts)" in plan.orders.loc["exchange/ETH", "reason"]
+    text = str(plan)
+    assert "exposure to ETH" in text and "see plan.transfers" in text
+    due = made.due(table(), trigger=Drift())
+    assert due.fired and due.name == "ETH" and due.value == pytest.approx(0.7)

@@ -160,9 +160,7 @@ def by_program(table: pd.DataFrame, diary: Diary) -> pd.DataFrame:
     if not plan.status.ok:
         raise RuntimeError(plan.message)
     diary.fees += plan.cost
-    after = dict(zip(plan.asked.assets, map(float, plan.verified.quantities), strict=True))
-    labels = table["account"] + "/" + table["asset"]
-    return table.assign(quantity=labels.map(after))
+    return table.assign(quantity=(table["account"] + "/" + table["asset"]).map(plan.quantities["after"]))
 
 
 def by_bot(trigger: float, target: float, *, margin: tuple[float, float]) -> Callable[..., pd.DataFrame]:

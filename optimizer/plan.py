@@ -171,6 +171,18 @@ class Plan:
         states = {"before": asked.before, "after": after, "target": asked.target}
         return pd.DataFrame({name: accounts.exposures(held) for name, held in states.items()})
 
+    @cached_property
+    def quantities(self) -> pd.DataFrame:
+        """before and after, in units, by row of the table; of a verified plan `after` is what the next table holds."""
+        import pandas as pd
+
+        portfolio = self.asked.portfolio
+        after = self.verified.quantities if self.status.ok and self.verified else portfolio.exact_quantity
+        back = np.argsort(portfolio.order)
+        index = pd.Index([portfolio.assets[i] for i in back], name="asset", dtype=object)
+        units = {"before": portfolio.quantity[back], "after": np.array([float(after[i]) for i in back])}
+        return pd.DataFrame(units, index=index)
+
     @property
     def asked(self) -> Problem:
         """The problem of the table's own rows."""

@@ -136,7 +136,6 @@ class Rebalancer:
         """
         from equipoise.optimizer.batch import gathered, solve_batch
 
-        self._alone()
         if not options and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
             return solve_batch(self, table)
@@ -146,7 +145,6 @@ class Rebalancer:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
         from equipoise.optimizer.engine import run
 
-        self._alone()
         return run(self, source, **options)
 
     def write_batch(
@@ -160,12 +158,7 @@ class Rebalancer:
         """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
         from equipoise.optimizer.engine import write
 
-        self._alone()
         return write(self, source, results=results, orders=orders, **options)
-
-    def _alone(self) -> None:
-        if self.accounts:
-            raise InputError("portfolios in several accounts are solved one by one: use solve", column="cash")
 
     def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -345,7 +346,6 @@ def test_bad_input(cell: dict[str, Any], transfers: list[Transfer], text: str) -
         (lambda: Transfer("exchange/ETH", "aave/ETH", two_way=True, delay=1.0), "goes one way"),
         (lambda: Rebalancer(cash="USD", transfers=[SUPPLY]), "transfers need accounts"),
         (lambda: Rebalancer(cash={}), "cash of one account at least"),
-        (lambda: rebalancer([], []).solve_batch(table()), "solved one by one"),
         (lambda: rebalancer([CashFloor(0.1, account="aave")], []).solve(table()), "no cash of its own"),
         (lambda: Rebalancer(cash={"exchange": "USD"}).solve(table()), "cash has no row"),
         (lambda: Rebalancer(cash={"bank": "USD"}).solve(table()), "account that the table does not have"),
@@ -380,3 +380,31 @@ def test_what_a_plan_says() -> None:
     assert "exposure to ETH" in text and "see plan.transfers" in text
     due = made.due(table(), trigger=Drift())
     assert due.fired and due.name == "ETH" and due.value == pytest.approx(0.7)
+
+
+def test_a_batch_of_portfolios_in_accounts(tmp_path: Path) -> None:
+    """One by one, with the same plans as alone; a bad one costs only itself; in processes too."""
+    made = rebalancer([health(1.7)], [SUPPLY, WITHDRAW, BRIDGE, REPAY])
+    good, rich, bad = table(), table(exchange__USDT=5000.0), table()
+    bad.iloc[2, bad.columns.get_loc("price")] = -1.0
+    parts = {"a": good, "b": bad, "c": rich}
+    rows = pd.concat([part.reset_index().assign(portfolio_id=name) for name, part in parts.items()])
+    plans = made.solve_batch(rows)
+    assert list(plans.results["status"]) == ["OPTIMAL", "INVALID_INPUT", "OPTIMAL"]
+    for name, part in (("a", good), ("c", rich)):
+        alone = made.solve(part)
+        assert plans.results.loc[name, "objective"] == alone.objective
+        pd.testing.assert_frame_equal(plans[name].transfers, alone.transfers)
+        assert list(plans.orders.loc[name].index) == list(alone.orders.index)
+    again = made.solve_batch(rows, executor=1, chunk=10)
+    pd.testing.assert_frame_equal(again.results, plans.results, check_index_type=False, check_column_type=False)
+
+
+def test_the_next_table() -> None:
+    """What a plan leaves, in units and in the order of the table, is what the next one starts from."""
+    made = rebalancer([health(2.0)], [SUPPLY, WITHDRAW])
+    plan = made.solve(table())
+    rows = table()
+    rows["quantity"] = plan.quantities["after"].to_numpy()
+    assert list(plan.quantities.index) == ["/".join(label) for label in rows.index]
+    assert made.solve(rows).transfers["value"].sum() < 1e-4

@@ -47,7 +47,8 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     Raises InputError for transfers that do not fit the table.
     """
     account: Portfolio = asked.portfolio
-    n, ordered = len(account.assets), sorted(transfers, key=lambda transfer: transfer.label)
+    n = len(account.assets)
+    ordered = sorted(transfers, key=lambda transfer: (transfer.label, transfer.cost, transfer.limit, transfer.delay))
     ends = tuple(route(transfer, account) for transfer in ordered)
     labels = account.labels("account")
     cashes, names = tuple(account.cashes.values()), list(account.cashes)
@@ -67,7 +68,7 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
 
     build = _Joined(asked, moves, cashes)
     pieces = [*build.pieces(), *_limits(ordered, ends, account, np.array(owner) < 0)]
-    flows = Flows(account, ordered, ends)
+    flows = _Flows(account, ordered, ends)
     joint = replace(
         account,
         assets=(*account.assets, *(transfer.label for transfer in ordered)),
@@ -86,7 +87,7 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
 
 
 @dataclass(frozen=True)
-class Flows:
+class _Flows:
     """The transfers as further rows: nothing is held of them, and a unit is one of what they move."""
 
     account: Portfolio
@@ -121,7 +122,7 @@ def _limits(
 ) -> list[tuple[str, Piece]]:
     """What each transfer may move; and rows of accounts without a cash change by transfers alone."""
     none = np.full(len(account.assets), np.inf)
-    most = np.array([transfer.limit for transfer in transfers]) * Flows(account, transfers, ends).price / account.nav
+    most = np.array([transfer.limit for transfer in transfers]) * _Flows(account, transfers, ends).price / account.nav
     least = np.where([transfer.two_way for transfer in transfers], -most, 0.0)
     label = "limit of the transfer"
     found: list[tuple[str, Piece]] = [

@@ -205,6 +205,16 @@ def test_limits_of_a_transfer() -> None:
     assert plan.status is Status.OPTIMAL and (plan.transfers["quantity"] <= 300.0).all()
 
 
+def test_a_dearer_way_beyond_the_limit_of_a_cheap_one() -> None:
+    """Costs that rise with the amount are several transfers between the same rows."""
+    ways = [replace(BRIDGE, cost=0.01), replace(BRIDGE, limit=300.0)]
+    plan = rebalancer([health(2.0), NoTrade(["exchange/ETH"])], [*ways, REPAY]).solve(table())
+    assert plan.status is Status.OPTIMAL
+    moved = plan.transfers[plan.transfers["from"] == "exchange/USDT"]
+    np.testing.assert_allclose(moved["quantity"], [300.0, 100.0], atol=1e-4)
+    np.testing.assert_allclose(moved["cost"], [0.3, 1.0], atol=1e-5)
+
+
 def test_each_account_spends_its_own_cash() -> None:
     """The exchange is rich and the wallet is not: without a bridge nothing can be bought from the wallet."""
     rows = table(exchange__USDT=3000.0, exchange__ETH=0.0, aave__ETH=0.0, aave__USDC_owed=0.0)

@@ -6,14 +6,15 @@ rules on the state of each account (collateral, debt, margin, leverage, the floo
 is sold, sent or repaid that is not there yet: what is withdrawn comes after what is repaid, what is used after it
 arrived. Rules that are broken at the start may not be broken by more until they hold.
 
-Whole steps first, in any order; if none is found, all in 2, 4, 8, ... rounds of equal slices (whole lots, least
-orders), which follow the straight line from start to end the closer the more there are. All in exact arithmetic.
+Whole steps first, in any order. If none is found, the largest safe slices (whole lots, least orders) of what cannot
+be done in full; then all in 2, 4, 8, ... rounds of equal slices, which follow the straight line from start to end the
+closer the more there are. All in exact arithmetic.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -29,6 +30,8 @@ from equipoise.optimizer.sequence import OrderSequence, OrderStep
 
 #: How many states the search may look at, for all attempts of one kind.
 _STATES = 3000
+#: How finely the largest safe slice of an action is looked for: parts of what is left of it.
+_PARTS = 64
 Values = tuple[Fraction, ...]
 
 
@@ -54,26 +57,23 @@ class Action:
         """The cash that it concerns."""
         return self.cost[0]
 
+    @property
+    def money(self) -> Fraction:
+        return max(self.gross.values(), default=Fraction(0))
+
 
 def in_accounts(plan: Plan, always: Collection[str], temporary_cash: float, most_slices: int) -> OrderSequence:
     """See `sequence.sequenced`. A transfer's asset is "from -> to", and its side "move"."""
     if temporary_cash:
         raise InputError("is not offered for several accounts: flash loans are one account's", column="temporary_cash")
     state = _State(plan, always)
-    n = len(state.actions)
-    rounds = 1
-    while rounds <= most_slices:
-        found, left = state.start, [_STATES]
-        path: list[OrderStep] | None = []
-        for k in range(1, rounds + 1):
-            goal = tuple(state.stop(a, k, rounds) for a in state.actions)
-            walked = state.walk(found, goal, left)
-            if walked is None:
-                path = None
-                break
-            path = [*(path or []), *walked]
-            found = goal
-        if path is not None and found == (Fraction(1),) * n:
+    tries: list[Callable[[], list[OrderStep] | None]] = [lambda: state.in_rounds(1)]
+    if most_slices > 1:
+        tries.append(lambda: state.in_largest_slices(most_slices))
+        tries += [lambda k=k: state.in_rounds(2**k) for k in range(1, int(math.log2(most_slices)) + 1)]
+    for attempt in tries:
+        path = attempt()
+        if path is not None:
             cut = len({step.asset for step in path if step.fraction < 1})
             text = f"Every rule holds after each of {len(path)} steps and at any partial fill of them"
             broken = [name for name, x in zip(state.names, state.excess(state.start), strict=True) if x > 0]
@@ -81,9 +81,8 @@ def in_accounts(plan: Plan, always: Collection[str], temporary_cash: float, most
                 text += f"; {', '.join(dict.fromkeys(broken))} is broken at the start, and no step worsens it"
             text += f". Orders in several steps: {cut}." if cut else "."
             return OrderSequence(tuple(path), True, text, state.shown)
-        rounds *= 2
     by, rule, text = state.blocked()
-    text = f"No safe sequence was found in up to {rounds // 2} slices of each: {text}"
+    text = f"No safe sequence was found in up to {most_slices} slices of each: {text}"
     return OrderSequence((), False, text, state.shown, rule, by, proven=False, temporary_cash=math.nan)
 
 
@@ -151,6 +150,54 @@ class _State:
         end = self.excess((Fraction(1),) * len(self.actions))
         states = zip(self.excess(new), self.excess(old), end, strict=True)
         return all(x <= max(was, last, Fraction(0)) for x, was, last in states)
+
+    def in_rounds(self, rounds: int) -> list[OrderStep] | None:
+        """All actions in so many rounds of equal slices, each round in any order that is safe."""
+        here, path, left = self.start, list[OrderStep](), [_STATES]
+        for k in range(1, rounds + 1):
+            goal = tuple(self.stop(action, k, rounds) for action in self.actions)
+            walked = self.walk(here, goal, left)
+            if walked is None:
+                return None
+            here, path = goal, path + walked
+        return path
+
+    def in_largest_slices(self, most: int) -> list[OrderStep] | None:
+        """Whatever can be done in full, else the largest safe slice of any action, until all is done."""
+        here, path, slices = self.start, list[OrderStep](), [0] * len(self.actions)
+        while any(part < 1 for part in here):
+            reached = [self.largest(here, j) if part < 1 and slices[j] < most else part for j, part in enumerate(here)]
+            moved = [(x - part) * abs(a.money) for x, part, a in zip(reached, here, self.actions, strict=True)]
+            whole = [j for j, (x, part) in enumerate(zip(reached, here, strict=True)) if x == 1 and part < 1]
+            j = whole[0] if whole else max(range(len(moved)), key=moved.__getitem__)
+            if not moved[j]:
+                return None
+            there = (*here[:j], reached[j], *here[j + 1 :])
+            path.append(self._step(self.actions[j], reached[j] - here[j], there))
+            slices[j] += 1
+            here = there
+        return path
+
+    def largest(self, here: tuple[Fraction, ...], j: int) -> Fraction:
+        """How far action j can safely go from here, to 1/64 of what is left: what is safe is an interval."""
+        action, low, high = self.actions[j], 0, _PARTS
+        if self.safe(here, (*here[:j], Fraction(1), *here[j + 1 :])):
+            return Fraction(1)
+        reached, size = here[j], abs(action.total)
+        while high - low > 1:
+            middle = (low + high) // 2
+            part = here[j] + (1 - here[j]) * middle / _PARTS
+            if action.lot:
+                part = size * part // action.lot * action.lot / size
+            enough = (part - here[j]) * size >= max(action.least, action.lot)
+            leaves = (1 - part) * size >= action.least or action.closes
+            if part > here[j] and self.safe(here, (*here[:j], part, *here[j + 1 :])):
+                low, reached = middle, part if enough and leaves else reached
+            elif part > here[j]:
+                high = middle
+            else:
+                low = middle
+        return reached
 
     def walk(self, done: tuple[Fraction, ...], goal: tuple[Fraction, ...], left: list[int]) -> list[OrderStep] | None:
         """Safe steps from here to the goal, each action at most once, depth first."""

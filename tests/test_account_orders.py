@@ -104,7 +104,7 @@ def test_no_flash_loans_over_accounts() -> None:
         sequenced(plan, temporary_cash=10.0)
 
 
-@pytest.mark.parametrize("seed", [0, 7, 9, 15, 24])
+@pytest.mark.parametrize("seed", [0, 7, 15, 18, 19, 24, 30])
 def test_partial_fills_are_safe(seed: int) -> None:
     """Any part of any step, by plain arithmetic: no cash below its floor, no rule broken that was not."""
     case = random_case(np.random.default_rng([7, seed]))

@@ -139,11 +139,14 @@ def batch_files(
         "inputs": dict(inputs),
         "versions": versions(),
     }
-    return {
+    files = {
         "summary.json": json.dumps(_plain(record), indent=1, allow_nan=False) + "\n",
         "results.csv": csv_text(_records(plans.results.reset_index()), ("portfolio_id", *plans.results.columns)),
-        "orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS)),
     }
+    if policy.rebalancer.accounts:
+        moved = [{"portfolio_id": plan.name, **one} for plan in plans for one in transfer_records(plan)]
+        files["transfers.csv"] = csv_text(moved, ("portfolio_id", *TRANSFER_COLUMNS))
+    return files | {"orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS))}
 
 
 def batch_summary(plans: Plans) -> dict[str, Any]:

@@ -139,12 +139,15 @@ class Rebalancer:
         if not options and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
             return solve_batch(self, table)
-        return gathered(self, source, list(self.stream(source, **options)), options.get("universe", ()))
+        from equipoise.optimizer.engine import run
+
+        return gathered(self, source, list(run(self, source, **options)), options.get("universe", ()))
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
         from equipoise.optimizer.engine import run
 
+        self._without_transfers()
         return run(self, source, **options)
 
     def write_batch(
@@ -158,7 +161,12 @@ class Rebalancer:
         """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
         from equipoise.optimizer.engine import write
 
+        self._without_transfers()
         return write(self, source, results=results, orders=orders, **options)
+
+    def _without_transfers(self) -> None:
+        if self.policy.transfers:
+            raise InputError("results and orders alone would lose the transfers: use solve_batch", column="transfers")
 
     def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""

@@ -408,6 +408,34 @@ def test_a_batch_of_portfolios_in_accounts(tmp_path: Path) -> None:
         assert list(plans.orders.loc[name].index) == list(alone.orders.index)
     again = made.solve_batch(rows, executor=1, chunk=10)
     pd.testing.assert_frame_equal(again.results, plans.results, check_index_type=False, check_column_type=False)
+    for lossy in (made.stream, made.write_batch):
+        with pytest.raises(InputError, match="would lose the transfers"):
+            lossy(rows)
+
+
+def test_the_command_line_writes_transfers(tmp_path: Path) -> None:
+    from equipoise.optimizer.cli import main
+    from equipoise.optimizer.policy_file import dumps
+
+    signs = list(SIGNS)
+    made = Rebalancer(
+        cash={"exchange": "USDT", "wallet": "USDC"},
+        constraints=[*signs, WeightBounds(lower={"aave/USDC owed": -0.2}, assets=["aave/USDC owed"])],
+        transfers=[BRIDGE, REPAY],
+    )
+    (tmp_path / "policy.toml").write_text(dumps(made))
+    rows = table().reset_index().assign(target=[0.5, 0.5, 0.0, 0.0, 0.0])
+    rows.to_csv(tmp_path / "one.csv", index=False)
+    pd.concat([rows.assign(portfolio_id=name) for name in ("a", "b")]).to_csv(tmp_path / "two.csv", index=False)
+    options = ["--policy", str(tmp_path / "policy.toml"), "--out"]
+    assert main(["solve", str(tmp_path / "one.csv"), *options, str(tmp_path / "one")]) == 0
+    assert main(["batch", str(tmp_path / "two.csv"), *options, str(tmp_path / "two")]) == 0
+    one, two = (pd.read_csv(tmp_path / name / "transfers.csv") for name in ("one", "two"))
+    assert list(one["to"]) == ["wallet/USDC", "aave/USDC owed"] and one["quantity"].iloc[1] == pytest.approx(1000.0)
+    assert list(two["portfolio_id"]) == ["a", "a", "b", "b"]
+    pd.testing.assert_frame_equal(
+        two[two["portfolio_id"] == "b"].drop(columns="portfolio_id").reset_index(drop=True), one
+    )
 
 
 def test_the_next_table() -> None:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,10 @@ def in_accounts(plan: Plan, always: Collection[str], temporary_cash: float, most
     if temporary_cash:
         raise InputError("is not offered for several accounts: flash loans are one account's", column="temporary_cash")
     state = _State(plan, always)
-    tries: list[Callable[[], list[OrderStep] | None]] = [lambda: state.in_rounds(1)]
+    tries: list[Callable[[], list[OrderStep] | None]] = [partial(state.in_rounds, 1)]
     if most_slices > 1:
-        tries.append(lambda: state.in_largest_slices(most_slices))
-        tries += [lambda k=k: state.in_rounds(2**k) for k in range(1, int(math.log2(most_slices)) + 1)]
+        tries.append(partial(state.in_largest_slices, most_slices))
+        tries += [partial(state.in_rounds, 2**k) for k in range(1, int(math.log2(most_slices)) + 1)]
     for attempt in tries:
         path = attempt()
         if path is not None:

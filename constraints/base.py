@@ -62,6 +62,10 @@ class Account(Protocol):
         """What `array[account.cash]` is the settlement cash's entry with: a position, or an index of all B."""
         ...
 
+    def cash_of(self, account: str | None) -> Any:
+        """The same for the cash of this account of the portfolio; None: the settlement cash."""
+        ...
+
     @property
     def nav(self) -> Any:
         """A number, or an array (B, 1)."""
@@ -217,6 +221,8 @@ class Bound:
     label: str
     lower: Array
     upper: Array
+    #: Whether it limits the trade, and not what is held at the end: with transfers between accounts they differ.
+    of_trade: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -23,11 +23,18 @@ from equipoise.constraints.errors import InputError
 
 
 def _bound(
-    account: Account, label: str, assets: Sequence[str] | None, lower: Array | float, upper: Array | float
+    account: Account,
+    label: str,
+    assets: Sequence[str] | None,
+    lower: Array | float,
+    upper: Array | float,
+    *,
+    of_trade: bool = False,
 ) -> Bound:
     """lower ≤ w ≤ upper at these assets (None: all but the cash), no bound elsewhere."""
     where = account.positions(assets, "assets")
-    return Bound(label=label, lower=np.where(where, lower, -np.inf), upper=np.where(where, upper, np.inf))
+    low, high = np.where(where, lower, -np.inf), np.where(where, upper, np.inf)
+    return Bound(label=label, lower=low, upper=high, of_trade=of_trade)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class NoTrade(Rule, stacks=True):
     assets: Sequence[str] | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        return (_bound(account, "no trade", self.assets, account.before, account.before),)
+        return (_bound(account, "no trade", self.assets, account.before, account.before, of_trade=True),)
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class BuyOnly(Rule, stacks=True):
     assets: Sequence[str] | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        return (_bound(account, "no sale", self.assets, account.before, np.inf),)
+        return (_bound(account, "no sale", self.assets, account.before, np.inf, of_trade=True),)
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class SellOnly(Rule, stacks=True):
     assets: Sequence[str] | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        return (_bound(account, "no purchase", self.assets, -np.inf, account.before),)
+        return (_bound(account, "no purchase", self.assets, -np.inf, account.before, of_trade=True),)
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ class TradeLimit(Rule, stacks=True):
         volume = account.numbers(self.volume, "volume", cash=0.0)
         check_range(volume, account, "volume", at_least=0.0)
         most = self.participation * volume / account.nav
-        return (_bound(account, "order size", self.assets, account.before - most, account.before + most),)
+        low, high = account.before - most, account.before + most
+        return (_bound(account, "order size", self.assets, low, high, of_trade=True),)
 
 
 @dataclass(frozen=True)

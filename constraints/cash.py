@@ -28,11 +28,12 @@ class CashFloor(Rule, stacks=True):
     """Cash after trading and its costs is at least `weight`·NAV, and at least `money` if that is given.
 
     Every portfolio has CashFloor(0) unless it is given a cash rule of its own; a negative floor lets it
-    borrow that much.
+    borrow that much. `account`: of this account's cash (see `Rebalancer`), the settlement cash unless given.
     """
 
     weight: float | None = None
     money: float | None = None
+    account: str | None = None
 
     def __post_init__(self) -> None:
         if self.weight is None and self.money is None:
@@ -43,12 +44,13 @@ class CashFloor(Rule, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         low, high = unbounded(account)
+        cash = account.cash_of(self.account)
         if self.weight is not None:
-            low[account.cash] = self.weight
+            low[cash] = self.weight
         if self.money is not None:
             floor = np.maximum(low, self.money / account.nav)
-            low[account.cash] = floor[account.cash]
-        return (Bound(label="cash floor", lower=low, upper=high),)
+            low[cash] = floor[cash]
+        return (Bound(label=_of("cash floor", self.account), lower=low, upper=high),)
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ class CashBand(Rule, stacks=True):
     """lower ≤ cash / NAV after trading and its costs, and cash / NAV before the costs ≤ upper.
 
     The upper limit does not count on the costs to bring the cash down: that rule would not be convex, this one
-    is and lies inside it.
+    is and lies inside it. `account`: of this account's cash, the settlement cash unless given.
     """
 
     lower: float = 0.0
     upper: float = np.inf
+    account: str | None = None
 
     def __post_init__(self) -> None:
         check_number(self.lower, "lower")
@@ -71,8 +74,9 @@ class CashBand(Rule, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         low, high = unbounded(account)
-        low[account.cash], high[account.cash] = self.lower, self.upper
-        return (Bound(label="cash", lower=low, upper=high),)
+        cash = account.cash_of(self.account)
+        low[cash], high[cash] = self.lower, self.upper
+        return (Bound(label=_of("cash", self.account), lower=low, upper=high),)
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,7 @@ class SettledCash(Rule, stacks=True):
 
     def label_columns(self) -> tuple[str, ...]:
         return () if self.by is None else (self.by,)
+
+
+def _of(label: str, account: str | None) -> str:
+    return label if account is None else f"{label} of {account}"

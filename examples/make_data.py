@@ -8,6 +8,7 @@ chance: the same input gives the same files.
 SOURCE_DIR holds (tables with the index in the first column; dates as 2021-05-19):
 
     crypto/daily_close_usd.csv.gz         date x coin, closing price in USD
+    crypto/hourly_close_usdt.csv.gz       hour (UTC) x coin, closing price in USDT
     crypto/daily_volume_usd.csv.gz        date x coin, volume of the day in USD
     exchange_rules/binance_spot_2021-03-24.csv.gz
                                           exchangeInfo, one row a pair: symbol, step_size, min_notional, ...
@@ -56,6 +57,21 @@ TREASURY = {
     "USDC-debt": ("-0.25", "debt", None),
 }
 CASH, DEBT = "USDC", "USDC-debt"
+
+# The treasury on three venues: account, asset, quantity, target, fee of a trade (spot taker, pool, perpetual taker).
+FUNDING = 0.1095  # a year: the interest part of Binance's funding rate, 0.01 % every eight hours
+FIRST_HOUR, LAST_HOUR = "2021-05-18 12:00", "2021-05-20 12:00"
+VENUES = [
+    ("exchange", "USDT", 250_000, "-0.65", 0),
+    ("exchange", "BTC", 3, "0.55", 0.001),
+    ("exchange", "ETH", 40, "1.1", 0.001),
+    ("aave", "USDC", 20_000, "0", 0),
+    ("aave", "WBTC", 12, "0", 0.003),
+    ("aave", "WETH", 250, "0", 0.003),
+    ("aave", "USDC-debt", -850_000, "0", 0),
+    ("perps", "USDT", -240_000, "0", 0),
+    ("perps", "ETH-PERP", 100, "0", 0.0004),
+]
 TAKER_FEE = "0.001"  # Binance spot, regular user, 2021
 MICRO = Decimal("0.000001")  # USDC has six decimals on chain
 
@@ -74,6 +90,7 @@ def main(source: Path) -> None:
     EXAMPLES.mkdir(parents=True, exist_ok=True)
     TESTS.mkdir(parents=True, exist_ok=True)
     make_treasury(source)
+    make_crash(source)
     make_equity(source)
     make_test_data(source)
 
@@ -121,6 +138,38 @@ def make_treasury(source: Path) -> None:
     value = number["quantity"] * number["price"]
     health = (number["liquidation_threshold"] * value).sum() / -value[DEBT]
     print(f"treasury: NAV {value.sum():.2f}, health factor {health:.4f}, {len(returns)} daily returns")
+
+
+def make_crash(source: Path) -> None:
+    """Hourly prices of two coins around the crash, and a treasury on three venues at the first of these hours."""
+    hours = pd.read_csv(source / "crypto/hourly_close_usdt.csv.gz", index_col=0, parse_dates=True).loc[
+        FIRST_HOUR:LAST_HOUR, ["BTC", "ETH"]
+    ]
+    hours.to_csv(EXAMPLES / "crash.csv", index_label="hour")
+    rules = pd.read_csv(source / "defi_rules/aave_v3_ethereum_2023-10-31_reserves.csv", index_col="symbol")
+    futures = pd.read_csv(source / "exchange_rules/binance_usdm_futures_2022-05-04.csv.gz", index_col="symbol")
+    rows = []
+    for account, asset, quantity, target, fee in VENUES:
+        coin = asset.split("-")[0].lstrip("W")
+        collateral = account == "aave" and quantity > 0 and asset in ("WBTC", "WETH")
+        margin = account == "perps" and coin in hours
+        rows.append(
+            {
+                "account": account,
+                "asset": asset,
+                "underlying": coin if coin in hours else "USD",
+                "quantity": quantity,
+                "price": hours[coin].iloc[0] if coin in hours else 1,
+                "target": target,
+                "fee": fee,
+                "liquidation_threshold": rules.loc[asset, "liq_threshold_bps"] / 1e4 if collateral else 0,
+                "liquidation_bonus": round(rules.loc[asset, "liq_bonus_bps"] / 1e4 - 1, 4) if collateral else 0,
+                "maintenance": futures.loc[f"{coin}USDT", "maint_margin_pct"] / 100 if margin else 0,
+                "long_rate": FUNDING if margin else 0,
+                "short_rate": rules.loc["USDC", "rate_slope1"] if asset == "USDC-debt" else -FUNDING if margin else 0,
+            }
+        )
+    pd.DataFrame(rows).to_csv(EXAMPLES / "venues.csv", index=False)
 
 
 def make_equity(source: Path) -> None:

@@ -19,6 +19,7 @@ from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.risk import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
 from equipoise.optimizer.sequence import OrderSequence, OrderStep, sequenced
 from equipoise.optimizer.solution import Prices, Solution, Status
+from equipoise.optimizer.transfers import Transfer
 from equipoise.optimizer.triggers import Calendar, Drift, Due, Trigger
 from equipoise.optimizer.verify import Check, Verified, verify
 
@@ -52,6 +53,7 @@ __all__ = [
     "Solution",
     "SquaredDistance",
     "Status",
+    "Transfer",
     "Trigger",
     "Verified",
     "choose",

@@ -87,8 +87,9 @@ def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[
     """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table."""
     table, policy = _keyed(table), rebalancer.policy
     known = frozenset({*getattr(policy.risk, "assets", ()), *(_assets(table) if universe is None else universe)})
+    # Portfolios in several accounts are read one by one: without quantities nothing is stacked.
     found, odd = stacked(
-        table,
+        table[["portfolio_id", "asset"]] if rebalancer.accounts else table,
         rebalancer.cash,
         known=known,
         label_columns=policy.label_columns,
@@ -236,7 +237,10 @@ def _guarded(name: Any, work: Callable[[], Plan]) -> Plan:
 
 def _assets(table: pd.DataFrame) -> set[str]:
     """The text labels among a batch's assets: what its rules may name."""
-    return set(coded(table["asset"]).names)
+    labels = set(coded(table["asset"]).names)
+    if "account" in table.columns:  # with several accounts, a row's label is that of both
+        labels |= {f"{account}/{asset}" for account, asset in zip(table["account"], table["asset"], strict=True)}
+    return labels
 
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:

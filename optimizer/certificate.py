@@ -13,6 +13,7 @@ because ½γ|F(w − b)|² ≥ λᵀF(w − b) − |λ|²/(2γ) and y·x ≤ ‖
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Prices, Solution, Status, close_enough
 
 _BISECTIONS = 100
+_ROUNDS = 5  # of one budget price after the other
 _TIGHT = 1e-12  # a gap of this part of the objective leaves nothing to look for
 
 
@@ -31,14 +33,19 @@ def certified(problem: Problem, weights: Array, prices: Prices, solver: str) -> 
     return Solution(status, solver, weights, prices, objective, bound)
 
 
-def lower_bound(problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0) -> float:
+def lower_bound(
+    problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0, search: bool = True
+) -> float:
     """A number that no feasible objective can be below; `weights` only steer λ and y towards a tight one.
 
-    With `objective` = 0: of the zero function, so that a bound above 0 proves that nothing is feasible.
+    With `objective` = 0: of the zero function, so that a bound above 0 proves that nothing is feasible. Without
+    `search` several budgets' prices are only guessed (from the slopes of the cashes).
     """
     if not (np.all(np.isfinite(prices.rows)) and np.all(np.isfinite(prices.cones))):
         prices = Prices.none(problem)
     slope, constant = _linear_part(problem, weights, prices, objective)
+    if problem.accounts is not None:
+        return _of_accounts(problem, weights, prices, slope, constant, objective, _ROUNDS if search else 0)
     free = problem.separable(slope, prices.rows, objective=objective)
 
     def dual(budget: float) -> tuple[float, float]:
@@ -58,7 +65,7 @@ def lower_bound(problem: Problem, weights: Array, prices: Prices, *, objective: 
             return float(best)
     if objective and close_enough(reached, best):
         return float(best)
-    best = np.fmax(best, _maximised(dual, guesses[-1]))
+    best = np.fmax(best, _maximised(dual, guesses[-1])[0])
     return float(best) if np.isfinite(best) else -np.inf
 
 
@@ -71,8 +78,46 @@ def reduced_costs(problem: Problem, weights: Array, prices: Prices, *, objective
     free = problem.separable(slope, prices.rows, objective=objective)
     left, right = free.derivative(weights, -1), free.derivative(weights, 1)
     # The budget's price: that which leaves the cash, which costs nothing to trade, without a slope.
-    budget = -0.5 * float(left[problem.cash] + right[problem.cash])
-    return np.maximum(left + budget, 0.0) + np.minimum(right + budget, 0.0)
+    budget: Any = -0.5 * float(left[problem.cash] + right[problem.cash])
+    if problem.accounts is not None:
+        cashes = list(problem.accounts.cashes)
+        budget = -0.5 * (left[cashes] + right[cashes]) @ problem.spends
+    return np.asarray(np.maximum(left + budget, 0.0) + np.minimum(right + budget, 0.0))
+
+
+def _of_accounts(
+    problem: Problem, weights: Array, prices: Prices, slope: Array, constant: float, objective: float, rounds: int
+) -> float:
+    """`lower_bound` where every account has a budget: the price of each by the slope of its cash, then one by one."""
+    cashes, spends, budgets = list(problem.cashes), problem.spends, problem.budgets
+
+    def dual(budget: Array) -> tuple[float, Array]:
+        at = problem.separable(slope + budget @ spends, prices.rows, objective=objective)
+        best = at.minimiser()
+        return constant - float(budget @ budgets) + float(np.sum(at.value(best))), spends @ best - budgets
+
+    free = problem.separable(slope, prices.rows, objective=objective)
+    guesses = [-free.derivative(weights, side)[cashes] for side in (1, -1)]
+    if prices.budgets is not None:
+        guesses.insert(0, prices.budgets)
+    best = max(guesses, key=lambda guess: dual(guess)[0])
+    reached = problem.objective(weights) if objective else 0.0
+    for _ in range(rounds):
+        bound = dual(best)[0]
+        if objective and reached - bound <= _TIGHT * abs(reached):
+            return bound
+        for k in range(len(budgets)):
+
+            def along(price: float, k: int = k, others: Array = best) -> tuple[float, float]:
+                value, derivative = dual(np.where(np.arange(len(budgets)) == k, price, others))
+                return value, float(derivative[k])
+
+            _, price = _maximised(along, float(best[k]))
+            best = np.where(np.arange(len(budgets)) == k, price, best)
+        if dual(best)[0] <= bound + _TIGHT * abs(bound):
+            break
+    found = dual(best)[0]
+    return found if np.isfinite(found) else -np.inf
 
 
 def _linear_part(problem: Problem, weights: Array, prices: Prices, objective: float) -> tuple[Array, float]:
@@ -93,8 +138,8 @@ def _linear_part(problem: Problem, weights: Array, prices: Prices, objective: fl
     return slope, constant
 
 
-def _maximised(dual: Callable[[float], tuple[float, float]], start: float) -> float:
-    """The largest value of a concave function of one variable, by the sign of its derivative."""
+def _maximised(dual: Callable[[float], tuple[float, float]], start: float) -> tuple[float, float]:
+    """The largest value of a concave function of one variable, and where, by the sign of its derivative."""
     step = max(abs(start), 1e-6)
     low, high = start - step, start + step
     for _ in range(_BISECTIONS):
@@ -105,12 +150,12 @@ def _maximised(dual: Callable[[float], tuple[float, float]], start: float) -> fl
         if dual(high)[1] <= 0:
             break
         high += (step := 2 * step)
-    best = max(dual(low)[0], dual(high)[0])
+    best = max((dual(at)[0], at) for at in (low, high))
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         if not low < middle < high:
             break
         value, derivative = dual(middle)
-        best = max(best, value)
+        best = max(best, (value, middle))
         low, high = (middle, high) if derivative > 0 else (low, middle)
     return best

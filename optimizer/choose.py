@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from equipoise.constraints.cash import CashFloor
+import numpy as np
+
+from equipoise.constraints.base import Bound
 from equipoise.optimizer import newton
 from equipoise.optimizer.certificate import certified
 from equipoise.optimizer.explain import at_once, explain
@@ -71,8 +73,11 @@ def _of_two_forms(problem: Problem) -> Solution:
     """Rows whose slope depends on the sign of the cash: with the cash kept positive they are exact, with the
     steeper slope they are safe; the better answer counts. Bounds and proofs are those of the relaxation."""
     relaxed = replace(problem, cash_side="long")
-    floor = CashFloor(0.0).pieces(problem.portfolio)
-    positive = replace(problem, pieces=(*problem.pieces, *(("cash kept positive", piece) for piece in floor)))
+    free = np.full(problem.shape, np.inf)
+    floor = -free
+    floor[list(problem.cashes)] = 0.0
+    kept = Bound(label="cash floor", lower=floor, upper=free)
+    positive = replace(problem, pieces=(*problem.pieces, ("cash kept positive", kept)))
     loosest = _of_one_form(relaxed)
     if loosest.weights is None:
         return loosest  # what a relaxation cannot keep cannot be kept

@@ -120,9 +120,10 @@ def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if "portfolio_id" in table.columns:
         raise InputError(f"{options.table} has a column portfolio_id; use `equipoise batch`", column="portfolio_id")
     plan = policy.rebalancer.solve(table)
-    output.write_files(options.out, output.plan_files(plan, policy, _digests(options)))
+    files = output.plan_files(plan, policy, _digests(options))
+    output.write_files(options.out, files)
     print(plan)
-    print(f"\nwritten to {clean(options.out)}: plan.json, weights.csv, checks.csv, orders.csv")
+    print(f"\nwritten to {clean(options.out)}: {', '.join(files)}")
     return OK if plan.status.ok else INCOMPLETE, {
         "status": plan.status.name,
         "verified": plan.status.ok,
@@ -146,10 +147,11 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     seconds = time.perf_counter() - start
     print(f"equipoise: solved in {seconds:.1f} s, {count / seconds:,.0f} a second", file=sys.stderr, flush=True)
     summary = output.batch_summary(plans)
-    output.write_files(options.out, output.batch_files(plans, policy, _digests(options), summary))
+    files = output.batch_files(plans, policy, _digests(options), summary)
+    output.write_files(options.out, files)
     print("\n".join(f"{number:>9,}  {name}" for name, number in summary["statuses"].items()))
     _list([f"{plan.name}: {plan.status.name}: {plan.message}" for plan in plans if not plan.status.ok])
-    print(f"written to {clean(options.out)}: summary.json, results.csv, orders.csv")
+    print(f"written to {clean(options.out)}: {', '.join(files)}")
     complete = summary["verified"] == count
     return OK if complete else INCOMPLETE, {"status": "verified" if complete else "incomplete", **summary}
 
@@ -162,11 +164,14 @@ def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if "portfolio_id" not in table.columns:
         if options.assets is not None:
             raise InputError("--assets belongs to a table with a column portfolio_id", column="portfolio_id")
-        portfolio = rebalancer.problem(table).portfolio
+        problem = rebalancer.problem(table)
+        portfolio = (problem if problem.accounts is None else problem.accounts.asked).portfolio
         print(f"table: {len(portfolio.assets)} assets, NAV {portfolio.nav:,.2f}; all is well")
         return OK, {"status": "ok", "portfolios": 1, "invalid": 0}
     table, unknown = _batch_table(options)
     universe = {label for label in table["asset"] if isinstance(label, str)}
+    if rebalancer.accounts and "account" in table.columns:
+        universe |= {f"{account}/{asset}" for account, asset in zip(table["account"], table["asset"], strict=True)}
     invalid, names = [], []
     for name, rows in table.groupby("portfolio_id", sort=False, dropna=False):
         names.append(name)

@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 def policy_digest(rebalancer: Rebalancer) -> str:
     """The SHA-256 of all that decides on a plan; not of the trigger. Raises InputError for what has no fixed form."""
     try:
-        return _Walk([rebalancer.cash, rebalancer.policy]).digest.hexdigest()
+        return _Walk([rebalancer.accounts or rebalancer.cash, rebalancer.policy]).digest.hexdigest()
     except RecursionError:
         raise InputError("a policy that contains itself can have no checkpoint", column="checkpoint") from None
 

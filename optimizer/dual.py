@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, part
-from equipoise.optimizer.problem import Problem, times
+from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.rows import times
 from equipoise.optimizer.separable import Separable, absent
 
 #: The parts of a row that have a kink; their coefficients are added to the asset's own.
@@ -61,12 +62,12 @@ class Dual:
     linear: Array  #: the linear parts of all K rows: (K, n), or (B, K, n)
     limits: Array  #: (B, K): Fb, upper, 1
     kinks: dict[str, Array]  #: (m, n) or (B, m, n), for those of `KINKS` that any row has
-    cost: Array | None  #: (B, m): by how much one-off costs raise each row; None if none does
+    cost: Array | None  #: by how much one-off costs raise each row, (B, m), or each entry's, (B, m, n); None: none does
     constant: Array  #: (B,): what holding the cash alone would cost a year
     factors: int
     aversion: float
     horizon: float
-    budget: int  #: 1 if the last price is that of the budget, an equality
+    budget: int  #: how many of the last prices are those of budgets, equalities: 0 or 1, or one an account
 
     @property
     def size(self) -> int:
@@ -96,7 +97,10 @@ class Dual:
         """Each asset's function at these prices; without the objective (0) for proofs of infeasibility."""
         own, rows = self.assets, prices[:, self.rows]
         terms = {"slope": _sum(prices, self.linear) + objective * own.slope}
-        costs = np.sum(rows * self.cost, axis=1, keepdims=True) * self.horizon if self.cost is not None else 0.0
+        costs: Any = 0.0
+        if self.cost is not None:
+            raised = _sum(rows, self.cost) if self.cost.ndim == 3 else np.sum(rows * self.cost, axis=1, keepdims=True)
+            costs = raised * self.horizon
         for name in (*_TRADING, "long", "short"):
             value = getattr(own, name)
             if not absent(value):
@@ -120,7 +124,9 @@ class Dual:
         for name, matrix in self.kinks.items():
             gradient[:, rows] += times(matrix, part(name, weights, trades))
         if self.cost is not None:
-            gradient[:, rows] += self.cost * (self.horizon * self.trading(trades).sum(axis=1, keepdims=True))
+            cost = self.horizon * self.trading(trades)
+            own = self.cost.ndim == 3
+            gradient[:, rows] += times(self.cost, cost) if own else self.cost * cost.sum(axis=1, keepdims=True)
         return gradient
 
     def trading(self, trades: Array) -> Array:
@@ -149,8 +155,14 @@ class Dual:
                 rate = rate + 2.0 * own.quadratic * trades
             if not absent(own.impact):
                 rate = rate + 1.5 * own.impact * np.copysign(np.sqrt(np.abs(trades)), trades)
-            slopes[:, self.rows] += self.cost[:, :, None] * (self.horizon * rate)[:, None, :]
+            slopes[:, self.rows] += self.cost_of_entries * (self.horizon * rate)[:, None, :]
         return slopes
+
+    @property
+    def cost_of_entries(self) -> Array:
+        """By how much each entry's cost raises each row: (B, m, 1) or (B, m, n)."""
+        assert self.cost is not None
+        return self.cost if self.cost.ndim == 3 else self.cost[:, :, None]
 
     def curvature(self, point: Point) -> Array:
         """Minus the Hessian: (B, K, K), positive semidefinite."""
@@ -203,6 +215,9 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
     linear = [coefficients(problem.risk.factors)]
     exposure = times(linear[0], assets["centre"])
     cost_rows = rows.cost[at]
+    if problem.accounts is not None:
+        assert rows.by_cash is not None
+        cost_rows = np.matmul(rows.by_cash[at], problem.accounts.pays)
     if out:
         # w_c = 1 − Σ of the others, in every row and in what holding it costs.
         shared = weight.ndim == 2 and all(m.ndim == 2 for m in kinks.values()) and np.all(cash == cash[0])
@@ -228,8 +243,8 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
     limits = [exposure, upper]
     linear.append(weight)
     if not out:
-        linear.append(np.ones((1, n)))
-        limits.append(np.ones((size, 1)))
+        linear.append(problem.spends)
+        limits.append(np.broadcast_to(problem.budgets, (size, len(problem.budgets))))
     shape = np.broadcast_shapes(*(matrix.shape[:-2] for matrix in linear))
     costly = cost_rows.any() and any(yearly[name].any() for name in _TRADING)
     terms: dict[str, Any] = {name: values if values.any() else 0.0 for name, values in yearly.items()}
@@ -246,7 +261,7 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
         factors=exposure.shape[1],
         aversion=problem.aversion,
         horizon=problem.horizon,
-        budget=0 if out else 1,
+        budget=0 if out else len(problem.budgets),
     )
 
 

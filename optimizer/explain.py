@@ -67,6 +67,8 @@ def _crossing(problem: Problem) -> Explanation | None:
 
 
 def _sums(problem: Problem) -> Explanation | None:
+    if problem.accounts is not None:
+        return None  # what one account lacks another may send
     for edge, name, sign in ((problem.upper, "upper", 1.0), (problem.lower, "lower", -1.0)):
         total = float(np.sum(edge))
         if sign * (total - 1.0) < -ROUNDING_TOLERANCE:
@@ -135,7 +137,8 @@ def _least(
     least = float(excess[j])
     held = rows.of(problem.before, np.zeros_like(problem.before), 0.0) - rows.upper
     off = (problem.before < problem.lower - ROUNDING_TOLERANCE) | (problem.before > problem.upper + ROUNDING_TOLERANCE)
-    off[problem.cash] = problem.before[problem.cash] > problem.upper[problem.cash]  # its floor is a row
+    cashes = list(problem.cashes)
+    off[cashes] = problem.before[cashes] > problem.upper[cashes]  # its floor is a row
     if not off.any() and np.all(np.delete(held, j) <= 0) and held[j] < least:
         weights, least = problem.before, float(held[j])  # costs so steep that no solver got near: holding is better
     per = 1.0 if row.per is None else row.per.of(weights, weights - problem.before)
@@ -208,7 +211,7 @@ def binding(problem: Problem, weights: Array, prices: Prices) -> tuple[str, ...]
     pushed = np.abs(reduced_costs(problem, weights, prices, objective=0.0)) > 1e-3 * largest
     for title, bound in problem.bounds:
         at = (np.abs(weights - bound.lower) < 1e-7) | (np.abs(weights - bound.upper) < 1e-7)
-        at[problem.cash] = False
+        at[list(problem.cashes)] = False
         assets = [problem.assets[i] for i in np.flatnonzero(at & pushed)]
         if assets:
             more = f" and {len(assets) - _SHOWN} more" if len(assets) > _SHOWN else ""

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.optimizer.certificate import certified
+from equipoise.optimizer.certificate import certified, lower_bound
 from equipoise.optimizer.discrete import held_keeps
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Prices, Solution, Status
+
+#: With several accounts: the gap that what is held may have, of NAV a year and of the objective.
+_TIGHT = 1e-13
 
 
 def holding(problem: Problem) -> Solution | None:
@@ -25,6 +28,12 @@ def holding(problem: Problem) -> Solution | None:
     below_zero = ((problem.lower == 0) & (before < 0)) | ((problem.upper == 0) & (before > 0))
     if below_zero.any() or problem.violation(before) > ROUNDING_TOLERANCE or not held_keeps(problem):
         return None
+    if problem.accounts is not None:
+        reached = problem.objective(before)
+        bound = lower_bound(problem, before, Prices.none(problem), search=False)
+        tight = reached - bound <= max(_TIGHT, _TIGHT * abs(reached))
+        held = Solution(Status.NO_TRADE, "holding", before.copy(), Prices.none(problem), reached, bound)
+        return held if tight else None
     away, factors = before - problem.target, problem.risk.factors
     slopes = problem.separable(problem.aversion * (factors @ away) @ factors, Prices.none(problem).rows)
     sells = np.where(before > problem.lower, slopes.derivative(before, -1), -np.inf)

@@ -89,7 +89,7 @@ def _started(dual: Dual, at: NDArray[np.intp]) -> _State:
             steepest[:, dual.rows] += np.abs(matrix)
         if dual.cost is not None:
             rate = np.broadcast_to(dual.horizon * (np.abs(assets.buy) + np.abs(assets.sell)), centre.shape)
-            steepest[:, dual.rows] += dual.cost[:, :, None] * rate[:, None, :]
+            steepest[:, dual.rows] += dual.cost_of_entries * rate[:, None, :]
     scale = np.square(steepest).sum(axis=-1) / np.median(smooth.assets.curvature, axis=1)[:, None]
     scale = np.maximum(scale, 1e-9 * scale.max(axis=1, keepdims=True, initial=0.0))
     return _State(at, dual, smooth, smooth.at(prices), centre, weight, scale, np.full(len(at), np.inf))
@@ -105,7 +105,7 @@ class Ends(NamedTuple):
     steps: NDArray[np.intp]
 
 
-def iterated(dual: Dual) -> Ends:
+def iterated(dual: Dual, *, steps: int = STEPS) -> Ends:
     """Newton's method on these problems, all at once."""
     size = dual.size
     ends = Ends(
@@ -115,7 +115,7 @@ def iterated(dual: Dual) -> Ends:
         steps=np.zeros(size, dtype=np.intp),
     )
     state = _started(dual, np.arange(size))
-    for step in range(STEPS + 1):
+    for step in range(steps + 1):
         pinned = _pinned(state)
         residual = np.abs(np.where(pinned, 0.0, state.point.gradient)).max(axis=1, initial=0.0)
         pull = np.abs(state.weight * (state.point.weights - state.centre)).max(axis=1)
@@ -132,7 +132,7 @@ def iterated(dual: Dual) -> Ends:
             proven = far & infeasible(state.dual, state.point.prices)
             ends.code[state.at[proven]] = INFEASIBLE
             done = done | proven
-        if done.all() or step == STEPS:
+        if done.all() or step == steps:
             break
         if done.any():
             state, residual, still = state.take(~done), residual[~done], still[~done]

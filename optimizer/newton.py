@@ -29,6 +29,8 @@ VIOLATION, GAP_RELATIVE, GAP_ABSOLUTE = 1e-10, 1e-9, 1e-14
 ROUNDS = 50
 #: Numbers in one chunk (problems × assets): they stay in the processor's cache.
 CHUNK = 40_000
+#: Joined accounts have little curvature (transfers have none), and take more proximal steps.
+STEPS_OF_ACCOUNTS = 150
 
 NAME = "newton"
 
@@ -112,7 +114,9 @@ def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
             at = members[start : start + chunk]
             with np.errstate(all="ignore"):
                 dual = duals.of(problem, at, out=out, capped=capped)
-                _record(problem, dual, at, _iterated(problem)(dual), answers)
+                alone = problem.accounts is None
+                ends = _iterated(problem)(dual) if alone else iterated(dual, steps=STEPS_OF_ACCOUNTS)
+                _record(problem, dual, at, ends, answers)
     _certify(problem, answers)
     return answers
 
@@ -128,6 +132,8 @@ def refusal(problem: Problem) -> str | None:
 
 def coupling(problem: Problem) -> str:
     """By what assets are coupled other than the cash; empty if each has its closed form and one price joins them."""
+    if problem.accounts is not None:
+        return "there are several accounts, each with a budget"
     if not problem.risk.is_diagonal:
         return "the risk has factors (assets move together)"
     rows = problem.rows
@@ -157,8 +163,9 @@ def answered(problem: Problem) -> tuple[Solution | None, Attempt, Problem]:
     if answers.code[0] == UNSOLVED:
         return None, Attempt(NAME, "not solved", f"not certified after {steps}"), problem
     weights, attempt = answers.weights[0], Attempt(NAME, "solved", f"accepted after {steps}")
-    prices = Prices(answers.rows[0], np.zeros(0), float(answers.budget[0]))
-    held = np.array_equal(np.delete(weights, problem.cash), np.delete(problem.before, problem.cash))
+    prices = Prices(answers.rows[0], np.zeros(0), float(answers.budget[0]) if problem.accounts is None else None)
+    cashes = list(problem.cashes)
+    held = np.array_equal(np.delete(weights, cashes), np.delete(problem.before, cashes))
     status = Status.NO_TRADE if held else Status.OPTIMAL
     name = "threshold" if separable(problem) else NAME
     objective, bound = float(answers.objective[0]), float(answers.bound[0])
@@ -180,6 +187,8 @@ def _forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
 
     What goes together must not depend on the neighbours, or bits would.
     """
+    if problem.accounts is not None:
+        return [(np.full(len(problem.before), True), False, False)]
     cash, rows, cost, risk = problem.cash, problem.rows, problem.cost, problem.risk
     bends = np.zeros(len(problem.before), dtype=bool)
     for long, short in ((cost.long[cash], cost.short[cash]), (problem.at_cash(rows.long), problem.at_cash(rows.short))):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.batch import Plans
-from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
+from equipoise.optimizer.plan import ORDER_COLUMNS, TRANSFER_COLUMNS, Plan
 from equipoise.optimizer.portfolio import exact
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
         "message": plan.message,
         "cash": policy.rebalancer.cash,
         "orders": order_records(plan),
+        "transfers": transfer_records(plan),
         "positions": _positions(plan),
         "weights": _records(plan.weights.reset_index()),
         "figures": {
@@ -98,14 +99,28 @@ def order_records(plan: Plan) -> list[dict[str, Any]]:
     return records
 
 
+def transfer_records(plan: Plan) -> list[dict[str, Any]]:
+    """The transfers as `Plan.transfers` has them, with exact numbers for quantity and value."""
+    if plan.problem is None or plan.problem.accounts is None or not plan.status.ok:
+        return []
+    moved = [i for i in range(plan.problem.accounts.rows, len(plan.trades)) if plan.trades[i]]
+    records = _records(plan.transfers)
+    for record, i in zip(records, moved, strict=True):
+        quantity = abs(plan.trades[i])
+        record |= {"quantity": quantity, "value": quantity * plan.problem.portfolio.exact_price[i]}
+    return records
+
+
 def plan_files(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> dict[str, str]:
     """What `equipoise solve` writes; the orders last, so that whoever sees them finds the rest."""
-    return {
+    files = {
         "plan.json": plan_json(plan, policy, inputs),
         "weights.csv": csv_text(_records(plan.weights.reset_index()), ("asset", *plan.weights.columns)),
         "checks.csv": csv_text(_records(plan.checks), tuple(plan.checks.columns)),
-        "orders.csv": csv_text(order_records(plan), ("asset", *ORDER_COLUMNS)),
     }
+    if policy.rebalancer.accounts:
+        files["transfers.csv"] = csv_text(transfer_records(plan), TRANSFER_COLUMNS)
+    return files | {"orders.csv": csv_text(order_records(plan), ("asset", *ORDER_COLUMNS))}
 
 
 def batch_files(
@@ -124,11 +139,14 @@ def batch_files(
         "inputs": dict(inputs),
         "versions": versions(),
     }
-    return {
+    files = {
         "summary.json": json.dumps(_plain(record), indent=1, allow_nan=False) + "\n",
         "results.csv": csv_text(_records(plans.results.reset_index()), ("portfolio_id", *plans.results.columns)),
-        "orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS)),
     }
+    if policy.rebalancer.accounts:
+        moved = [{"portfolio_id": plan.name, **one} for plan in plans for one in transfer_records(plan)]
+        files["transfers.csv"] = csv_text(moved, ("portfolio_id", *TRANSFER_COLUMNS))
+    return files | {"orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS))}
 
 
 def batch_summary(plans: Plans) -> dict[str, Any]:
@@ -211,7 +229,7 @@ def _positions(plan: Plan) -> list[dict[str, Any]]:
     """What is held before and after, in units, in the order of the table."""
     if plan.problem is None:
         return []
-    portfolio = plan.problem.portfolio
+    portfolio = plan.asked.portfolio
     after = plan.verified.quantities if plan.verified and plan.status.ok else (None,) * len(portfolio.assets)
     rows = sorted(zip(portfolio.order, portfolio.assets, portfolio.exact_quantity, after, strict=True))
     return [{"asset": asset, "before": before, "after": then} for _, asset, before, then in rows]

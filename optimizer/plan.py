@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ORDER_COLUMNS = ("side", "quantity", "lots", "price", "notional", "cost", "reason")
+TRANSFER_COLUMNS = ("from", "to", "quantity", "value", "cost", "hours")
 CHECK_COLUMNS = (
     "rule",
     "detail",
@@ -93,9 +94,9 @@ class Plan:
         """One-way: half of the traded value of all assets but the cash, as a fraction of NAV."""
         if not (self.status.ok and self.problem):
             return 0.0
-        prices = self.problem.portfolio.exact_price
+        prices = self.asked.portfolio.exact_price  # transfers, which come after the rows, are no turnover
         buy, sell = KINDS["one_way"]
-        money = [float(x * p) for x, p in zip(self.trades, prices, strict=True)]
+        money = [float(x * p) for x, p in zip(self.trades, prices, strict=False)]
         return float(sum(buy * x if x > 0 else -sell * x for x in money) / self.problem.portfolio.nav)
 
     @property
@@ -119,12 +120,12 @@ class Plan:
     def order_rows(self) -> list[tuple[Any, ...]]:
         """The rows of `orders`, the asset first."""
         assert self.problem is not None and self.verified is not None and self.planned is not None
-        portfolio, solution = self.problem.portfolio, self.solution
+        portfolio, solution = self.asked.portfolio, self.solution
         prices = solution.prices.rows if solution is not None and solution.prices is not None else None
         traded = np.array([quantity != 0 for quantity in self.trades], dtype=bool)
         why = reasons(self.problem, self.planned, prices, traded)
         rows = []
-        for i, quantity in enumerate(self.trades):
+        for i, quantity in enumerate(self.trades[: len(portfolio.assets)]):
             if not quantity:
                 continue
             side = "buy" if quantity > 0 else "sell"
@@ -139,6 +140,56 @@ class Plan:
         return sorted(rows, key=lambda row: (row[1] != "sell", -row[5], row[0]))
 
     @cached_property
+    def transfers(self) -> pd.DataFrame:
+        """What is moved between accounts: from and to (labels of rows), quantity, value, cost, and the hours until it
+        arrives (0: before it is used there). Empty without accounts."""
+        import pandas as pd
+
+        rows = []
+        accounts = self.problem.accounts if self.status.ok and self.problem is not None else None
+        if accounts is not None and self.problem is not None and self.verified is not None:
+            price = self.problem.portfolio.exact_price
+            for i, transfer in enumerate(accounts.transfers, accounts.rows):
+                if quantity := self.trades[i]:
+                    ends = (transfer.source, transfer.destination)
+                    source, destination = ends if quantity > 0 else ends[::-1]
+                    size = abs(quantity)
+                    cost = float(self.verified.costs[i])
+                    rows.append((source, destination, float(size), float(size * price[i]), cost, transfer.delay))
+        return pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
+
+    @cached_property
+    def exposures(self) -> pd.DataFrame:
+        """before, after, target of each underlying over all accounts, in fractions of NAV. Empty without accounts."""
+        import pandas as pd
+
+        accounts = self.problem.accounts if self.problem is not None else None
+        if accounts is None:
+            return pd.DataFrame(columns=["before", "after", "target"], dtype=float)
+        asked = accounts.asked
+        after = self.verified.weights if self.status.ok and self.verified else asked.before
+        states = {"before": asked.before, "after": after, "target": asked.target}
+        return pd.DataFrame({name: accounts.exposures(held) for name, held in states.items()})
+
+    @cached_property
+    def quantities(self) -> pd.DataFrame:
+        """before and after, in units, by row of the table; of a verified plan `after` is what the next table holds."""
+        import pandas as pd
+
+        portfolio = self.asked.portfolio
+        after = self.verified.quantities if self.status.ok and self.verified else portfolio.exact_quantity
+        back = np.argsort(portfolio.order)
+        index = pd.Index([portfolio.assets[i] for i in back], name="asset", dtype=object)
+        units = {"before": portfolio.quantity[back], "after": np.array([float(after[i]) for i in back])}
+        return pd.DataFrame(units, index=index)
+
+    @property
+    def asked(self) -> Problem:
+        """The problem of the table's own rows."""
+        assert self.problem is not None
+        return self.problem if self.problem.accounts is None else self.problem.accounts.asked
+
+    @cached_property
     def weights(self) -> pd.DataFrame:
         """before, solved (convex), after (these orders), target, lower, upper: fractions of the pre-trade NAV.
 
@@ -150,14 +201,17 @@ class Plan:
         if self.problem is None:
             columns = ["before", "solved", "after", "target", "lower", "upper"]
             return pd.DataFrame(columns=columns, dtype=float, index=pd.Index([], name="asset", dtype=object))
-        problem = self.problem
+        problem, accounts = self.asked, self.problem.accounts
         solved = self.solution.weights if self.solution is not None else None
+        if solved is not None:
+            solved = self.problem.relaxation.after_costs(solved)
+            solved = solved if accounts is None else accounts.held(solved)
         unchanged = problem.before
         after = self.verified.weights if self.status.ok and self.verified else unchanged
         lower, upper = problem.lower, problem.upper
         table = {
             "before": problem.before,
-            "solved": unchanged if solved is None else problem.relaxation.after_costs(solved),
+            "solved": unchanged if solved is None else solved,
             "after": after,
             "target": problem.target,
             "lower": np.where(lower <= -problem.outer, -np.inf, lower),
@@ -202,10 +256,12 @@ class Plan:
         if problem is None or solution is None or solution.prices is None or solution.weights is None:
             return {}
         found: dict[tuple[str, str, str | None], float] = {}
+        of_bounds = problem.accounts.bound_rows if problem.accounts is not None else {}
         for title, row, price in zip(problem.rows.titles, problem.rows.rows, solution.prices.rows, strict=True):
             # The cash floor is a bound in the rule's own words, and a row in the program.
             floor = any(title == t and row.label == b.label for t, b in problem.bounds)
-            key = title, row.label, problem.assets[problem.cash] if floor else None
+            asset = problem.assets[int(np.flatnonzero(row.weight)[0])] if floor and row.weight is not None else None
+            key = title, *of_bounds.get((title, row.label), (row.label, asset))
             found[key] = found.get(key, 0.0) + float(price)  # the rows of an envelope together
         for (title, cone), price in zip(problem.cones, solution.prices.cones, strict=True):
             found[title, cone.label, None] = float(price)
@@ -213,7 +269,7 @@ class Plan:
         for title, bound in problem.bounds:
             at = np.minimum(np.abs(solution.weights - bound.lower), np.abs(solution.weights - bound.upper)) < 1e-9
             for i in np.flatnonzero(at):
-                if i != problem.cash:
+                if i not in problem.cashes:
                     found[title, bound.label, problem.assets[i]] = float(pushed[i])
         return {key: price for key, price in found.items() if price > MEANT}
 

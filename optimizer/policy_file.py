@@ -30,6 +30,7 @@ from equipoise.constraints.errors import InputError
 from equipoise.optimizer.costs import Cost
 from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.risk import Risk
+from equipoise.optimizer.transfers import Transfer
 from equipoise.optimizer.triggers import Trigger
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ _SHAPES: dict[Any, tuple[type | tuple[type, ...], str]] = {
     Sequence: (list, "a list"),
     Iterable: (list, "a list"),
     Mapping: (dict, "a table by label"),
-    **dict.fromkeys(_HOMES, (dict, "a table")),
+    **dict.fromkeys((*_HOMES, Transfer), (dict, "a table")),
 }
 
 
@@ -133,6 +134,8 @@ def dumps(rebalancer: Rebalancer, risk: Mapping[str, Any] | None = None) -> str:
         value = getattr(rebalancer if hasattr(rebalancer, name) else rebalancer.policy, name)
         if name == "risk":
             value = risk
+        if name == "cash" and rebalancer.accounts:
+            value = rebalancer.accounts
         if isinstance(value, tuple):
             tables += [(f"[[{name}]]", _written(one)) for one in value]
         elif isinstance(value, Mapping | Trigger):
@@ -200,6 +203,8 @@ class _Reader:
         kind, of = get_origin(hint) or hint, get_args(hint)
         if kind in _HOMES:
             return self._object(given, kind, place)
+        if kind is Transfer:
+            return self.call(Transfer, given, place)
         if kind is float:
             return self._number(given, place, endless)
         if kind is Literal and given not in of:
@@ -212,7 +217,7 @@ class _Reader:
             if kind is tuple and of[-1] is not Ellipsis and len(given) != len(of):
                 raise self.error(place, f"must have {len(of)} entries, not {len(given)}")
             hints = of if len(of) == len(given) and of[-1] is not Ellipsis else of[:1] * len(given)
-            number = f"{place} " if of[0] in _HOMES else f"{place}, entry "
+            number = f"{place} " if of[0] in (*_HOMES, Transfer) else f"{place}, entry "
             pairs = enumerate(zip(given, hints, strict=True), start=1)
             return tuple(self.value(one, wanted, f"{number}{i}") for i, (one, wanted) in pairs)
         return given
@@ -305,7 +310,8 @@ def _heading(key: str, hint: Any) -> str:
     of = _either(hint)
     if any(one in _HOMES for one in of):
         return f"[{key}]"
-    return f"[[{key}]]" if any(get_args(one)[:1] and get_args(one)[0] in _HOMES for one in of) else f"key {key!r}"
+    tables = (*_HOMES, Transfer)
+    return f"[[{key}]]" if any(get_args(one)[:1] and get_args(one)[0] in tables for one in of) else f"key {key!r}"
 
 
 def _kinds(base: Any) -> dict[str, type]:
@@ -348,6 +354,8 @@ def _written(one: Any) -> dict[str, Any]:
     if isinstance(one, Mapping):
         return dict(one)
     name = type(one).__name__
+    if isinstance(one, Transfer):
+        return {f.name: value for f in fields(one) if (value := getattr(one, f.name)) != f.default}
     if not any(_kinds(base).get(name) is type(one) for base in _HOMES):
         raise InputError("is not one of the library's own, so no file can name it", column=name)
     given = ((f, getattr(one, f.name)) for f in fields(one))

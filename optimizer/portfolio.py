@@ -82,6 +82,8 @@ class Portfolio:
     columns: Mapping[str, NDArray[Any]] = field(repr=False)
     universe: frozenset[str] = field(repr=False, default=frozenset())
     risk: FactoredRisk | None = field(repr=False, default=None)
+    #: With several accounts: the cash of each, the settlement cash first (see `accounts`).
+    cashes: Mapping[str, int] = field(repr=False, default_factory=dict)
 
     @classmethod
     def from_table(
@@ -198,21 +200,34 @@ class Portfolio:
                     f"{argument} names a column that the table does not have; it has {', '.join(self.columns)}",
                     column=given,
                 )
-            skip = self.cash if cash is not None else None
+            skip = self._all_cash if cash is not None else ()
             values = _column(self.columns, given, self.assets, missing=missing, skip=skip)
         elif isinstance(given, Mapping):
             known(given, argument, self.universe)
             values = np.empty(len(self.assets))
             for i, asset in enumerate(self.assets):
-                one = given.get(asset, missing if i != self.cash or cash is None else cash)
+                one = given.get(asset, missing if i not in self._all_cash or cash is None else cash)
                 if one is None:
                     raise InputError(f"{argument} has no entry for this asset; add it", asset=asset, column=argument)
                 values[i] = number(one, asset, argument)
         else:
             values = np.full(len(self.assets), number(given, None, argument))
         if cash is not None:
-            values[self.cash] = cash
+            values[list(self._all_cash)] = cash
         return values
+
+    @property
+    def _all_cash(self) -> tuple[int, ...]:
+        return tuple(self.cashes.values()) or (self.cash,)
+
+    def cash_of(self, account: str | None) -> int:
+        """The position of this account's cash (None: the settlement cash)."""
+        if account is None:
+            return self.cash
+        if account not in self.cashes:
+            has = f"there are {', '.join(self.cashes)}" if self.cashes else "the portfolio is not in accounts"
+            raise InputError(f"names an account that has no cash of its own; {has}", column="account", value=account)
+        return self.cashes[account]
 
     def labels(self, column: str) -> tuple[str | None, ...]:
         if column not in self.columns:
@@ -237,7 +252,7 @@ class Portfolio:
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
         if assets is None:
             mask = np.full(self.shape, True)
-            mask[self.cash] = False
+            mask[list(self._all_cash)] = False
             return mask
         named = known(assets, argument, self.universe)
         return np.array([asset in named for asset in self.assets])
@@ -338,14 +353,14 @@ def _column(
     assets: tuple[str, ...],
     *,
     missing: float | None = None,
-    skip: int | None = None,
+    skip: tuple[int, ...] = (),
 ) -> Array:
-    """A column as finite floats; blanks become `missing`, or are errors; the row `skip` is not looked at."""
+    """A column as finite floats; blanks become `missing`, or are errors; the rows `skip` are not looked at."""
     if column not in columns:
         raise InputError(f"the table has no such column; it has {', '.join(columns) or 'none at all'}", column=column)
     values = np.zeros(len(assets))
     for i, cell in enumerate(columns[column]):
-        if i == skip:
+        if i in skip:
             continue
         if blank(cell):
             if missing is None:

@@ -14,14 +14,18 @@ exact where f has one slope. Where the cash may be negative and the slopes diffe
 one is used, which is safe; `cash_side` = "long" takes the other, which is a relaxation and serves for bounds.
 
 Everything is written for the last axis, the assets: of a `Stack` of B portfolios weights are (B, n), figures (B,).
+
+Where a portfolio lies in several accounts (`accounts`), each has its own cash and its own budget in place of Σ w = 1,
+and what is said of the cash and its costs holds for each cash and the costs that it pays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,15 +43,18 @@ from equipoise.constraints.base import (
     Semicontinuous,
     Step,
     check_number,
-    part,
 )
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.optimizer.accounts import Accounts, look_through
 from equipoise.optimizer.costs import Cost, CostTerms, Fees, total, total_fees
+from equipoise.optimizer.joined import joined
 from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.risk import FactoredRisk, Risk, SquaredDistance, stacked
+from equipoise.optimizer.rows import Figure, Rows, times
 from equipoise.optimizer.separable import Separable
+from equipoise.optimizer.transfers import Transfer
 
 if TYPE_CHECKING:
     from equipoise.optimizer.stack import Stack
@@ -55,9 +62,6 @@ if TYPE_CHECKING:
 #: No weight leaves ±this many times the NAV (or twice the largest weight that is held or wanted), whatever the
 #: rules allow, so that no program is unbounded.
 OUTER_BOUND = 100.0
-
-#: A float for one portfolio, an array (B,) for a stack.
-Figure: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Policy:
     aversion: float = 10.0
     horizon: float = 1.0
     compiled: bool = False
+    #: What may be moved between the accounts of a portfolio (see `accounts`).
+    transfers: tuple[Transfer, ...] = ()
 
     def __post_init__(self) -> None:
         if self.compiled and find_spec("numba") is None:
@@ -78,7 +84,12 @@ class Policy:
             check_number(number, argument, above=0.0)
             if not 1e-50 <= number <= 1e50:
                 raise InputError("must lie between 1e-50 and 1e50", column=argument, value=number)
-        for given, kind, argument in ((self.costs, Cost, "costs"), (self.constraints, Rule, "constraints")):
+        kinds: tuple[tuple[Any, type, str], ...] = (
+            (self.costs, Cost, "costs"),
+            (self.constraints, Rule, "constraints"),
+            (self.transfers, Transfer, "transfers"),
+        )
+        for given, kind, argument in kinds:
             for one in given:
                 if not isinstance(one, kind):
                     raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
@@ -87,10 +98,17 @@ class Policy:
         """The program of this portfolio. Raises InputError where a rule or the risk does not fit its table."""
         model = self.risk or SquaredDistance()
         try:
+            if portfolio.cashes:
+                return self._in_accounts(portfolio, model)
             risk = model.aligned(portfolio.assets, portfolio.assets[portfolio.cash])
             return self._problem(replace(portfolio, risk=risk if self.risk is not None else None), risk)
         except InputError as error:
             raise error.within(portfolio.name) if portfolio.name is not None else error from None
+
+    def _in_accounts(self, portfolio: Portfolio, model: Risk) -> Problem:
+        risk = look_through(model, portfolio)
+        asked = self._problem(replace(portfolio, risk=risk if self.risk is not None else None), risk)
+        return joined(asked, self.transfers)
 
     @property
     def stacks(self) -> bool:
@@ -115,46 +133,16 @@ class Policy:
 
     def _problem(self, portfolio: Portfolio | Stack, risk: FactoredRisk) -> Problem:
         rules = self.constraints
-        if not any(isinstance(rule, CashFloor | CashBand) for rule in rules):
-            rules = (*rules, CashFloor())
+        floored = {rule.account for rule in rules if isinstance(rule, CashFloor | CashBand)}
+        for account in (None, *list(getattr(portfolio, "cashes", ()))[1:]):
+            if account not in floored:
+                rules = (*rules, CashFloor(account=account))
         pieces = tuple((rule.title, piece) for rule in rules for piece in rule.pieces(portfolio))
         if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
         costs = total(self.costs, portfolio), self.aversion, self.horizon
         fees = total_fees(self.costs, portfolio)
         return Problem(portfolio, risk, *costs, pieces, rules, fees=fees, compiled=self.compiled)
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """All rows of a problem, stacked: coefficients (m, n), `upper` and `cost` (m,).
-
-    For a stack `upper` and `cost` are (B, m), and coefficients (B, m, n) where portfolios differ in them.
-    """
-
-    titles: tuple[str, ...]
-    rows: tuple[Row, ...]
-    weight: Array
-    long: Array
-    short: Array
-    buy: Array
-    sell: Array
-    cost: Array
-    upper: Array
-
-    def of(self, weights: Array, trades: Array, cost: Figure) -> Array:
-        """The left sides, costs counted against the cash."""
-        sides = sum(
-            times(coefficients, part(name, weights, trades))
-            for name in Parts.NAMES
-            if (coefficients := getattr(self, name)).any()
-        )
-        return np.asarray(sides + self.cost * np.asarray(cost)[..., None])
-
-
-def times(matrix: Array, x: Array) -> Array:
-    """matrix · x along the assets, (…, m, n) · (…, n), one portfolio at a time: its bits do not depend on others."""
-    return np.asarray(np.matmul(matrix, x[..., None])[..., 0])
 
 
 def _figure(value: Any) -> Figure:
@@ -192,6 +180,10 @@ class Problem:
     compiled: bool = False
     #: What orders cost for being orders; None if nothing.
     fees: Fees | None = None
+    #: Supporting rows of envelopes that were met so far: what they ask for, in rows; see `supported`.
+    found: tuple[tuple[str, Row], ...] = ()
+    #: The accounts, if there are several: their budgets, and what was asked before they were joined.
+    accounts: Accounts | None = None
 
     @cached_property
     def relaxation(self) -> Problem:
@@ -203,8 +195,6 @@ class Problem:
         """Whether orders are searched one by one: for lots, fees, counts or least positions."""
         kinds = Step | Semicontinuous | Count
         return self.fees is not None or any(isinstance(piece, kinds) for _, piece in self.pieces)
-    #: Supporting rows of envelopes that were met so far: what they ask for, in rows; see `supported`.
-    found: tuple[tuple[str, Row], ...] = ()
 
     def as_stack(self) -> Problem:
         """This one problem as a stack of one."""
@@ -227,6 +217,24 @@ class Problem:
     def cash(self) -> Any:
         """The index of the settlement cash: a position, or for a stack a pair of arrays."""
         return self.portfolio.cash
+
+    @property
+    def cashes(self) -> tuple[Any, ...]:
+        """The indices of all cash entries: one, or with several accounts one for each, the settlement cash first."""
+        if self.accounts is None:
+            return (self.cash,)
+        alone = isinstance(self.cash, int)
+        return tuple(at if alone else (np.zeros(1, dtype=np.intp), np.array([at])) for at in self.accounts.cashes)
+
+    @property
+    def spends(self) -> Array:
+        """S (budgets, n): what a unit of each entry takes of each account's cash; all ones for a single budget."""
+        return np.ones((1, self.shape[-1])) if self.accounts is None else self.accounts.spends
+
+    @property
+    def budgets(self) -> Array:
+        """What S·w must be: 1, or with several accounts what each has, before costs, as a fraction of NAV."""
+        return np.ones(1) if self.accounts is None else self.accounts.budgets
 
     @property
     def before(self) -> Array:
@@ -261,17 +269,17 @@ class Problem:
         named = [(title, piece) for title, piece in self.pieces if isinstance(piece, Row)]
         named += self.found
         # A floor under the cash is a row: it holds after costs.
-        floors = [
-            (title, b.label, np.broadcast_to(b.lower, self.shape)[self.cash])
-            for title, b in self.bounds
-            if np.any(np.isfinite(np.broadcast_to(b.lower, self.shape)[self.cash]))
-        ]
-        if floors:
-            # The highest one; in a stack it may be another rule's from portfolio to portfolio.
-            title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
-            floor = reduce(np.maximum, (found[2] for found in floors))
-            of_cash = self._cash_row()
-            named.append((title, Row(label=label, weight=of_cash, upper=-floor, at_least=True)))
+        for cash in self.cashes:
+            floors = [
+                (title, b.label, np.broadcast_to(b.lower, self.shape)[cash])
+                for title, b in self.bounds
+                if np.any(np.isfinite(np.broadcast_to(b.lower, self.shape)[cash]))
+            ]
+            if floors:
+                # The highest one; in a stack it may be another rule's from portfolio to portfolio.
+                title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
+                floor = reduce(np.maximum, (found[2] for found in floors))
+                named.append((title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)))
         rows = [row for _, row in named]
         each = {name: [c for row in rows if (c := getattr(row, name)) is not None] for name in Parts.NAMES}
         zero = np.zeros(self.shape[-1])
@@ -281,27 +289,39 @@ class Problem:
             parts = [np.broadcast_to(zero if (c := getattr(row, name)) is None else c, shape) for row in rows]
             stacked[name] = np.stack(parts, axis=-2) if parts else np.zeros((0, *shape))
         # By what a unit less of cash can raise a row: its slope where the cash may be.
-        only_long = (self.lower[self.cash] >= 0) | (self.cash_side == "long")
-        long, short, weight = (self.at_cash(stacked[name]) for name in ("long", "short", "weight"))
-        cost = np.maximum(0.0, np.where(np.asarray(only_long)[..., None], -long, short) - weight)
+        slopes = [self._raised(stacked, cash) for cash in self.cashes]
         figures = self.shape[:-1]
         upper = np.array([np.broadcast_to(row.upper, figures) for row in rows], dtype=float).reshape(-1, *figures)
-        return Rows(tuple(title for title, _ in named), tuple(rows), cost=cost, upper=upper.T.copy(), **stacked)
+        return Rows(
+            tuple(title for title, _ in named),
+            tuple(rows),
+            cost=reduce(np.maximum, slopes),
+            upper=upper.T.copy(),
+            by_cash=np.stack(slopes, axis=-1) if self.accounts is not None else None,
+            **stacked,
+        )
 
-    def _cash_row(self) -> Array:
+    def _floor(self, cash: Any) -> Array:
         """−w_c as coefficients: (n,), or (B, n) where portfolios of a stack have the cash in different places."""
-        places = np.atleast_1d(self.cash if isinstance(self.cash, int) else self.cash[1])
+        places = np.atleast_1d(cash if isinstance(cash, int) else cash[1])
         shared = bool(np.all(places == places[:1]))
         row = np.zeros(self.shape[-1:] if shared else self.shape)
-        row[places[0] if shared else self.cash] = -1.0
+        row[places[0] if shared else cash] = -1.0
         return row
 
-    def at_cash(self, coefficients: Array) -> Array:
+    def _raised(self, coefficients: Mapping[str, Array], cash: Any) -> Array:
+        """By what a unit less of this cash can raise each row."""
+        only_long = (self.lower[cash] >= 0) | (self.cash_side == "long")
+        long, short, weight = (self.at_cash(coefficients[name], cash) for name in ("long", "short", "weight"))
+        return np.maximum(0.0, np.where(np.asarray(only_long)[..., None], -long, short) - weight)
+
+    def at_cash(self, coefficients: Array, cash: Any = None) -> Array:
         """The cash's column of coefficients (…, m, n)."""
-        if isinstance(self.cash, int):
-            return np.asarray(coefficients[..., self.cash])
+        cash = self.cash if cash is None else cash
+        if isinstance(cash, int):
+            return np.asarray(coefficients[..., cash])
         each = np.broadcast_to(coefficients, (self.shape[0], *coefficients.shape[-2:]))
-        return np.asarray(each[self.cash[0], :, self.cash[1]])
+        return np.asarray(each[cash[0], :, cash[1]])
 
     @property
     def kinked(self) -> Figure:
@@ -309,8 +329,12 @@ class Problem:
         terms = self.cost
         costs = sum(np.any(rate, axis=-1) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
         costs = costs + (self.fees is not None)
-        relaxed = replace(self, cash_side="long").rows.cost
-        steeper = np.any(relaxed < self.rows.cost, axis=-1)
+        relaxed = replace(self, cash_side="long").rows
+        if self.accounts is not None:
+            assert relaxed.by_cash is not None and self.rows.by_cash is not None
+            steeper = np.any(relaxed.by_cash < self.rows.by_cash) | bool(self.envelopes)
+            return bool(steeper & (self.cash_side != "long") & np.any(costs > 0))
+        steeper = np.any(relaxed.cost < self.rows.cost, axis=-1)
         steeper = steeper | bool(self.envelopes)  # of whose rows that is not known yet
         bends = steeper & (self.lower[self.cash] < 0) & (self.cash_side != "long") & (costs > 0)
         return bends if np.ndim(bends) else bool(bends)
@@ -381,22 +405,34 @@ class Problem:
     def settled(self, weights: Array) -> Array:
         """The weights with the cash at the exact residual 1 − Σ of the others (before costs)."""
         result = np.array(weights, dtype=float)
-        result[self.cash] = 0.0
-        result[self.cash] = 1.0 - result.sum(axis=-1)
+        for cash, spends, has in zip(self.cashes, self.spends, self.budgets, strict=True):
+            result[cash] = 0.0
+            result[cash] = has - (result.sum(axis=-1) if self.accounts is None else (result * spends).sum(axis=-1))
         return result
+
+    def paid(self, weights: Array) -> Figure:
+        """The trading costs, as `Rows.of` wants them: in all, or with several accounts what each cash pays."""
+        if self.accounts is None:
+            return self.trading_cost(weights)
+        return times(self.accounts.pays, self.cost.each(weights - self.before))
 
     def after_costs(self, weights: Array) -> Array:
         """The weights with the trading costs taken out of the cash."""
         result = np.array(weights, dtype=float)
-        result[self.cash] -= self.trading_cost(weights)
+        costs = self.paid(weights)
+        for k, cash in enumerate(self.cashes):
+            result[cash] -= costs if self.accounts is None else costs[..., k]
         return result
 
     def violation(self, weights: Array, *, envelopes: bool = True) -> Figure:
         """By how much the worst of all convex rules is broken, in fractions of NAV (0: none, inf: no number)."""
         trades = weights - self.before
         outside = np.maximum(self.lower - weights, weights - self.upper)
-        excess = self.rows.of(weights, trades, self.trading_cost(weights)) - self.rows.upper
-        budget = np.abs(weights.sum(axis=-1) - 1.0)
+        excess = self.rows.of(weights, trades, self.paid(weights)) - self.rows.upper
+        if self.accounts is None:
+            budget = np.abs(weights.sum(axis=-1) - 1.0)
+        else:
+            budget = np.abs(times(self.spends, weights) - self.budgets).max(axis=-1)
         worst = np.maximum(outside.max(axis=-1), np.maximum(excess.max(axis=-1, initial=0.0), budget))
         for _, cone in self.cones:
             worst = np.maximum(worst, cone.of(weights) - cone.upper)
@@ -412,7 +448,12 @@ class Problem:
         `objective` = 0 leaves the objective out (for proofs of infeasibility).
         """
         rows = self.rows
-        per_cost = objective / self.horizon + float(prices @ rows.cost)
+        per_cost: Any = objective / self.horizon
+        if self.accounts is None:
+            per_cost += float(prices @ rows.cost)
+        else:
+            assert rows.by_cash is not None
+            per_cost = per_cost + (prices @ rows.by_cash) @ self.accounts.pays
         return Separable(
             curvature=objective * self.aversion * self.risk.specific,
             centre=self.target,

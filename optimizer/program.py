@@ -74,12 +74,16 @@ class Program:
 
         self.weights = w = cp.Variable(n, name="w")
         away = cp.Variable(n, name="w - b")
-        self._cost = t = cp.Variable(name="cost")
-        linked = [away == w - self._parameter(n, lambda p, _: p.target), cp.sum(w) == 1]
+        # Each account pays its own costs; there is one unless `budgets` says otherwise.
+        spends, pays = self._accounts()
+        self._cost = t = cp.Variable(len(spends), name="cost")
+        linked = [away == w - self._parameter(n, lambda p, _: p.target)]
+        linked.append(spends @ w == self._parameter(len(spends), lambda p, _: p.budgets))
         self._budget = linked[-1]
 
         traded = sorted({i for _, packed in s.costs for i in indices(packed)} | self._used("buy", "sell"))
-        held = sorted({i for _, packed in s.carry for i in indices(packed)} | self._used("long", "short"))
+        bent = (packed for name, packed in s.carry if name != "weight")
+        held = sorted({i for packed in bent for i in indices(packed)} | self._used("long", "short"))
         self._split = {
             "buy": self._column(traded),
             "sell": self._column(traded),
@@ -92,7 +96,7 @@ class Program:
         if held:
             linked.append(w[held] == self._split["long"][0] - self._split["short"][0])
         linked += list(self._bounds())
-        linked.append(self._trading_cost() <= t)
+        linked += [self._trading_cost(payer) <= t[k] for k, payer in enumerate(pays)]
 
         excess = self._elastic()
         self._rows = [self._row(j, excess[j]) for j in range(len(s.rows))]
@@ -101,7 +105,7 @@ class Program:
 
         if s.elastic is None:
             per_year = self._parameter((), lambda p, scale: 1 / (p.horizon * scale), nonneg=True)
-            objective = self._risk(away) + per_year * t + self._carry()
+            objective = self._risk(away) + per_year * cp.sum(t) + self._carry()
         else:
             objective = sum({id(e): e for e in excess if e is not None}.values())
         self._problem = cp.Problem(
@@ -176,18 +180,28 @@ class Program:
         if len(at := indices(s.upper)):
             yield w[at] <= self._parameter(len(at), lambda p, _, at=at: p.upper[at])
 
-    def _trading_cost(self) -> Any:
+    def _accounts(self) -> tuple[Array, Array]:
+        """What each entry takes of each budget, and which account pays its costs: (accounts, n) both."""
+        if self.structure.budgets is None:
+            return (one := np.ones((1, self.structure.assets))), one
+        cashes, *packed = self.structure.budgets
+        spends, pays = (np.frombuffer(matrix).reshape(len(cashes), -1) for matrix in packed)
+        return spends, pays
+
+    def _trading_cost(self, payer: Array) -> Any:
         import cvxpy as cp
 
         total: Any = 0.0
         for name, packed in self.structure.costs:
-            if not len(at := indices(packed)):
+            at = indices(packed)
+            if not len(at := at[payer[at] > 0]):
                 continue
             rate = self._parameter(len(at), lambda p, _, at=at, name=name: getattr(p.cost, name)[at], nonneg=True)
+            own = at.astype(np.int32).tobytes()
             if name in ("buy", "sell"):
-                total += rate @ self._part(name, packed)
+                total += rate @ self._part(name, own)
             else:
-                size = self._part("buy", packed) + self._part("sell", packed)
+                size = self._part("buy", own) + self._part("sell", own)
                 total += rate @ (cp.square(size) if name == "quadratic" else cp.power(size, 1.5))
         return total
 
@@ -195,7 +209,8 @@ class Program:
         total: Any = 0.0
         for name, packed in self.structure.carry:
             if len(at := indices(packed)):
-                rate = self._parameter(len(at), lambda p, scale, at=at, name=name: getattr(p.cost, name)[at] / scale)
+                of = "long" if name == "weight" else name  # where both are one line, its slope
+                rate = self._parameter(len(at), lambda p, scale, at=at, of=of: getattr(p.cost, of)[at] / scale)
                 total += rate @ self._part(name, packed)
         return total
 
@@ -216,7 +231,7 @@ class Program:
             coefficient = self._parameter(len(at), lambda p, _, at=at, name=name: getattr(p.rows, name)[j, at])
             left += coefficient @ self._part(name, packed)
         if with_cost:
-            left += self._parameter((), lambda p, _: p.rows.cost[j], nonneg=True) * self._cost
+            left += self._parameter(self._cost.shape[0], lambda p, _: _cost_slopes(p, j), nonneg=True) @ self._cost
         right = self._parameter((), lambda p, _: min(p.rows.upper[j], 1e6))
         return left <= (right if excess is None else right + excess)
 
@@ -274,13 +289,19 @@ class Program:
         prices = Prices(
             np.array([dual(row) for row in self._rows]),
             np.array([dual(cone) for cone in self._cones]),
-            None if budget is None else float(budget) * scale,
+            None if budget is None or problem.accounts is not None else float(budget[0]) * scale,
+            None if budget is None or problem.accounts is None else np.array(budget, dtype=float) * scale,
         )
         slopes, offset = np.zeros(len(problem.assets)), 0.0
         for _, constraint in self._custom:
             slope, at_zero = _supporting_plane(constraint, self.weights, scale)
             slopes, offset = slopes + slope, offset + at_zero
         return replace(prices, slopes=slopes, offset=offset) if self._custom else prices
+
+
+def _cost_slopes(problem: Problem, j: int) -> Array:
+    rows = problem.rows
+    return np.asarray(rows.cost[j : j + 1] if rows.by_cash is None else rows.by_cash[j])
 
 
 def _supporting_plane(constraint: Any, weights: Any, scale: float) -> tuple[Array, float]:

@@ -37,11 +37,14 @@ def reasons(problem: Problem, planned: Array, prices: Array | None, traded: NDAr
     names += [f"closed: {title} leaves no room for it" for title, _ in small]
     names.append(_TOWARDS)
     others = len(names)
+    if problem.accounts is not None:
+        planned, before, target = _of_underlying(problem, planned)
     codes = others - (np.abs(planned - target) < np.abs(before - target)).astype(np.intp)
     for k, (_, of) in reversed(list(enumerate(small))):
         np.copyto(codes, closed + 2 + k, where=(planned == 0) & (before != 0) & of)
     ended = (target == 0) & (planned == 0)
     codes[ended] = closed + (before[ended] > 0)
+    before = problem.before
     for k, (_, bound) in reversed(list(enumerate(bounds))):
         np.copyto(codes, 2 * k + 1, where=before > bound.upper + ROUNDING_TOLERANCE)
         np.copyto(codes, 2 * k, where=before < bound.lower - ROUNDING_TOLERANCE)
@@ -55,10 +58,26 @@ def sentence(problem: Problem, found: Coded, i: int) -> str:
     """The reason of one portfolio's asset i with its figures: what is held, and the limit or the target."""
     code, before = int(found.codes[i]), problem.before[i]
     text = found.names[code]
+    if text == _TOWARDS and problem.accounts is not None:
+        _, was, wanted = _of_underlying(problem, problem.before)
+        underlying = problem.accounts.asked.portfolio.labels("underlying")[i]
+        return f"{underlying} {text} ({was[i]:.2%} to {wanted[i]:.2%} over all accounts)"
     if code < 2 * len(problem.bounds):
         _, bound = problem.bounds[code // 2]
         return f"{text} ({before:.2%}, limit {(bound.upper if code % 2 else bound.lower)[i]:.2%})"
     return f"{text} ({before:.2%} to {problem.target[i]:.2%})" if text == _TOWARDS else text
+
+
+def _of_underlying(problem: Problem, planned: Array) -> tuple[Array, Array, Array]:
+    """(planned, before, target) of each row's underlying over all accounts; of transfers nothing."""
+    accounts = problem.accounts
+    assert accounts is not None
+    labels, rows = accounts.asked.portfolio.labels("underlying"), accounts.rows
+    found = []
+    for held in (accounts.held(planned), problem.before[:rows], problem.target[:rows]):
+        each = accounts.exposures(held)
+        found.append(np.append([each[str(label)] for label in labels], np.zeros(len(accounts.ends))))
+    return found[0], found[1], found[2]
 
 
 def _pricing(problem: Problem, prices: Array | None, at: tuple[Any, ...]) -> tuple[NDArray[np.intp], list[list[str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -17,6 +17,8 @@ from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Policy, Problem
 from equipoise.optimizer.risk import Risk
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
+from equipoise.optimizer.transfers import Transfer
+from equipoise.optimizer.transfers import portfolio as in_accounts
 from equipoise.optimizer.verify import verify
 
 if TYPE_CHECKING:
@@ -56,12 +58,16 @@ class Rebalancer:
     around the target is worth in NAV per year. horizon: the years over which one-off trading costs are worth
     paying (1: a trade must earn its cost within a year). trigger: what `due` asks. compiled: whether Newton's
     iteration runs as machine code, for large batches (needs the extra `fast`; the answers agree to rounding).
+
+    For a portfolio in several accounts, cash: the cash of each account that trades, such as {"exchange": "USDT",
+    "perps": "USDC"}, the settlement cash first. Its table has the columns `account` and `asset`, and rows are known by
+    "account/asset". Each account pays for its own trades; transfers: what may be moved between them (`Transfer`).
     """
 
     def __init__(
         self,
         *,
-        cash: str,
+        cash: str | Mapping[str, str],
         risk: Risk | None = None,
         costs: Sequence[Cost] = (),
         constraints: Sequence[Rule] = (),
@@ -69,17 +75,29 @@ class Rebalancer:
         horizon: float = 1.0,
         trigger: Trigger | None = None,
         compiled: bool = False,
+        transfers: Sequence[Transfer] = (),
     ) -> None:
-        for given, argument in ((costs, "costs"), (constraints, "constraints")):
+        lists = ((costs, "costs"), (constraints, "constraints"), (transfers, "transfers"))
+        for given, argument in lists:
             if not isinstance(given, Sequence) or isinstance(given, str):
                 raise InputError("must be a list", column=argument, value=given)
-        self.cash = cash
-        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon, compiled)
+        self.accounts = dict(cash) if isinstance(cash, Mapping) else {}
+        if transfers and not self.accounts:
+            raise InputError("transfers need accounts: give cash={account: asset, ...}", column="cash", value=cash)
+        if isinstance(cash, Mapping):
+            if not cash:
+                raise InputError("needs the cash of one account at least", column="cash", value={})
+            self.cash = "/".join(next(iter(cash.items())))
+        else:
+            self.cash = cash
+        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon, compiled, tuple(transfers))
         self.trigger = trigger
 
     def portfolio(self, table: pd.DataFrame, *, name: str | None = None, universe: Iterable[str] = ()) -> Portfolio:
         """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
         known = {*universe, *getattr(self.policy.risk, "assets", ())}
+        if self.accounts:
+            return in_accounts(table, self.accounts, self.policy.transfers, name=name, universe=known)
         return Portfolio.from_table(table, self.cash, name=name, universe=known)
 
     def problem(self, table: pd.DataFrame, *, name: str | None = None) -> Problem:
@@ -126,12 +144,15 @@ class Rebalancer:
         if not options and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
             return solve_batch(self, table)
-        return gathered(self, source, list(self.stream(source, **options)), options.get("universe", ()))
+        from equipoise.optimizer.engine import run
+
+        return gathered(self, source, list(run(self, source, **options)), options.get("universe", ()))
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
         from equipoise.optimizer.engine import run
 
+        self._without_transfers()
         return run(self, source, **options)
 
     def write_batch(
@@ -145,14 +166,20 @@ class Rebalancer:
         """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
         from equipoise.optimizer.engine import write
 
+        self._without_transfers()
         return write(self, source, results=results, orders=orders, **options)
+
+    def _without_transfers(self) -> None:
+        if self.policy.transfers:
+            raise InputError("results and orders alone would lose the transfers: use solve_batch", column="transfers")
 
     def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""
         asked = trigger if trigger is not None else self.trigger
         if asked is None:
             raise InputError("there is no trigger to ask; give the Rebalancer or this call one", column="trigger")
-        return asked.due(self.problem(table), now=now, last=last)
+        problem = self.problem(table)
+        return asked.due(problem if problem.accounts is None else problem.accounts.asked, now=now, last=last)
 
 
 def finished(
@@ -174,6 +201,17 @@ def finished(
     if holds:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
+    elif whole and problem.accounts is not None:
+        from equipoise.optimizer.account_lots import rounded as rounded_in_accounts
+
+        in_lots, why = rounded_in_accounts(problem, solution, effort=effort)
+        if in_lots is None:
+            return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
+        weights = in_lots.weights
+        every = [in_lots.quantities.get(i, trade) for i, trade in enumerate(_continuous(problem, weights))]
+        paid = verify(problem, every, whole_lots=False).costs
+        trades = problem.accounts.closed(every, paid, fixed=in_lots.quantities)
+        checked = verify(problem, trades, whole_lots=False)
     elif whole:
         from equipoise.optimizer.lot_exact import Exact
         from equipoise.optimizer.lots import rounded
@@ -193,6 +231,8 @@ def finished(
         weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)
     else:
         trades = _continuous(problem, weights)
+        if problem.accounts is not None:
+            trades = problem.accounts.closed(trades, verify(problem, trades, whole_lots=False).costs)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
     if whole and not holds:
@@ -218,7 +258,7 @@ def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:
     units = (weights - problem.before) * portfolio.nav / portfolio.price
     trades = []
     for i, held in enumerate(portfolio.exact_quantity):
-        trade = Fraction(0) if i == problem.cash or weights[i] == problem.before[i] else exact(units[i])
+        trade = Fraction(0) if i in problem.cashes or weights[i] == problem.before[i] else exact(units[i])
         left = held + trade
         if trade and (weights[i] == 0 or (problem.lower[i] == 0 and left < 0) or (problem.upper[i] == 0 and left > 0)):
             trade = -held

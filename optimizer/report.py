@@ -74,6 +74,12 @@ def _figures(plan: Plan) -> list[str]:
         return table([*rows, [distance, _percent(before)]])
     rows.append([distance, f"{_percent(before)} -> {_percent(after)}"])
     rows.append(["turnover, one-way", _percent(plan.turnover)])
+    for underlying, of in plan.exposures.iterrows():
+        shown = f"{_percent(of['before'])} -> {_percent(of['after'])} (target {_percent(of['target'])})"
+        rows.append([f"exposure to {clean(underlying)}", shown])
+    moved = plan.transfers
+    if len(moved):
+        rows.append(["transfers", f"{len(moved)}, of {moved['value'].sum():,.2f}; see plan.transfers"])
     rows.append(["trading cost", f"{plan.cost:,.2f} ({1e4 * plan.cost / nav:.2f} bp of NAV)"])
     rows += [[name, value] for name, value in _ratios(plan)]
     gap = max(plan.gap, 0.0)

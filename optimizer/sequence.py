@@ -139,6 +139,10 @@ def sequenced(
     check_number(most_slices, "most_slices", at_least=1)
     if isinstance(always, str):
         raise InputError("must be a list of names, not one text", column="always", value=always)
+    if plan.problem.accounts is not None:
+        from equipoise.optimizer.account_sequence import in_accounts
+
+        return in_accounts(plan, always, temporary_cash, int(most_slices))
     orders = Orders(plan, always, temporary_cash)
     search = _Search(orders, int(most_slices))
     if 0 < temporary_cash < (least := orders.money(orders.floor - search.start.cash * orders.grain)):

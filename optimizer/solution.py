@@ -57,6 +57,7 @@ class Prices:
     rows: Array
     cones: Array
     budget: float | None = None
+    budgets: Array | None = None  #: with several accounts: of the budget of each
     slopes: Array | None = None
     offset: float = 0.0
 

@@ -201,6 +201,11 @@ class Stack:
     def first(self, wrong: NDArray[np.bool_]) -> int:
         raise NotStackable(wrong.any(axis=1))
 
+    def cash_of(self, account: str | None) -> Any:
+        if account is not None:
+            raise NotStackable  # portfolios in several accounts are no stacks
+        return self.cash
+
     def take(self, portfolios: slice | NDArray[Any]) -> Stack:
         """The stack of these portfolios: a slice, positions, or a mask."""
         which = np.arange(len(self))[portfolios]

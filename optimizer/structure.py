@@ -26,6 +26,8 @@ class Structure:
     carry: tuple[tuple[str, bytes], ...]
     rows: tuple[tuple[bool, tuple[tuple[str, bytes], ...]], ...]
     cones: tuple[tuple[int, bytes], ...]
+    #: What each entry takes of each budget, where there are several.
+    budgets: tuple[tuple[int, ...], bytes, bytes] | None = None
     #: For each row 0, or a number: those of the same number may be exceeded together, at a price of 1 for each number;
     #: then the total excess is the objective.
     elastic: bytes | None = None
@@ -34,7 +36,9 @@ class Structure:
     def of(cls, problem: Problem, elastic: NDArray[np.intp] | None = None) -> Structure:
         rows, cost = problem.rows, problem.cost
         # The cash has a row for its floor, which counts the costs; a second lower bound would only be in the way.
-        others = np.arange(len(problem.assets)) != problem.cash
+        others = np.isin(np.arange(len(problem.assets)), problem.cashes, invert=True)
+        accounts = problem.accounts
+        straight = cost.long + cost.short == 0  # one slope on both sides of 0
         fixed = (problem.lower == problem.upper) & others
         return cls(
             assets=len(problem.assets),
@@ -45,7 +49,10 @@ class Structure:
             lower=where(others & ~fixed & (problem.lower > -problem.outer)),
             upper=where(~fixed & (problem.upper < problem.outer)),
             costs=tuple((name, where(getattr(cost, name) != 0)) for name in ("buy", "sell", "quadratic", "impact")),
-            carry=tuple((name, where(getattr(cost, name) != 0)) for name in ("long", "short")),
+            carry=(
+                *((name, where(~straight & (getattr(cost, name) != 0))) for name in ("long", "short")),
+                ("weight", where(straight & (cost.long != 0))),
+            ),
             rows=tuple(
                 (
                     bool(rows.cost[j] > 0),
@@ -58,6 +65,7 @@ class Structure:
                 for j in range(len(rows.upper))
             ),
             cones=tuple((len(cone.matrix), where(cone.diagonal != 0)) for _, cone in problem.cones),
+            budgets=(accounts.cashes, accounts.spends.tobytes(), accounts.pays.tobytes()) if accounts else None,
             elastic=None if elastic is None else np.asarray(elastic, dtype=np.int32).tobytes(),
         )
 

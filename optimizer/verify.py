@@ -68,18 +68,31 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     Bounds of 0 are exact. Rules stated in floating point (a band around 0.1) are kept if they are not broken by
     more than 1e-12 of NAV; where quantities are not whole lots but a continuous solver's answer, by 1e-9.
     """
-    account = problem.portfolio
+    accounts = problem.accounts
+    if accounts is None:
+        asked, rates = problem, problem
+    else:  # the rules of the table's own rows, for what is held in each account in the end
+        asked, rates = accounts.asked, problem
+    account = asked.portfolio
     tolerance = Fraction(ROUNDING_TOLERANCE if whole_lots else FEASIBILITY_TOLERANCE)
     price = account.exact_price
     nav = sum((q * p for q, p in zip(account.exact_quantity, price, strict=True)), Fraction(0))
-    traded = [q * p for q, p in zip(trades, price, strict=True)]
-    costs = [_cost(problem, i, x, nav) for i, x in enumerate(traded)]
-    after = [q + x for q, x in zip(account.exact_quantity, trades, strict=True)]
-    after[problem.cash] -= sum(traded, Fraction(0)) - traded[problem.cash] + sum(costs, Fraction(0))
+    traded = [q * p for q, p in zip(trades, rates.portfolio.exact_price, strict=True)]
+    costs = [_cost(rates, i, x, nav) for i, x in enumerate(traded)]
+    if accounts is None:
+        after = [q + x for q, x in zip(account.exact_quantity, trades, strict=True)]
+        after[problem.cash] -= sum(traded, Fraction(0)) - traded[problem.cash] + sum(costs, Fraction(0))
+        cashes, paid = [problem.cash], [sum(costs, Fraction(0))]
+    else:
+        after = accounts.settled(trades, costs)
+        cashes, paid = list(accounts.cashes), accounts.costs_of(costs)
+    every, problem = trades, asked
+    trades, traded = trades[: len(price)], traded[: len(price)]
     value = [q * p for q, p in zip(after, price, strict=True)]
     # Rules hold for the cash after costs and before them: a floor for the one, a cap for the other.
     earlier = list(value)
-    earlier[problem.cash] += sum(costs, Fraction(0))
+    for cash, cost in zip(cashes, paid, strict=True):
+        earlier[cash] += cost
 
     def found(slack: Fraction, *, exact_limit: bool = False, **what: object) -> Check:
         # A limit of 0 needs no tolerance: nobody can sell, or with whole lots spend, more than there is.
@@ -89,10 +102,13 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     checks: list[Check] = []
     for title, piece in problem.pieces:
         match piece:
+            case Bound() if piece.of_trade and accounts is not None:
+                held = [q * p + x for q, p, x in zip(account.exact_quantity, price, traded, strict=True)]
+                checks += _bounds(title, piece, problem, held, held, nav, found, whole_lots, cashes)
             case Bound():
-                checks += _bounds(title, piece, problem, value, earlier, nav, found, whole_lots)
+                checks += _bounds(title, piece, problem, value, earlier, nav, found, whole_lots, cashes)
             case Row():
-                on_cash = any(c is not None and c[problem.cash] for c in (piece.weight, piece.long, piece.short))
+                on_cash = any(c is not None and c[cashes].any() for c in (piece.weight, piece.long, piece.short))
                 states = [
                     _row(title, piece, w, traded, nav, found) for w in ((value, earlier) if on_cash else (value,))
                 ]
@@ -115,13 +131,18 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
             case Opaque():
                 w = np.array([float(x / nav) for x in value])
                 z = np.array([float(x / nav) for x in traded])
-                w[problem.cash] += float(sum(costs, Fraction(0)) / nav)  # custom rules see the cash before costs
-                z[problem.cash] = w[problem.cash] - account.before[problem.cash]
+                for cash, cost in zip(cashes, paid, strict=True):
+                    w[cash] += float(cost / nav)  # custom rules see the cash before costs
+                    z[cash] = w[cash] - account.before[cash]
                 broken = piece.violation(w, z)
                 kept = broken <= FEASIBILITY_TOLERANCE
                 checks.append(Check(title, piece.label, None, broken, 0.0, False, -broken, kept))
     conserved = sum(value, Fraction(0)) + sum(costs, Fraction(0)) == nav
     checks.append(Check("Cash", "trades, costs and cash add up", None, 0.0, 0.0, False, 0.0, conserved))
+    if accounts is not None:
+        checks += [
+            found(slack, exact_limit=sharp, **what) for slack, sharp, what in accounts.checks(every, costs, after)
+        ]
     weights = np.array([float(x / nav) for x in value])
     return Verified(
         tuple(after), sum(costs, Fraction(0)), tuple(costs), value[problem.cash], nav, weights, tuple(checks)
@@ -156,6 +177,7 @@ def _bounds(
     nav: Fraction,
     found: _Found,
     whole_lots: bool,
+    cashes: Sequence[int],
 ) -> Iterator[Check]:
     for i, asset in enumerate(problem.assets):
         low, high = float(bound.lower[i]), float(bound.upper[i])
@@ -168,7 +190,7 @@ def _bounds(
             slack, limit, at_least = min(given, key=lambda side: side[0])
             yield found(
                 slack,
-                exact_limit=limit == 0 and (i != problem.cash or whole_lots),
+                exact_limit=limit == 0 and (i not in cashes or whole_lots),
                 rule=title,
                 detail=bound.label,
                 asset=asset,

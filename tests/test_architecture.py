@@ -20,25 +20,18 @@ LONGEST = 400
 #: named here is on top: it may import everything, and none of these may import it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("checked", "lending", "liquidation", "leverage", "margin", "parameters"),
-    ("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable", "problem"),
+    (
+        *("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
+        *("transfers", "accounts", "joined", "rows", "problem"),
+    ),
     ("discrete", "solution", "structure", "certificate"),
     (
         *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
-        *("program", "lot_points", "lot_search", "lot_program", "lots"),
-        *(
-            "lot_dive",
-            "lot_polish",
-            "lot_split",
-            "lot_dual",
-            "lot_hull",
-            "lot_bound",
-            "lot_exact",
-            "verify",
-            "verify_stack",
-        ),
+        *("program", "lot_points", "lot_search", "lot_program", "lots", "account_lots", "lot_dive", "lot_polish"),
+        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
     ),
     ("explain", "choose"),
-    ("reasons", "plan", "order_states", "sequence", "triggers", "report"),
+    ("reasons", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
     (
         *("tables", "rebalancer", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),
@@ -47,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 SOLVERS = (
     *("holding", "dual", "iteration", "newton", "program", "lot_points", "lot_search", "lot_program", "lots"),
-    *("explain", "choose"),
+    *("account_lots", "explain", "choose"),
 )
 
 

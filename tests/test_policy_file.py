@@ -16,7 +16,7 @@ import pytest
 from equipoise import Calendar, Drift, InputError, Rebalancer, read_table
 from equipoise import constraints as rules
 from equipoise.constraints import Custom, Rule
-from equipoise.optimizer import CovarianceRisk, FactorRisk, costs, triggers
+from equipoise.optimizer import CovarianceRisk, FactorRisk, Transfer, costs, triggers
 from equipoise.optimizer.costs import Cost
 from equipoise.optimizer.policy_file import dumps, load
 from equipoise.optimizer.triggers import Joined, Trigger
@@ -99,6 +99,8 @@ RULES = [
     rules.NameLimit(limit=3, assets=("A", "B")),
     rules.OrderLimit(limit=2, assets=("A",)),
 ]
+#: Rules with arguments that need a portfolio in several accounts.
+OF_ACCOUNTS = [rules.CashFloor(weight=0.1, account="perps"), rules.CashBand(lower=0.1, account="perps")]
 COSTS = [
     costs.ProportionalCost(buy="one", sell=0.002),
     costs.ImpactCost(volatility=0.01, volume="volume", coefficient=EACH),
@@ -129,7 +131,7 @@ def reread(tmp_path, rebalancer, risk=None):
 
 @pytest.mark.parametrize(
     ("module", "base", "examples"),
-    [(rules, Rule, RULES), (costs, Cost, COSTS), (triggers, Trigger, TRIGGERS)],
+    [(rules, Rule, [*RULES, *OF_ACCOUNTS]), (costs, Cost, COSTS), (triggers, Trigger, TRIGGERS)],
     ids=["rules", "costs", "triggers"],
 )
 def test_there_is_an_example_of_every_argument_of_every_class(module, base, examples):
@@ -151,6 +153,16 @@ def test_a_rule_from_a_file_is_the_rule_from_python(tmp_path, rule):
     assert read.policy.constraints == (rule,)
     pieces = [[asdict(piece) for _, piece in r.problem(TABLE).pieces] for r in (made, read)]
     np.testing.assert_equal(*pieces)
+
+
+def test_accounts_and_transfers_from_a_file_are_those_from_python(tmp_path):
+    moves = [Transfer("a/USD", "b/USD", cost=0.001, limit=5.0, two_way=True), Transfer("b/USD", "c/USD", delay=2.0)]
+    moves.append(Transfer("c/USD", "a/USD", paid_by="b"))
+    made = Rebalancer(cash={"b": "USD", "a": "USD"}, constraints=OF_ACCOUNTS, transfers=moves)
+    read = reread(tmp_path, made)
+    assert (read.policy, read.accounts, read.cash) == (made.policy, made.accounts, "b/USD")
+    assert list(read.accounts) == ["b", "a"]
+    assert dumps(read) == dumps(made)
 
 
 @pytest.mark.parametrize("cost", COSTS, ids=lambda cost: type(cost).__name__)
@@ -283,7 +295,7 @@ class TestRisk:
 
 ERRORS = [
     ("", "the key 'cash' is missing"),
-    ("cash = 3", "key 'cash': must be text, not 3"),
+    ("cash = 3", "key 'cash': must be text or a table by label, not 3"),
     ('cash = "C"\ncashh = 1', "unknown key 'cashh' (did you mean 'cash'?); it takes cash, risk, costs, constraints"),
     ('cash = "C"\naversion = nan', "key 'aversion': must be a finite number, not nan"),
     ('cash = "C"\naversion = inf', "key 'aversion': must be a finite number, not inf"),

@@ -13,8 +13,9 @@ from equipoise.optimizer.costs import (
     QuadraticCost,
 )
 from equipoise.optimizer.plan import Plan
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio, read_table
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.risk import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
 from equipoise.optimizer.sequence import OrderSequence, OrderStep, sequenced

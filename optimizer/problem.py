@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,107 +41,20 @@ from equipoise.constraints.base import (
     Rule,
     Semicontinuous,
     Step,
-    check_number,
 )
-from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.envelope import Envelope
-from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.optimizer.accounts import Accounts, look_through
-from equipoise.optimizer.costs import Cost, CostTerms, Fees, total, total_fees
-from equipoise.optimizer.joined import joined
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.risk import FactoredRisk, Risk, SquaredDistance, stacked
+from equipoise.optimizer.accounts import Accounts
+from equipoise.optimizer.costs import CostTerms, Fees
+from equipoise.optimizer.risk import FactoredRisk
 from equipoise.optimizer.rows import Figure, Rows, times
 from equipoise.optimizer.separable import Separable
-from equipoise.optimizer.transfers import Transfer
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.stack import Stack
+    pass
 
 #: No weight leaves ±this many times the NAV (or twice the largest weight that is held or wanted), whatever the
 #: rules allow, so that no program is unbounded.
 OUTER_BOUND = 100.0
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What stays the same from portfolio to portfolio; see `Rebalancer` for the meaning and the units."""
-
-    risk: Risk | None = None
-    costs: tuple[Cost, ...] = ()
-    constraints: tuple[Rule, ...] = ()
-    aversion: float = 10.0
-    horizon: float = 1.0
-    compiled: bool = False
-    #: What may be moved between the accounts of a portfolio (see `accounts`).
-    transfers: tuple[Transfer, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.compiled and find_spec("numba") is None:
-            raise InputError('needs numba: pip install "equipoise[fast]"', column="compiled", value=self.compiled)
-        for number, argument in ((self.aversion, "aversion"), (self.horizon, "horizon")):
-            check_number(number, argument, above=0.0)
-            if not 1e-50 <= number <= 1e50:
-                raise InputError("must lie between 1e-50 and 1e50", column=argument, value=number)
-        kinds: tuple[tuple[Any, type, str], ...] = (
-            (self.costs, Cost, "costs"),
-            (self.constraints, Rule, "constraints"),
-            (self.transfers, Transfer, "transfers"),
-        )
-        for given, kind, argument in kinds:
-            for one in given:
-                if not isinstance(one, kind):
-                    raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
-
-    def problem(self, portfolio: Portfolio) -> Problem:
-        """The program of this portfolio. Raises InputError where a rule or the risk does not fit its table."""
-        model = self.risk or SquaredDistance()
-        try:
-            if portfolio.cashes:
-                return self._in_accounts(portfolio, model)
-            risk = model.aligned(portfolio.assets, portfolio.assets[portfolio.cash])
-            return self._problem(replace(portfolio, risk=risk if self.risk is not None else None), risk)
-        except InputError as error:
-            raise error.within(portfolio.name) if portfolio.name is not None else error from None
-
-    def _in_accounts(self, portfolio: Portfolio, model: Risk) -> Problem:
-        risk = look_through(model, portfolio)
-        asked = self._problem(replace(portfolio, risk=risk if self.risk is not None else None), risk)
-        return joined(asked, self.transfers)
-
-    @property
-    def stacks(self) -> bool:
-        """Whether portfolios can be taken together: by rules and costs that are written for stacks."""
-        return all(rule.stacks for rule in self.constraints) and all(cost.stacks for cost in self.costs)
-
-    @property
-    def label_columns(self) -> tuple[str, ...]:
-        """The columns of the table whose labels say which rows there are."""
-        return tuple({column for rule in self.constraints for column in rule.label_columns()})
-
-    def stacked(self, stack: Stack) -> Problem:
-        """The programs of these portfolios as one, with arrays (B, n).
-
-        Raises NotStackable where only one by one will do, for a wrong input too, and InputError where the policy
-        itself is wrong.
-        """
-        if not self.stacks:
-            raise NotStackable
-        risk = stacked(self.risk or SquaredDistance(), stack.universe, stack.codes, stack.cash)
-        return self._problem(replace(stack, risk=risk if self.risk is not None else None), risk)
-
-    def _problem(self, portfolio: Portfolio | Stack, risk: FactoredRisk) -> Problem:
-        rules = self.constraints
-        floored = {rule.account for rule in rules if isinstance(rule, CashFloor | CashBand)}
-        for account in (None, *list(getattr(portfolio, "cashes", ()))[1:]):
-            if account not in floored:
-                rules = (*rules, CashFloor(account=account))
-        pieces = tuple((rule.title, piece) for rule in rules for piece in rule.pieces(portfolio))
-        if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
-            raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
-        costs = total(self.costs, portfolio), self.aversion, self.horizon
-        fees = total_fees(self.costs, portfolio)
-        return Problem(portfolio, risk, *costs, pieces, rules, fees=fees, compiled=self.compiled)
 
 
 def _figure(value: Any) -> Figure:
@@ -410,16 +322,16 @@ class Problem:
             result[cash] = has - (result.sum(axis=-1) if self.accounts is None else (result * spends).sum(axis=-1))
         return result
 
-    def paid(self, weights: Array) -> Figure:
+    def charged(self, weights: Array) -> Figure:
         """The trading costs, as `Rows.of` wants them: in all, or with several accounts what each cash pays."""
         if self.accounts is None:
             return self.trading_cost(weights)
-        return times(self.accounts.pays, self.cost.each(weights - self.before))
+        return times(self.accounts.pays, self.paid(weights - self.before))
 
     def after_costs(self, weights: Array) -> Array:
         """The weights with the trading costs taken out of the cash."""
         result = np.array(weights, dtype=float)
-        costs = self.paid(weights)
+        costs = self.charged(weights)
         for k, cash in enumerate(self.cashes):
             result[cash] -= costs if self.accounts is None else costs[..., k]
         return result
@@ -428,7 +340,7 @@ class Problem:
         """By how much the worst of all convex rules is broken, in fractions of NAV (0: none, inf: no number)."""
         trades = weights - self.before
         outside = np.maximum(self.lower - weights, weights - self.upper)
-        excess = self.rows.of(weights, trades, self.paid(weights)) - self.rows.upper
+        excess = self.rows.of(weights, trades, self.charged(weights)) - self.rows.upper
         if self.accounts is None:
             budget = np.abs(weights.sum(axis=-1) - 1.0)
         else:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
-from equipoise.optimizer.certificate import certified
+from equipoise.optimizer.certificate import certified, cleaned
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Attempt, Prices, Solution, Status
 from equipoise.optimizer.structure import Structure, indices
@@ -55,9 +55,6 @@ LADDER: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 
 _CACHE_SIZE = 64
 _cache = threading.local()  # A cvxpy problem must not be shared between threads.
-
-#: Trades below this fraction of NAV are taken for a solver's noise, if all rules hold without them.
-_DUST = 1e-7
 
 
 class Program:
@@ -395,20 +392,3 @@ def _by_rows(problem: Problem, first: int) -> Solution:
     if best is None:
         return Solution(Status.UNSOLVED, "none", attempts=tuple(attempts))
     return replace(best, attempts=tuple(attempts))
-
-
-def cleaned(problem: Problem, raw: Array) -> Array:
-    """Weights within their bounds, without trades that are only a solver's noise, the cash as the residual."""
-    inside = np.clip(raw, problem.lower, problem.upper)
-    weights = problem.settled(inside)
-    quiet = np.where(
-        np.abs(inside - problem.before) < _DUST, np.clip(problem.before, problem.lower, problem.upper), inside
-    )
-    for bound in (problem.lower, problem.upper):
-        quiet = np.where(np.abs(quiet - bound) < 1e-9, bound, quiet)
-    quiet = problem.settled(quiet)
-    worse = problem.objective(quiet) - problem.objective(weights)
-    quietly = problem.violation(quiet, envelopes=False) <= FEASIBILITY_TOLERANCE
-    if quietly and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
-        return quiet
-    return weights

@@ -13,8 +13,9 @@ from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
 from equipoise.optimizer.discrete import held_keeps
 from equipoise.optimizer.plan import Plan
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio, exact
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import Risk
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
 from equipoise.optimizer.transfers import Transfer

@@ -14,9 +14,8 @@ linear in t, so that its floor holds between the ends, too. Should a fill cost l
 a part costs at most its share), the cash lies between the cash after costs and that before all costs; rows are asked
 at both, so that the point lies in the convex hull of points where f ≤ u.
 
-**Fees for each order** (`FixedFee`, `MinimumCommission`) are not convex: they are counted in proportion like all else,
-though the first fill may pay them in full. Until an order is done the cash may be less by its fee than is said here,
-and an order in several slices may pay the fee of each.
+**Fees for each order** are not convex: they count in proportion, though the first fill may pay them in full, and each
+slice of an order again. Until an order is done the cash may be less by its fee than is said here.
 
 **If a rule is broken at the start**, no step may worsen it until it holds: by the same inequality no partial fill
 does.

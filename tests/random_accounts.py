@@ -42,8 +42,9 @@ from equipoise.constraints import (
 )
 from equipoise.optimizer.choose import solve
 from equipoise.optimizer.costs import ProportionalCost
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import CovarianceRisk
 
 NAMES = ("health", "ltv", "borrow", "limited", "tiers", "initial", "shock", "scenarios", "cvar", "sigmas", "delta")

@@ -57,8 +57,9 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.optimizer.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import CovarianceRisk, FactorRisk, Risk
 
 CASH = "USD"

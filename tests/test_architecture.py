@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("checked", "lending", "liquidation", "leverage", "margin", "parameters"),
     (
         *("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
-        *("transfers", "accounts", "joined", "rows", "problem"),
+        *("transfers", "accounts", "joined", "rows", "problem", "policy"),
     ),
     ("discrete", "solution", "structure", "certificate"),
     (

@@ -59,8 +59,8 @@ from equipoise.optimizer import (
     sequenced,
 )
 from equipoise.optimizer.choose import solve
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Policy
 from equipoise.optimizer.program import solve as by_program
 from equipoise.optimizer.stack import stacks
 from equipoise.optimizer.verify import verify

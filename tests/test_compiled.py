@@ -139,7 +139,7 @@ def test_a_checkpoint_knows_which_iteration_ran() -> None:
 
 
 def test_without_numba_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipoise.optimizer.problem.find_spec", lambda name: None)
+    monkeypatch.setattr("equipoise.optimizer.policy.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"'compiled'.*equipoise\[fast\]"):
         Rebalancer(cash="USD", compiled=True)
 

@@ -29,8 +29,9 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.optimizer.costs import Cost, ProportionalCost
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.program import solve
 from equipoise.optimizer.solution import Status
 from equipoise.optimizer.verify import verify

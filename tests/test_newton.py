@@ -25,7 +25,8 @@ from equipoise.constraints.base import Parts, part
 from equipoise.optimizer import newton, program
 from equipoise.optimizer.costs import ImpactCost, ProportionalCost, QuadraticCost
 from equipoise.optimizer.newton import INFEASIBLE, SOLVED, Answers
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.policy import Policy
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import CovarianceRisk, FactorRisk
 from equipoise.optimizer.stack import Stack, stacks
 

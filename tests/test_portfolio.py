@@ -25,8 +25,8 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.optimizer.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio, exact, read_table
-from equipoise.optimizer.problem import Policy
 
 LABELS = ["BTC", "ETH", "LOAN", "USD"]
 

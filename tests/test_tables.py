@@ -17,7 +17,8 @@ from equipoise import Plan, Rebalancer
 from equipoise.constraints import DriftBand, GroupLimit, LongOnly, LotSize, Rule, Turnover
 from equipoise.optimizer import FactorRisk, ProportionalCost, newton
 from equipoise.optimizer.plan import ORDER_COLUMNS
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.policy import Policy
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import reasons, sentence
 from equipoise.optimizer.rebalancer import finished
 from equipoise.optimizer.solution import Prices, Solution, Status, close_enough

@@ -26,8 +26,9 @@ from equipoise.constraints import (
 from equipoise.optimizer import newton, program
 from equipoise.optimizer.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
 from equipoise.optimizer.holding import holding
+from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import CovarianceRisk
 from equipoise.optimizer.solution import Solution, Status
 

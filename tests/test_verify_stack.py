@@ -34,7 +34,8 @@ from equipoise.constraints import (
 )
 from equipoise.constraints.errors import NotStackable
 from equipoise.optimizer.costs import ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.problem import Policy, Problem
+from equipoise.optimizer.policy import Policy
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.rebalancer import _continuous
 from equipoise.optimizer.risk import CovarianceRisk
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE

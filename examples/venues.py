@@ -13,8 +13,8 @@ same prices, fees and liquidations:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 import numpy as np
@@ -22,15 +22,11 @@ import pandas as pd
 
 from equipoise import Rebalancer
 from equipoise.constraints import (
-    Account,
+    AfterShock,
     CashFloor,
     HealthFactor,
     InitialMargin,
     LongOnly,
-    Parts,
-    Piece,
-    Row,
-    Rule,
     ShortOnly,
     WeightBounds,
 )
@@ -47,23 +43,6 @@ LIQUIDATION_FEE = 0.0125  # of the notional that is closed; Binance USDⓈ-M fut
 # %% The venues, their rules and what joins them
 
 
-@dataclass(frozen=True)
-class Of(Rule):
-    """A rule on the rows of one account alone."""
-
-    account: str = ""
-    rule: Rule | None = None
-
-    def pieces(self, account: Account) -> Sequence[Piece]:
-        own = np.array([label == self.account for label in account.labels("account")])
-
-        def only(parts: Parts) -> dict[str, np.ndarray]:
-            return {name: np.where(own, c, 0.0) for name in Parts.NAMES if (c := getattr(parts, name)) is not None}
-
-        rows = [piece for piece in self.rule.pieces(account) if isinstance(piece, Row)]
-        return [replace(row, **only(row), per=row.per and replace(row.per, **only(row.per))) for row in rows]
-
-
 # Daily returns of the year up to 2021-05-17, times 365.
 COVARIANCE = pd.DataFrame([[0.4655, 0.4279], [0.4279, 0.8429]], ["BTC", "ETH"], ["BTC", "ETH"])
 
@@ -74,9 +53,8 @@ robust = Rebalancer(
     constraints=[
         LongOnly(except_=["aave/USDC-debt"]),
         ShortOnly(["aave/USDC-debt"]),
-        # After the shock: what counts of collateral falls by it; the margin must cover the loss and the maintenance.
-        Of(name="Aave after the shock", account="aave", rule=HealthFactor(at_least=1.0, threshold="threshold_after")),
-        Of(name="Perps after the shock", account="perps", rule=InitialMargin("margin_after")),
+        AfterShock(HealthFactor(at_least=1.0, threshold="liquidation_threshold", account="aave"), fall="shock"),
+        AfterShock(InitialMargin("maintenance", account="perps"), fall="shock", rise="shock"),
         CashFloor(-10, account="perps"),
         WeightBounds(lower={"perps/ETH-PERP": 0.2}, assets=["perps/ETH-PERP"]),  # the desk stays on all venues
     ],
@@ -89,14 +67,6 @@ robust = Rebalancer(
         Transfer("exchange/ETH", "aave/WETH", cost=0.0005, two_way=True),
     ],
 )
-
-
-def with_shock(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that the two rules name."""
-    return table.assign(
-        threshold_after=table["liquidation_threshold"] * (1 - SHOCK),
-        margin_after=np.where(table["maintenance"] > 0, SHOCK + table["maintenance"], 0.0),
-    )
 
 
 # %% One hour: what is liquidated, then what is done
@@ -156,7 +126,7 @@ def liquidated(table: pd.DataFrame, diary: Diary, hour: pd.Timestamp) -> pd.Data
 
 def by_program(table: pd.DataFrame, diary: Diary) -> pd.DataFrame:
     """The plan for all venues at once."""
-    plan = robust.solve(with_shock(table))
+    plan = robust.solve(table.assign(shock=np.where(table["underlying"] == "USD", 0.0, SHOCK)))
     if not plan.status.ok:
         raise RuntimeError(plan.message)
     diary.fees += plan.cost

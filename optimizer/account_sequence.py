@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.constraints.base import Row, part
+from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.order_states import watched
 from equipoise.optimizer.plan import Plan
@@ -118,6 +119,8 @@ class _State:
         for title, piece in watched(self.asked, always):
             if isinstance(piece, Row):
                 yield title, _RowOf(piece, self.nav)
+            elif isinstance(piece, Envelope):
+                yield title, _EnvelopeOf(piece, self.nav)
         for title, bound in self.asked.bounds:
             for i in range(n):
                 low, high = float(np.broadcast_to(bound.lower, n)[i]), float(np.broadcast_to(bound.upper, n)[i])
@@ -294,6 +297,19 @@ class _RowOf:
                 for i in np.flatnonzero(coefficients).tolist():
                     total += Fraction(float(coefficients[i])) * part(name, values[i], Fraction(0))
         return total
+
+
+@dataclass(frozen=True)
+class _EnvelopeOf:
+    """An envelope on what is held."""
+
+    piece: Envelope
+    nav: Fraction
+
+    def of(self, values: Values) -> Fraction:
+        weights = np.array([x / self.nav for x in values], dtype=object)
+        terms = sum(term.of(weights, 0 * weights) for term in self.piece.terms)
+        return _RowOf(self.piece.row, self.nav).of(values) + terms * self.nav
 
 
 def _actions(plan: Plan) -> Iterator[Action]:

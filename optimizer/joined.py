@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Step
+from equipoise.constraints.envelope import Envelope, Plane, Term
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.accounts import Accounts
 from equipoise.optimizer.costs import CostTerms
@@ -138,6 +139,38 @@ def _limits(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """A term of an envelope, of what is held, as one of (y, T)."""
+
+    term: Term
+    joined: _Joined
+
+    @property
+    def of_holdings(self) -> bool:
+        return self.term.of_holdings
+
+    def _own(self, weights: Array, trades: Array) -> tuple[Array, Array]:
+        moves = self.joined.moves
+        n = len(moves)
+        return weights[..., :n] + np.matmul(moves, weights[..., n:, None])[..., 0], trades[..., :n]
+
+    def of(self, weights: Array, trades: Array) -> Any:
+        return self.term.of(*self._own(weights, trades))
+
+    def plane(self, weights: Array, trades: Array) -> Plane:
+        slopes, constant = self.term.plane(*self._own(weights, trades))
+        own = Parts(**{name: np.reshape(slope, -1) for name, slope in slopes.items()})  # one problem, or a stack of one
+        return {name: c for name, c in self.joined._parts(own).items() if c is not None}, constant
+
+    def shocked(self, low: Array, high: Array) -> Term:
+        raise InputError("a rule is stressed before its accounts are joined", column="rule")
+
+    @property
+    def steepness(self) -> Any:
+        return self.term.steepness * (1.0 + np.linalg.norm(self.joined.moves))
+
+
 class _Joined:
     """Rules, risk and costs of what is held, w = y + M·T, as such of (y, T)."""
 
@@ -204,6 +237,12 @@ class _Joined:
                     found.append((title, replace(piece, **wide_of)))
                 case Opaque():
                     found.append((title, self._opaque(piece)))
+                case Envelope():
+                    terms = tuple(_Term(term, self) for term in piece.terms)
+                    row = replace(
+                        piece.row, **self._parts(piece.row), per=piece.row.per and Parts(**self._parts(piece.row.per))
+                    )
+                    found.append((title, Envelope(row, terms)))
                 case _:
                     raise InputError("this rule cannot be asked of a portfolio in several accounts yet", column=title)
         return [*found, *self._bounds()]

@@ -48,10 +48,8 @@ STEP_COLUMNS = ("step", "asset", "side", "quantity", "reduce_only", "fraction", 
 _STATES, _ALL_SETS = 512, 9
 #: With more orders a sequence of whole orders may turn back so often, one in slices has so many states an order.
 _TURNS, _STATES_PER_ORDER = 50, 4
-#: The temporary cash for slices is looked for in halves of that for whole orders.
-_HALVINGS = 4
-#: After a sequence with cuts was found, fewer than so many cuts are tried, in so many states each.
-_FEW_CUTS, _FEW = 4, 150
+_HALVINGS = 4  # of the temporary cash for whole orders, in search of that for slices
+_FEW_CUTS, _FEW = 4, 150  # fewer cuts that are tried once a sequence was found, in so many states each
 
 
 @dataclass(frozen=True)

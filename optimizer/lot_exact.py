@@ -124,7 +124,10 @@ class _Tree:
     def children(self, node: _Node) -> Iterator[_Node]:
         found = node.found
         at = found.weights if found.weights is not None else found.dual.allowed.problem.before
-        parts = node.jumps or _parts(found.dual.allowed, at, node.spread)
+        # With fine lots all jumps are decided first: then the bound is that of a convex program.
+        fine = np.any(found.dual.allowed.size < FINE)
+        parts = node.jumps or (_jump(found, node.spread, mixed=False) if fine else None)
+        parts = parts or list(_parts(found.dual.allowed, at, node.spread))
         for allowed in parts:
             yield self._node(allowed, node, at)
 
@@ -159,8 +162,11 @@ class _Tree:
         self._seen(state)
 
 
-def _jump(found: LotBound, spread: Array) -> list[Lots] | None:
-    """Where the asset that is mixed most jumps from or to no trade, or no position: that alone, and all but that."""
+def _jump(found: LotBound, spread: Array, *, mixed: bool = True) -> list[Lots] | None:
+    """Where the asset that is mixed most jumps from or to no trade, or no position: that alone, and all but that.
+
+    None if no asset jumps there, or, if `mixed`, none that is in both.
+    """
     allowed = found.dual.allowed
     if not allowed.jumps or found.mixed is None or found.prices is None:
         return None
@@ -183,8 +189,7 @@ def _jump(found: LotBound, spread: Array) -> list[Lots] | None:
         allowed.closable[i] and min(gone[i], 1.0 - gone[i]) > min(held[i], 1.0 - held[i])
     )
     share = held[i] if stays else gone[i]
-    # With fine lots all jumps are decided first: then the bound is that of a convex program.
-    if allowed.size[i] >= FINE and not _MIXED_SHARE <= share <= 1.0 - _MIXED_SHARE:
+    if mixed and not _MIXED_SHARE <= share <= 1.0 - _MIXED_SHARE:
         return None
     here = np.arange(len(spread)) == i
     nothing = np.where(here, 0, allowed.lowest), np.where(here, 0, allowed.highest)

@@ -13,7 +13,7 @@ import numpy as np
 from equipoise.constraints.base import Array, Bound, Piece, Row
 from equipoise.optimizer import newton
 from equipoise.optimizer.lot_bound import LotBound, at_convex_prices
-from equipoise.optimizer.lot_points import Lots
+from equipoise.optimizer.lot_points import Integers, Lots, Mask
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
@@ -26,7 +26,8 @@ def polished(search: Search, state: State) -> State:
     """This plan, or the better one with the same orders in other sizes."""
     if not np.any(search.allowed.size < FINE):
         return state
-    answer = _solved(_program(search.problem, *_sides(search.allowed, state), _fees(search, state)))
+    points = state.lots, state.closed
+    answer = _solved(_program(search.problem, *_sides(search.allowed, *points), _fees(search.allowed, *points)))
     if answer is None or answer.weights is None:
         return state
     best, trades = state, answer.weights - search.problem.before
@@ -41,26 +42,23 @@ def polished(search: Search, state: State) -> State:
 
 
 def decided(found: LotBound) -> LotBound:
-    """The bound of lots in which no asset jumps any more, from the prices of the convex program between their ends.
+    """The bound of fine lots of which none jumps, or nearly so: from the prices of the convex program in which each
+    asset stays on the side where the mixture has it most.
 
-    With fine lots it is as tight as that program; the mixture of a few points of the hulls gets there slowly.
+    The prices bound all lots, as any prices do, and where the mixture is on one side they are as tight as that program;
+    the hulls of a few points get there slowly.
     """
-    dual, weights = found.dual, found.weights
-    allowed, problem = dual.allowed, dual.allowed.problem
-    if weights is None or not np.any(allowed.size < FINE):
+    dual, likeliest = found.dual, found.likeliest()
+    allowed = dual.allowed
+    if likeliest is None or not np.any(allowed.size < FINE):
         return found
-    lower, upper = (edge.copy() for edge in dual.ranges)
-    lower[problem.cash], upper[problem.cash] = -np.inf, np.inf
-    paid = 0.0
-    if problem.fees is not None:
-        each = problem.fees.each(np.where(allowed.holds, 0.0, weights - problem.before))
-        paid = float(each.sum())
-    answer = _solved(_program(problem, lower, upper, paid))
+    points = allowed.snapped(*likeliest)
+    answer = _solved(_program(allowed.problem, *_sides(allowed, *points), _fees(allowed, *points)))
     if answer is None or answer.weights is None:
         return found
     minimum = at_convex_prices(dual, answer)
-    points = found.points.joined(minimum.points).distinct()
-    return replace(found, value=max(found.value, minimum.value), weights=answer.weights, points=points, mixed=None)
+    more = found.points.joined(minimum.points).distinct()
+    return replace(found, value=max(found.value, minimum.value), weights=answer.weights, points=more)
 
 
 def _solved(program: Problem) -> Solution | None:
@@ -73,14 +71,14 @@ def _solved(program: Problem) -> Solution | None:
     return solve(program)
 
 
-def _sides(allowed: Lots, state: State) -> tuple[Array, Array]:
+def _sides(allowed: Lots, lots: Integers, closed: Mask) -> tuple[Array, Array]:
     """The weights between which each asset's order is of the same kind."""
     before = allowed.problem.before
-    ordered, _ = allowed.indicators(state.lots, state.closed)
-    still = np.where(state.closed, 0.0, before)
+    ordered, _ = allowed.indicators(lots, closed)
+    still = np.where(closed, 0.0, before)
     lower, upper = still.copy(), still.copy()
     for low, high in zip(*allowed.intervals, strict=True):
-        here = ordered & ~state.closed & (state.lots >= low) & (state.lots <= high)
+        here = ordered & ~closed & (lots >= low) & (lots <= high)
         lower, upper = (
             np.where(here, before + low * allowed.size, lower),
             np.where(here, before + high * allowed.size, upper),
@@ -90,9 +88,9 @@ def _sides(allowed: Lots, state: State) -> tuple[Array, Array]:
     return lower, upper
 
 
-def _fees(search: Search, state: State) -> float:
-    fees = search.problem.fees
-    return 0.0 if fees is None else float(fees.each(search.allowed.trades(state.lots, state.closed)).sum())
+def _fees(allowed: Lots, lots: Integers, closed: Mask) -> float:
+    fees = allowed.problem.fees
+    return 0.0 if fees is None else float(fees.each(allowed.trades(lots, closed)).sum())
 
 
 def _program(problem: Problem, lower: Array, upper: Array, fees: float) -> Problem:

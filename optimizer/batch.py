@@ -1,8 +1,8 @@
 """Many portfolios by one policy: a long table in, one result a portfolio and all orders out.
 
 Portfolios with as many assets are stacked into arrays (B, n); parsing, solving, certificate, check and tables are
-each one pass over a stack. What a stack cannot take (whole lots, cones, custom rules, odd cells), or does not certify
-or verify, goes on portfolio by portfolio, where an error costs only its own.
+each one pass over a stack. What a stack cannot take (cones, custom rules, odd cells), or does not certify or verify,
+or has in whole lots only with an open gap, goes on portfolio by portfolio, where an error costs only its own.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.optimizer import newton, tables
 from equipoise.optimizer.cells import coded
 from equipoise.optimizer.choose import solve as solve_convex
+from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.iteration import SOLVED
+from equipoise.optimizer.lot_stack import Convex, LotPlans, planned, taken_whole
 from equipoise.optimizer.newton import Answers
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.rebalancer import finished
 from equipoise.optimizer.risk import SquaredDistance, stacks
 from equipoise.optimizer.solution import Prices, Solution, Status
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["RESULT_COLUMNS", "Plans", "solve_batch"]
 
 
+_DEFAULT = Effort()
 #: Assets × portfolios of a stack that are in work at once.
 _WORKING = 100_000
 
@@ -83,7 +87,9 @@ class Plans:
         return self.table_of("orders")
 
 
-def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[str] | None = None) -> Plans:
+def solve_batch(
+    rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[str] | None = None, spent: Effort = _DEFAULT
+) -> Plans:
     """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table."""
     table, policy = _keyed(table), rebalancer.policy
     known = frozenset({*getattr(policy.risk, "assets", ()), *(_assets(table) if universe is None else universe)})
@@ -94,30 +100,32 @@ def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[
         label_columns=policy.label_columns,
         same_assets=not stacks(policy.risk or SquaredDistance()),
     )
-    solved: list[tuple[Solved, Answers]] = []
+    solved: list[_Done] = []
     alone: list[tuple[int, Any, Callable[[], Plan]]] = []
     for stack in found:
         size = max(1, _WORKING // stack.shape[1])
         for start in range(0, len(stack), size):
-            _solve(rebalancer, stack.take(slice(start, start + size)), solved, alone)
-    alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known)) for one in odd]
+            _solve(rebalancer, stack.take(slice(start, start + size)), spent, solved, alone)
+    alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known, spent)) for one in odd]
     plans = [(place, name, _guarded(name, work)) for place, name, work in alone]
-    parts = [tables.of_stack(answered) for answered, _ in solved]
+    parts = [tables.of_stack(done.solved) for done in solved]
     if plans or not parts:
         parts.append(tables.of_plans([(place, plan) for place, _, plan in plans]))
     makers = [(place, name, partial(_itself, plan)) for place, name, plan in plans]
-    for answered, answers in solved:
-        stack = answered.problem.portfolio
-        passed = np.flatnonzero(answered.checked.passed).tolist()
-        makers += [
-            (int(stack.places[i]), stack.names[i], partial(_made, rebalancer, answered, answers, i)) for i in passed
-        ]
+    for done in solved:
+        stack = done.solved.problem.portfolio
+        passed = np.flatnonzero(done.solved.checked.passed).tolist()
+        makers += [(int(stack.places[i]), stack.names[i], partial(_made, rebalancer, done, i)) for i in passed]
     makers.sort(key=lambda made: made[0])
     return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers))
 
 
 def gathered(
-    rebalancer: Rebalancer, source: Any, chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]], universe: Iterable[str]
+    rebalancer: Rebalancer,
+    source: Any,
+    chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
+    universe: Iterable[str],
+    spent: Effort,
 ) -> Plans:
     """The plans of a batch that was solved in chunks of (results, orders); one is solved again when it is asked for."""
     import pandas as pd
@@ -133,7 +141,7 @@ def gathered(
         if not isinstance(source, pd.DataFrame):
             raise InputError("the source was read once; for its plan solve the portfolio by itself", portfolio=name)
         table = _keyed(source)
-        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | _assets(table))[name]
+        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | _assets(table), spent)[name]
 
     return Plans(table_of, tuple((name, partial(again, name)) for name in names))
 
@@ -142,17 +150,29 @@ def _tabled(parts: Sequence[Part], which: str) -> pd.DataFrame:
     return tables.results(parts) if which == "results" else tables.orders(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """A stack that was solved: the convex answers, and the plans in whole lots if these are asked for."""
+
+    solved: Solved
+    answers: Answers
+    lots: LotPlans | None
+
+
 def _solve(
     rebalancer: Rebalancer,
     stack: Stack,
-    solved: list[tuple[Solved, Answers]],
+    spent: Effort,
+    solved: list[_Done],
     alone: list[tuple[int, Any, Callable[[], Plan]]],
 ) -> None:
     """Solve and check a stack; what it cannot take is added to those to be taken alone."""
 
     def by_itself(which: Any) -> None:
         those = np.arange(len(stack))[which].tolist()
-        alone.extend((int(stack.places[i]), stack.names[i], partial(_alone, rebalancer, stack, i)) for i in those)
+        alone.extend(
+            (int(stack.places[i]), stack.names[i], partial(_alone, rebalancer, stack, i, spent)) for i in those
+        )
 
     try:
         problem = rebalancer.policy.stacked(stack)
@@ -160,12 +180,13 @@ def _solve(
         others = np.zeros(len(stack), dtype=bool) if turn.portfolios is None else ~turn.portfolios
         by_itself(~others)
         if others.any():
-            _solve(rebalancer, stack.take(others), solved, alone)
+            _solve(rebalancer, stack.take(others), spent, solved, alone)
         return
     except InputError:  # of the policy: each portfolio gives it its own name
         by_itself(slice(None))
         return
-    if problem.step is not None or problem.cones or problem.opaque:
+    whole = problem.step is not None
+    if problem.cones or problem.opaque or (whole and not taken_whole(problem)):
         by_itself(slice(None))
         return
     answers = newton.solve(problem)
@@ -173,19 +194,39 @@ def _solve(
     weights = np.where(
         (answers.code == SOLVED)[:, None] & ~np.asarray(problem.kinked)[:, None], answers.weights, np.nan
     )
-    checked = verified(problem, weights)
-    held = ~(checked.trades != 0).any(axis=1)
     name = "threshold" if newton.separable(problem) else newton.NAME
-    found = Solved(problem, weights, answers.rows, answers.objective, answers.bound, held, name, checked)
-    solved.append((found, answers))
-    by_itself(~checked.passed)
+    if whole:
+        done = _in_lots(problem, answers, weights, spent, name)
+    else:
+        checked = verified(problem, weights)
+        held = ~(checked.trades != 0).any(axis=1)
+        found = Solved(problem, weights, answers.rows, answers.objective, answers.bound, held, name, checked)
+        done = _Done(found, answers, None)
+    solved.append(done)
+    by_itself(~done.solved.checked.passed)
 
 
-def _alone(rebalancer: Rebalancer, stack: Stack, i: int) -> Plan:
-    return _planned(rebalancer, stack.portfolio(i))
+def _in_lots(problem: Problem, answers: Answers, weights: Array, spent: Effort, name: str) -> _Done:
+    """The whole-lot plans of a stack. What is best held is held; what has no plan that counts does not pass."""
+    stack, others = problem.portfolio, np.ones(problem.shape, dtype=bool)
+    others[problem.cash] = False
+    held = ((weights == problem.before) | ~others).all(axis=1)
+    asked = np.where(held[:, None], np.nan, weights)
+    convex = Convex(stack.quantity, stack.price, stack.nav, asked, answers.rows, answers.objective, answers.bound)
+    lots = planned(problem, convex, spent)
+    plans = np.where(lots.accepted[:, None], lots.weights, np.where(held[:, None], weights, np.nan))
+    checked = verified(problem, plans, lots.units())
+    count = np.where(checked.trades != 0, lots.counted(problem.step.lot if problem.step is not None else 0.0), -1)
+    objective = np.where(lots.accepted, lots.objective, answers.objective)
+    bound = np.where(lots.accepted, lots.bound, answers.bound)
+    return _Done(Solved(problem, plans, answers.rows, objective, bound, held, name, checked, count), answers, lots)
 
 
-def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: frozenset[str]) -> Plan:
+def _alone(rebalancer: Rebalancer, stack: Stack, i: int, spent: Effort) -> Plan:
+    return _planned(rebalancer, stack.portfolio(i), spent)
+
+
+def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: frozenset[str], spent: Effort) -> Plan:
     """The plan of a portfolio that is read from its rows of the table."""
     if not isinstance(odd.name, str):
         raise InputError(
@@ -198,21 +239,23 @@ def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: froze
             "a portfolio_id must not be empty or have white space around it", column="portfolio_id", value=odd.name
         )
     rows = table.drop(columns="portfolio_id").iloc[odd.rows]
-    return _planned(rebalancer, rebalancer.portfolio(rows, name=odd.name, universe=universe))
+    return _planned(rebalancer, rebalancer.portfolio(rows, name=odd.name, universe=universe), spent)
 
 
-def _planned(rebalancer: Rebalancer, portfolio: Portfolio) -> Plan:
+def _planned(rebalancer: Rebalancer, portfolio: Portfolio, spent: Effort) -> Plan:
     problem = rebalancer.policy.problem(portfolio)
-    return finished(problem, solve_convex(problem))
+    return finished(problem, solve_convex(problem), spent)
 
 
-def _made(rebalancer: Rebalancer, solved: Solved, answers: Answers, i: int) -> Plan:
+def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
     """The plan of one portfolio of a stack: its answer, with the exact check of its orders."""
+    solved, answers = done.solved, done.answers
     problem = rebalancer.policy.problem(solved.problem.portfolio.portfolio(i))
     prices = Prices(answers.rows[i], np.zeros(0), float(answers.budget[i]))
     status, name = (Status.NO_TRADE, "holding") if solved.held[i] else (Status.OPTIMAL, solved.solver)
     objective, bound = float(answers.objective[i]), float(answers.bound[i])
-    return finished(problem, Solution(status, name, _copy(answers.weights[i]), prices, objective, bound))
+    solution = Solution(status, name, _copy(answers.weights[i]), prices, objective, bound)
+    return finished(problem, solution, found=done.lots.plan(i) if done.lots is not None else None)
 
 
 def _copy(weights: Array) -> Array:

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from equipoise.constraints.base import Array, Rule, check_number
+from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
+from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Policy, Problem
 from equipoise.optimizer.risk import Risk
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
-from equipoise.optimizer.verify import verify
+from equipoise.optimizer.verify import Verified, verify
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from equipoise.optimizer.batch import Plans
     from equipoise.optimizer.chunk import Chunk
     from equipoise.optimizer.engine import Summary
+    from equipoise.optimizer.lots import LotPlan
     from equipoise.optimizer.stream import Source
     from equipoise.optimizer.triggers import Due, Trigger
+
+_DEFAULT = Effort()
 
 
 class Options(TypedDict, total=False):
@@ -39,6 +43,10 @@ class Options(TypedDict, total=False):
     checkpoint: str | PathLike[str] | None
     progress: bool | None
     universe: Iterable[str]
+    effort: int
+    exact: bool
+    gap: float
+    time_limit: float | None
 
 
 class Rebalancer:
@@ -100,28 +108,28 @@ class Rebalancer:
         Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
         `message` say why.
         """
-        check_number(effort, "effort", at_least=0)
-        check_number(gap, "gap", at_least=0.0)
-        if time_limit is not None:
-            check_number(time_limit, "time_limit", at_least=0.0)
+        spent = Effort(effort, exact, gap, time_limit)
         problem = self.problem(table, name=name)
-        return finished(problem, solve_convex(problem), effort=int(effort), exact=(gap, time_limit) if exact else None)
+        return finished(problem, solve_convex(problem), spent)
 
     def solve_batch(self, source: Source, **options: Unpack[Options]) -> Plans:
         """A plan for every `portfolio_id` of a long table, in the order of their first rows.
 
         Without options the table is a DataFrame and is solved in this process at once. With any of `executor`,
         `chunk`, `timeout`, `checkpoint`, `progress` and `universe`, or another source (an iterable of tables, the path
-        of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean.
+        of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean. `effort`,
+        `exact`, `gap` and `time_limit` (seconds a portfolio) are those of `solve`.
 
         Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
         """
         from equipoise.optimizer.batch import gathered, solve_batch
 
-        if not options and hasattr(source, "columns") and hasattr(source, "index"):
+        others: dict[str, Any] = dict(options)
+        spent = Effort.taken(others)
+        if not others and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
-            return solve_batch(self, table)
-        return gathered(self, source, list(self.stream(source, **options)), options.get("universe", ()))
+            return solve_batch(self, table, spent=spent)
+        return gathered(self, source, list(self.stream(source, **options)), options.get("universe", ()), spent)
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
@@ -150,12 +158,11 @@ class Rebalancer:
         return asked.due(self.problem(table), now=now, last=last)
 
 
-def finished(
-    problem: Problem, solution: Solution, *, effort: int = 1, exact: tuple[float, float | None] | None = None
-) -> Plan:
+def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, found: LotPlan | None = None) -> Plan:
     """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check.
 
-    `exact`: the gap to prove, as a part of the objective, and the seconds to do it in.
+    Lots are those of stacks (`lot_stack`, here of one), or where these have none that counts, of `lots`. `found`: the
+    plan of a stack that is there already.
     """
     name, asked, problem = problem.portfolio.name, problem, solution.problem or problem
     if solution.weights is None:
@@ -166,20 +173,10 @@ def finished(
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole:
-        from equipoise.optimizer.lot_exact import Exact
-        from equipoise.optimizer.lots import rounded
-
-        proof = Exact(*exact) if exact is not None else None
-        found, why = rounded(problem, solution, asked=asked, effort=effort, exact=proof)
-        if found is None:
+        chosen, checked, why = _in_lots(asked, problem, solution, spent, found)
+        if chosen is None or checked is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        checked = verify(problem, found.quantities, whole_lots=True)
-        if not checked.passed:
-            # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-            again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort)
-            if again is not None:
-                found, checked = again, verify(problem, again.quantities, whole_lots=True)
-        weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)
+        weights, trades, bound = chosen.weights, chosen.quantities, max(bound, chosen.bound)
     else:
         trades = _continuous(problem, weights)
         checked = verify(problem, trades, whole_lots=False)
@@ -198,6 +195,31 @@ def finished(
             checked,
         )
     return plan
+
+
+def _in_lots(
+    asked: Problem, problem: Problem, solution: Solution, spent: Effort, found: LotPlan | None
+) -> tuple[LotPlan | None, Verified | None, str]:
+    """The whole-lot plan and its exact check; None and why there is none."""
+    from equipoise.optimizer.lot_exact import Exact
+    from equipoise.optimizer.lot_stack import alone
+    from equipoise.optimizer.lots import rounded
+
+    if found is None and asked is problem:
+        found = alone(problem, solution, spent)
+    if found is not None and (checked := verify(problem, found.quantities, whole_lots=True)).passed:
+        return found, checked, ""
+    proof = Exact(spent.gap, spent.time_limit) if spent.exact else None
+    found, why = rounded(problem, solution, asked=asked, effort=spent.effort, exact=proof)
+    if found is None:
+        return None, None, why
+    checked = verify(problem, found.quantities, whole_lots=True)
+    if not checked.passed:
+        # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
+        again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=spent.effort)
+        if again is not None:
+            found, checked = again, verify(problem, again.quantities, whole_lots=True)
+    return found, checked, ""
 
 
 def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:

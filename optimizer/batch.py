@@ -21,7 +21,7 @@ from equipoise.optimizer.cells import coded
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.iteration import SOLVED
-from equipoise.optimizer.lot_stack import Convex, LotPlans, planned, taken_whole
+from equipoise.optimizer.lot_stack import Convex, LotPlans, Tried, planned, taken_whole
 from equipoise.optimizer.newton import Answers
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio
@@ -168,11 +168,10 @@ def _solve(
 ) -> None:
     """Solve and check a stack; what it cannot take is added to those to be taken alone."""
 
-    def by_itself(which: Any) -> None:
-        those = np.arange(len(stack))[which].tolist()
-        alone.extend(
-            (int(stack.places[i]), stack.names[i], partial(_alone, rebalancer, stack, i, spent)) for i in those
-        )
+    def by_itself(which: Any, lots: LotPlans | None = None) -> None:
+        for i in np.arange(len(stack))[which].tolist():
+            work = partial(_alone, rebalancer, stack, i, spent, lots)
+            alone.append((int(stack.places[i]), stack.names[i], work))
 
     try:
         problem = rebalancer.policy.stacked(stack)
@@ -203,7 +202,7 @@ def _solve(
         found = Solved(problem, weights, answers.rows, answers.objective, answers.bound, held, name, checked)
         done = _Done(found, answers, None)
     solved.append(done)
-    by_itself(~done.solved.checked.passed)
+    by_itself(~done.solved.checked.passed, done.lots)
 
 
 def _in_lots(problem: Problem, answers: Answers, weights: Array, spent: Effort, name: str) -> _Done:
@@ -222,8 +221,9 @@ def _in_lots(problem: Problem, answers: Answers, weights: Array, spent: Effort, 
     return _Done(Solved(problem, plans, answers.rows, objective, bound, held, name, checked, count), answers, lots)
 
 
-def _alone(rebalancer: Rebalancer, stack: Stack, i: int, spent: Effort) -> Plan:
-    return _planned(rebalancer, stack.portfolio(i), spent)
+def _alone(rebalancer: Rebalancer, stack: Stack, i: int, spent: Effort, lots: LotPlans | None) -> Plan:
+    # What stacks can do for it is done.
+    return _planned(rebalancer, stack.portfolio(i), spent, lots.tried(i) if lots is not None else None)
 
 
 def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: frozenset[str], spent: Effort) -> Plan:
@@ -242,9 +242,9 @@ def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: froze
     return _planned(rebalancer, rebalancer.portfolio(rows, name=odd.name, universe=universe), spent)
 
 
-def _planned(rebalancer: Rebalancer, portfolio: Portfolio, spent: Effort) -> Plan:
+def _planned(rebalancer: Rebalancer, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
     problem = rebalancer.policy.problem(portfolio)
-    return finished(problem, solve_convex(problem), spent)
+    return finished(problem, solve_convex(problem), spent, tried)
 
 
 def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
@@ -255,7 +255,7 @@ def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
     status, name = (Status.NO_TRADE, "holding") if solved.held[i] else (Status.OPTIMAL, solved.solver)
     objective, bound = float(answers.objective[i]), float(answers.bound[i])
     solution = Solution(status, name, _copy(answers.weights[i]), prices, objective, bound)
-    return finished(problem, solution, found=done.lots.plan(i) if done.lots is not None else None)
+    return finished(problem, solution, tried=done.lots.tried(i) if done.lots is not None else None)
 
 
 def _copy(weights: Array) -> Array:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+
+
+class Spent(TypedDict, total=False):
+    """The same as options."""
+
+    effort: int
+    exact: bool
+    gap: float
+    time_limit: float | None
 
 
 @dataclass(frozen=True)

@@ -166,8 +166,8 @@ class _Moves:
         gain += (pull[:, None, :] + 0.5 * np.broadcast_to(own, pull.shape)[:, None, :] * change) * change
         gain[~(inside & (change != 0))] = np.inf
         rows = _row_changes(replace(dual, assets=each), here, weights, trades, change)
-        flat = (to, shut, change, gain)
-        return cls(*(x.reshape(size, -1) for x in flat), rows.reshape(size, rows.shape[1], -1), here.room, a)
+        to, shut, change, gain = (x.reshape(size, -1) for x in (to, shut, change, gain))
+        return cls(to, shut, change, gain, rows.reshape(size, rows.shape[1], -1), here.room, a)
 
     def single(self, violation: Array, worth: Array) -> Mask:
         """The best move of each portfolio, if there is one (B, P·n)."""
@@ -198,11 +198,11 @@ class _Moves:
         missed = np.zeros_like(gain)
         for j in range(self.rows.shape[1]):
             row = self.rows[:, j]
-            both = (self.room[:, j, None] + row[item, up])[:, :, None] + row[item, down][:, None, :]
-            missed += np.maximum(both, 0.0, out=both)
+            room = (self.room[:, j, None] + row[item, up])[:, :, None] + row[item, down][:, None, :]
+            missed += np.maximum(room, 0.0, out=room)
         made = _chosen(gain.reshape(size, -1), missed.reshape(size, -1), violation, worth)
         where, which = np.nonzero(made)
-        both = np.zeros_like(self.closed)
+        both = np.zeros(self.closed.shape, dtype=bool)
         both[where, up[where, which // count]] = True
         both[where, down[where, which % count]] = True
         return both

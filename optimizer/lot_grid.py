@@ -51,7 +51,7 @@ class Grid:
     @property
     def plain(self) -> Mask:
         """Which portfolios (B,) have points at whole lots only: no minimum above one lot, no close off the grid."""
-        return ~((self.least > 1) | self.closable).any(axis=-1)
+        return np.asarray(~((self.least > 1) | self.closable).any(axis=-1))
 
     def trades(self, lots: Array, closed: Mask) -> Array:
         """z of these numbers of lots, in fractions of NAV."""
@@ -151,7 +151,9 @@ def grid(problem: Problem, lower: Array, quantity: Array, price: Array, nav: Arr
     before = before.copy()
     before[cash] = 0.0  # it is the residual, and no asset of the search
     closable[cash], fits[cash], digits[cash], lots[cash] = False, True, 0, 1
-    return Grid(before, size, least, low, high, closable, lots, held, np.maximum(digits, 0), fits.all(axis=-1))
+    return Grid(
+        before, size, least, low, high, closable, lots, held, np.maximum(digits, 0), np.asarray(fits.all(axis=-1))
+    )
 
 
 def decimals(values: Array) -> Integers:

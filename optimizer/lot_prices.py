@@ -49,6 +49,13 @@ class Priced:
         for f in fields(self):
             getattr(self, f.name)[at] = getattr(other, f.name)
 
+    def spread(self, grid: Grid) -> Array:
+        """The variance of each asset's mixture (B, n)."""
+        before = grid.before[:, None]
+        weights = before + np.where(self.closed, -before, self.lots * grid.size[:, None])
+        mean = (self.parts * weights).sum(axis=1)
+        return np.asarray((self.parts * np.square(weights - mean[:, None])).sum(axis=1))
+
     def likeliest(self) -> tuple[Array, Mask]:
         """The points (B, n) with the largest parts."""
         which = np.argmax(self.parts, axis=1)[:, None, :]
@@ -62,8 +69,8 @@ class Priced:
         return self._picked(np.minimum(below.sum(axis=1), last)[:, None, :])
 
     def _picked(self, which: Any) -> tuple[Array, Mask]:
-        lots, closed = (np.take_along_axis(each, which, axis=1)[:, 0] for each in (self.lots, self.closed))
-        return lots, closed
+        lots = np.take_along_axis(self.lots, which, axis=1)[:, 0]
+        return lots, np.take_along_axis(self.closed, which, axis=1)[:, 0]
 
 
 @dataclass(frozen=True, eq=False)

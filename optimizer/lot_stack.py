@@ -14,9 +14,10 @@ a float holds; those for which no plan was found here; and those whose debts cou
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Bound, Row, Step
 from equipoise.optimizer import dual as duals
@@ -36,6 +37,7 @@ from equipoise.optimizer.solution import Solution
 
 _WAVE, _WAVES = 4, 3  # restarts at once, and waves for each unit of effort
 _TINY = 0.1  # of a gap that is not worth an effort: a descent that is so near to the bound has arrived
+_SPLIT = 0.005  # of the objective: a gap that is worth another split
 _CHUNK = 20_000  # assets × portfolios at once
 _STEP = frozenset({"label", "lot", "min_notional", "min_quantity"})
 _TERMS = frozenset({"buy", "sell", "quadratic", "impact", "long", "short"})
@@ -55,10 +57,17 @@ class Convex:
     bound: Array
 
 
+class Tried(NamedTuple):
+    """What came out for one portfolio: a plan, or None, and whether it counts or `lots` goes on."""
+
+    plan: LotPlan | None
+    counts: bool
+
+
 @dataclass(frozen=True, eq=False)
 class LotPlans:
-    """The plans of a stack. Where `accepted` (B,): lots and closes (B, n) on the `grid`, the weights with the cash
-    before costs, their objective, and a bound on every whole-lot plan's."""
+    """The plans of a stack. Where `objective` (B,) is finite: lots and closes (B, n) on the `grid`, the weights with
+    the cash before costs, and a bound on every whole-lot plan's. `accepted`: those that count."""
 
     accepted: Mask
     grid: Grid
@@ -68,10 +77,12 @@ class LotPlans:
     objective: Array
     bound: Array
 
-    def plan(self, i: int) -> LotPlan:
-        """Portfolio i's, exact."""
-        one = self.grid.take(i)
-        return LotPlan(one.quantities(self.lots[i], self.closed[i]), self.weights[i].copy(), float(self.bound[i]))
+    def tried(self, i: int) -> Tried:
+        """Portfolio i's plan, exact."""
+        if not np.isfinite(self.objective[i]):
+            return Tried(None, False)
+        quantities = self.grid.take(i).quantities(self.lots[i], self.closed[i])
+        return Tried(LotPlan(quantities, self.weights[i].copy(), float(self.bound[i])), bool(self.accepted[i]))
 
     def units(self) -> Array:
         """The traded quantities (B, n) as the floats that stand for them; 0 where there is no plan."""
@@ -103,10 +114,10 @@ def _only(terms: Step | CostTerms, names: frozenset[str]) -> bool:
     return not any(value is not None and np.any(np.asarray(value) != 0) for value in others)
 
 
-def alone(problem: Problem, solution: Solution, spent: Effort) -> LotPlan | None:
-    """The plan of one portfolio, taken as a stack of one; None if it does not count, or not as the proof asked for."""
+def alone(problem: Problem, solution: Solution, spent: Effort) -> Tried:
+    """The plan of one portfolio, taken as a stack of one."""
     if not taken_whole(problem) or solution.weights is None or solution.prices is None:
-        return None
+        return Tried(None, False)
     account, stack = problem.portfolio, problem.as_stack()
     convex = Convex(
         quantity=account.quantity[None],
@@ -117,14 +128,13 @@ def alone(problem: Problem, solution: Solution, spent: Effort) -> LotPlan | None
         objective=np.array([solution.objective]),
         bound=np.array([solution.bound]),
     )
-    plans = planned(stack, convex, spent)
-    return plans.plan(0) if plans.accepted[0] else None
+    return planned(stack, convex, spent).tried(0)
 
 
 def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
     """Whole-lot plans of a stack of problems. With `spent.exact` only what is proven to the gap counts."""
     before, weights = problem.before, convex.weights
-    solved = ~np.isnan(weights).any(axis=1) & (problem.lower <= problem.upper).all(axis=1)
+    solved = np.asarray(~np.isnan(weights).any(axis=1) & (problem.lower <= problem.upper).all(axis=1))
     weights = np.where(solved[:, None], weights, before)
     # No debt above the optimum's.
     safe = np.where(weights < 0, np.maximum(problem.lower, np.minimum(weights, problem.upper)), problem.lower)
@@ -152,13 +162,12 @@ def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
                     states, bound = group.solved(spent.effort)
                     _record(plans, states, bound, at)
     settled = problem.settled(before + points.trades(plans.lots, plans.closed))
-    found = plans.objective < np.inf
+    found = fit & (plans.objective < np.inf) & points.counted(np.where(plans.closed, 0.0, plans.lots))
     objective = np.where(found, problem.objective(settled), np.inf)
-    gap, size = objective - plans.bound, np.abs(objective)
-    within = gap <= (spent.gap * size if spent.exact else np.maximum(_NEAR * size, _GAP_ABSOLUTE))
+    gap, part = objective - plans.bound, np.abs(objective)
+    within = gap <= (spent.gap * part if spent.exact else np.maximum(_NEAR * part, _GAP_ABSOLUTE))
     near = ~debts | (objective <= _worth(convex.objective))
-    accepted = fit & found & within & near & points.counted(np.where(plans.closed, 0.0, plans.lots))
-    return replace(plans, accepted=accepted, weights=settled, objective=objective)
+    return replace(plans, accepted=found & within & near, weights=settled, objective=objective)
 
 
 def _record(plans: LotPlans, states: States, bound: Array, at: Any) -> None:
@@ -177,6 +186,7 @@ class _Group:
     weights: Array  # the convex optimum's, 0 for the cash
     rows: Array  # prices of the dual's rows
     bound: Array
+    cash: NDArray[np.intp]
     plain: bool
 
     @classmethod
@@ -185,13 +195,14 @@ class _Group:
     ) -> _Group:
         dual = duals.of(problem, at, out=True, capped=capped)
         weights = convex.weights[at].copy()
-        weights[np.arange(len(at)), problem.cash[1][at]] = 0.0
+        cash = np.asarray(problem.cash[1])[at]
+        weights[np.arange(len(at)), cash] = 0.0
         rows = np.zeros((len(at), dual.row_count))
         rows[:, : convex.rows.shape[1]] = convex.rows[at]
-        return cls(dual, points.take(at), whole.take(at), weights, rows, convex.bound[at], plain)
+        return cls(dual, points.take(at), whole.take(at), weights, rows, convex.bound[at], cash, plain)
 
     def take(self, at: Any) -> _Group:
-        arrays = {name: getattr(self, name)[at] for name in ("weights", "rows", "bound")}
+        arrays = {name: getattr(self, name)[at] for name in ("weights", "rows", "bound", "cash")}
         return replace(self, dual=self.dual.take(at), grid=self.grid.take(at), whole=self.whole.take(at), **arrays)
 
     def solved(self, effort: int) -> tuple[States, Array]:
@@ -245,31 +256,39 @@ class _Group:
         return best
 
     def _maximised(self, objective: Array) -> Priced:
-        """The best bound; where the risk is dense, of the split that favours the assets whose lots matter."""
-        group, n = self, self.weights.shape[1]
-        if self.dual.factors >= lot_split._FEW * n and n <= LARGEST:
-            group = self._split()
-        return maximised(group.dual, group.whole, group._prices(), objective, plain=self.plain)
-
-    def _split(self) -> _Group:
-        dual, k = self.dual, self.dual.factors
+        """The best bound; where the risk is dense, of splits that favour the assets whose lots matter."""
+        n = self.weights.shape[1]
+        if not lot_split._FEW * n <= self.dual.factors <= n <= LARGEST:
+            return maximised(self.dual, self.whole, self._prices(), objective, plain=self.plain)
         below, above = beside(self.whole, self.weights, self.plain)
         between = np.isfinite(below) & np.isfinite(above)
         spread = np.where(between, (self.weights - below) * (above - self.weights), 0.0)
-        size, n = spread.shape
+        group = self._split(spread)
+        best = maximised(group.dual, group.whole, group._prices(), objective, plain=self.plain)
+        at = np.flatnonzero(objective - best.value > _SPLIT * np.abs(objective))
+        if len(at):
+            mixed = 0.5 * (spread[at] + best.take(at).spread(self.whole.take(at)))
+            group = self.take(at)._split(mixed)
+            again = maximised(group.dual, group.whole, group._prices(), objective[at], plain=self.plain)
+            won = again.value > best.value[at]
+            best.put(at[won], again.take(won))
+        return best
+
+    def _split(self, spread: Array) -> _Group:
+        """The same with the risk split as `lot_split` would, for these spreads."""
+        dual, (size, n), k = self.dual, spread.shape, self.dual.factors
+        item, linear = np.arange(size), np.broadcast_to(dual.linear, (size, *dual.linear.shape[-2:]))
         own = np.array(np.broadcast_to(dual.assets.curvature, spread.shape))
+        own[item, self.cash] = 0.0  # the dual gives it one, but it has no risk
         factors = np.zeros((size, n, n))
-        linear = np.broadcast_to(dual.linear, (size, *dual.linear.shape[-2:]))
         factors[:, :k] = linear[:, :k]
         for i in range(size):
-            # The cash has no risk; its place in the dual has a curvature of its own.
-            live = np.square(factors[i]).sum(axis=0) > 0
-            specific = np.where(live, own[i] / dual.aversion, 0.0)
-            found = lot_split.favouring(of_checked(linear[i, :k].copy(), specific), spread[i])
+            found = lot_split.favouring(of_checked(linear[i, :k].copy(), own[i] / dual.aversion), spread[i])
             if found is not None:
                 factors[i] = 0.0
                 factors[i, : len(found.factors)] = found.factors
-                own[i] = np.where(live, dual.aversion * found.own, own[i])
+                own[i] = dual.aversion * found.own
+        own[item, self.cash] = 1.0
         centre = np.matmul(factors, dual.assets.centre[..., None])[..., 0]
         split = replace(
             dual,

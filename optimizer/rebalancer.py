@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
-from equipoise.optimizer.effort import Effort
+from equipoise.optimizer.effort import Effort, Spent
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Policy, Problem
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from equipoise.optimizer.batch import Plans
     from equipoise.optimizer.chunk import Chunk
     from equipoise.optimizer.engine import Summary
+    from equipoise.optimizer.lot_stack import Tried
     from equipoise.optimizer.lots import LotPlan
     from equipoise.optimizer.stream import Source
     from equipoise.optimizer.triggers import Due, Trigger
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 _DEFAULT = Effort()
 
 
-class Options(TypedDict, total=False):
+class Options(Spent, total=False):
     """How a batch is solved: see `engine.run`."""
 
     executor: int | Executor | None
@@ -43,10 +45,6 @@ class Options(TypedDict, total=False):
     checkpoint: str | PathLike[str] | None
     progress: bool | None
     universe: Iterable[str]
-    effort: int
-    exact: bool
-    gap: float
-    time_limit: float | None
 
 
 class Rebalancer:
@@ -158,11 +156,10 @@ class Rebalancer:
         return asked.due(self.problem(table), now=now, last=last)
 
 
-def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, found: LotPlan | None = None) -> Plan:
+def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tried: Tried | None = None) -> Plan:
     """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check.
 
-    Lots are those of stacks (`lot_stack`, here of one), or where these have none that counts, of `lots`. `found`: the
-    plan of a stack that is there already.
+    Lots are those of stacks (of one, unless it was `tried`), or where these have none that counts, of `lots`.
     """
     name, asked, problem = problem.portfolio.name, problem, solution.problem or problem
     if solution.weights is None:
@@ -173,9 +170,10 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, fou
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole:
-        chosen, checked, why = _in_lots(asked, problem, solution, spent, found)
-        if chosen is None or checked is None:
+        found, why = _in_lots(asked, problem, solution, spent, tried)
+        if found is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
+        chosen, checked = found
         weights, trades, bound = chosen.weights, chosen.quantities, max(bound, chosen.bound)
     else:
         trades = _continuous(problem, weights)
@@ -197,29 +195,42 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, fou
     return plan
 
 
+#: A whole-lot plan and its exact check.
+_Checked: TypeAlias = "tuple[LotPlan, Verified]"
+
+
 def _in_lots(
-    asked: Problem, problem: Problem, solution: Solution, spent: Effort, found: LotPlan | None
-) -> tuple[LotPlan | None, Verified | None, str]:
-    """The whole-lot plan and its exact check; None and why there is none."""
+    asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None
+) -> tuple[_Checked | None, str]:
+    """The whole-lot plan; None and why there is none."""
     from equipoise.optimizer.lot_exact import Exact
-    from equipoise.optimizer.lot_stack import alone
+    from equipoise.optimizer.lot_stack import Tried, alone
     from equipoise.optimizer.lots import rounded
 
-    if found is None and asked is problem:
-        found = alone(problem, solution, spent)
-    if found is not None and (checked := verify(problem, found.quantities, whole_lots=True)).passed:
-        return found, checked, ""
+    def checked(plan: LotPlan | None) -> _Checked | None:
+        return None if plan is None else (plan, verify(problem, plan.quantities, whole_lots=True))
+
+    if tried is None:
+        tried = alone(problem, solution, spent) if asked is problem else Tried(None, False)
+    first = checked(tried.plan)
+    if first is not None and not first[1].passed:
+        first = None
+    if first is not None and tried.counts:
+        return first, ""
     proof = Exact(spent.gap, spent.time_limit) if spent.exact else None
     found, why = rounded(problem, solution, asked=asked, effort=spent.effort, exact=proof)
-    if found is None:
-        return None, None, why
-    checked = verify(problem, found.quantities, whole_lots=True)
-    if not checked.passed:
+    second = checked(found)
+    if second is not None and not second[1].passed:
         # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
         again, _ = rounded(problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=spent.effort)
-        if again is not None:
-            found, checked = again, verify(problem, again.quantities, whole_lots=True)
-    return found, checked, ""
+        second = checked(again) or second
+    if first is None or second is None:
+        return first or second, why
+    # The better of the two, with the better bound.
+    bound = max(first[0].bound, second[0].bound)
+    better = not second[1].passed or problem.objective(first[0].weights) < problem.objective(second[0].weights)
+    plan, check = first if better else second
+    return (replace(plan, bound=bound), check), ""
 
 
 def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:

@@ -376,7 +376,7 @@ def test_a_link_is_replaced_not_followed(tmp_path):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_an_internal_error_ends_with_3(folder, monkeypatch, debug):
-    def broken(self, table):
+    def broken(self, table, **options):
         raise ZeroDivisionError("two\nlines")
 
     monkeypatch.setattr(Rebalancer, "solve", broken)

@@ -142,10 +142,10 @@ def test_what_a_chunk_cannot_survive_is_found_in_it(monkeypatch: pytest.MonkeyPa
     table = accounts(6)
     solved = engine.solved
 
-    def fails(policy: Any, universe: Any, part: Any) -> Any:
+    def fails(policy: Any, universe: Any, part: Any, *spent: Any) -> Any:
         if "P0003" in listed(dict(part)["portfolio_id"]):
             raise MemoryError("too much")
-        return solved(policy, universe, part)
+        return solved(policy, universe, part, *spent)
 
     calm = list(run(rebalancer(), table))
     monkeypatch.setattr(engine, "solved", fails)

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
@@ -21,6 +22,7 @@ from equipoise.optimizer.cells import coded
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.iteration import SOLVED
+from equipoise.optimizer.lot_diffusion import Turn, allocated, turns
 from equipoise.optimizer.lot_stack import Convex, LotPlans, Tried, planned, taken_whole
 from equipoise.optimizer.newton import Answers
 from equipoise.optimizer.plan import Plan
@@ -28,6 +30,7 @@ from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.rebalancer import finished
 from equipoise.optimizer.risk import SquaredDistance, stacks
+from equipoise.optimizer.rounding import Residuals, residuals, summary
 from equipoise.optimizer.solution import Prices, Solution, Status
 from equipoise.optimizer.stack import Odd, Stack
 from equipoise.optimizer.stack import stacks as stacked
@@ -56,12 +59,14 @@ class Plans:
 
     table_of: Callable[[str], pd.DataFrame]
     makers: tuple[tuple[Any, Callable[[], Plan]], ...]
+    rounding_of: Callable[[], pd.DataFrame] | None = None
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> Plans:
         """These plans, in this order."""
         part = tables.of_plans(list(enumerate(plans)))
-        return cls(partial(_tabled, (part,)), tuple((plan.name, partial(_itself, plan)) for plan in plans))
+        makers = tuple((plan.name, partial(_itself, plan)) for plan in plans)
+        return cls(partial(_tabled, (part,)), makers, partial(_rounding, (), list(enumerate(plans))))
 
     def __getitem__(self, portfolio_id: str) -> Plan:
         return self._by_name[portfolio_id]()
@@ -86,9 +91,22 @@ class Plans:
         """All orders of all verified plans, keyed by portfolio_id and asset."""
         return self.table_of("orders")
 
+    @cached_property
+    def rounding(self) -> pd.DataFrame:
+        """Who gains from rounding to whole lots, over all verified plans: see `rounding`. The intervals count the
+        residuals of a portfolio as one. Raises InputError for a batch that was solved in chunks."""
+        if self.rounding_of is None:
+            raise InputError("chunks carry no residuals; solve the batch without executor, chunk and checkpoint")
+        return self.rounding_of()
+
 
 def solve_batch(
-    rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[str] | None = None, spent: Effort = _DEFAULT
+    rebalancer: Rebalancer,
+    table: pd.DataFrame,
+    universe: Iterable[str] | None = None,
+    spent: Effort = _DEFAULT,
+    *,
+    unbiased: bool = False,
 ) -> Plans:
     """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table."""
     table, policy = _keyed(table), rebalancer.policy
@@ -108,6 +126,8 @@ def solve_batch(
             _solve(rebalancer, stack.take(slice(start, start + size)), spent, solved, alone)
     alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known, spent)) for one in odd]
     plans = [(place, name, _guarded(name, work)) for place, name, work in alone]
+    if unbiased:
+        solved = _allocated(solved, [(place, plan) for place, _, plan in plans])
     parts = [tables.of_stack(done.solved) for done in solved]
     if plans or not parts:
         parts.append(tables.of_plans([(place, plan) for place, _, plan in plans]))
@@ -117,7 +137,23 @@ def solve_batch(
         passed = np.flatnonzero(done.solved.checked.passed).tolist()
         makers += [(int(stack.places[i]), stack.names[i], partial(_made, rebalancer, done, i)) for i in passed]
     makers.sort(key=lambda made: made[0])
-    return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers))
+    rounding = partial(_rounding, solved, [(place, plan) for place, _, plan in plans])
+    return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers), rounding)
+
+
+def _rounding(solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]) -> pd.DataFrame:
+    found = [Residuals.of_plan(plan, place) for place, plan in alone]
+    for done in solved:
+        problem, checked = done.solved.problem, done.solved.checked
+        if problem.step is None:
+            continue
+        stack, at = problem.portfolio, checked.passed & ~done.solved.held
+        convex = (done.answers.weights - problem.before) * stack.nav / stack.price
+        lot = np.broadcast_to(problem.step.lot, problem.shape)
+        lot, price, convex, traded = (each[at] for each in (lot, stack.price, convex, checked.trades))
+        cash = np.arange(len(lot)), problem.cash[1][at]
+        found.append(Residuals.of(stack.places[at], lot, price, convex, traded, cash))
+    return summary(found, clusters=True)
 
 
 def gathered(
@@ -212,13 +248,57 @@ def _in_lots(problem: Problem, answers: Answers, weights: Array, spent: Effort, 
     held = ((weights == problem.before) | ~others).all(axis=1)
     asked = np.where(held[:, None], np.nan, weights)
     convex = Convex(stack.quantity, stack.price, stack.nav, asked, answers.rows, answers.objective, answers.bound)
-    lots = planned(problem, convex, spent)
-    plans = np.where(lots.accepted[:, None], lots.weights, np.where(held[:, None], weights, np.nan))
+    return _checked(problem, answers, planned(problem, convex, spent), held, name)
+
+
+def _checked(problem: Problem, answers: Answers, lots: LotPlans, held: NDArray[np.bool_], name: str) -> _Done:
+    """These whole-lot plans, with the check of their orders."""
+    plans = np.where(lots.accepted[:, None], lots.weights, np.where(held[:, None], answers.weights, np.nan))
     checked = verified(problem, plans, lots.units())
     count = np.where(checked.trades != 0, lots.counted(problem.step.lot if problem.step is not None else 0.0), -1)
     objective = np.where(lots.accepted, lots.objective, answers.objective)
     bound = np.where(lots.accepted, lots.bound, answers.bound)
     return _Done(Solved(problem, plans, answers.rows, objective, bound, held, name, checked, count), answers, lots)
+
+
+def _allocated(solved: list[_Done], alone: Sequence[tuple[int, Plan]]) -> list[_Done]:
+    """The same plans with whole lots that add up to what the convex orders do (`lot_diffusion`).
+
+    What was solved alone keeps its plan, and adds to what the others make good.
+    """
+    given = [(k, done, done.lots) for k, done in enumerate(solved) if done.lots is not None]
+    if not given:
+        return solved
+    codes = given[0][1].solved.problem.portfolio.source.codes
+    error = np.zeros(len(codes))
+    steps: list[tuple[int, Turn | Plan]] = [(place, plan) for place, plan in alone]
+    for k, done, lots in given:
+        steps += [(t.place, t) for t in turns(k, done.solved.problem, lots, done.answers.weights)]
+    found = {k: (lots.lots.copy(), lots.closed.copy()) for k, _, lots in given}
+    for _, step in sorted(steps, key=lambda one: one[0]):
+        if isinstance(step, Plan):
+            for asset, amount in residuals(step):
+                error[codes[asset]] += amount
+            continue
+        lots, closed = (each[step.item] for each in found[step.stack])
+        chosen = allocated(step, error[step.codes] / step.unit)
+        if chosen is not None:
+            lots[:], closed[:] = chosen
+        traded = step.grid.trades(lots[None], closed[None])[0] / step.grid.size[0]
+        error[step.codes] += (traded - step.convex[0]) * step.unit
+    for k, done, before in given:
+        problem = done.solved.problem
+        after = before.at(problem, *found[k])
+        again = _checked(problem, done.answers, after, done.solved.held, done.solved.solver)
+        lost = done.solved.checked.passed & ~again.solved.checked.passed
+        if lost.any():  # by a rounding error: these keep what they had
+            kept = [
+                np.where(lost[:, None], old, new)
+                for old, new in zip((before.lots, before.closed), found[k], strict=True)
+            ]
+            again = _checked(problem, done.answers, before.at(problem, *kept), done.solved.held, done.solved.solver)
+        solved[k] = again
+    return solved
 
 
 def _alone(rebalancer: Rebalancer, stack: Stack, i: int, spent: Effort, lots: LotPlans | None) -> Plan:

@@ -109,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, parents=parents, help=text, description=text, allow_abbrev=False)
         command.set_defaults(run=run)
+        if name == "batch":
+            text = "unbiased: whole lots that add up to what the convex orders do over the batch"
+            command.add_argument("--allocate", choices=("own", "unbiased"), default="own", help=text)
         if name == "demo":
             command.add_argument("--all", action="store_true", help="all 1,000 accounts, not only the first 200")
     return parser
@@ -150,7 +153,7 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     count = table["portfolio_id"].nunique(dropna=False)
     print(f"equipoise: {count:,} portfolios, {len(table):,} rows", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    plans = _without(policy.rebalancer.solve_batch(table, **_spent(options)), unknown)
+    plans = _without(policy.rebalancer.solve_batch(table, allocate=options.allocate, **_spent(options)), unknown)
     seconds = time.perf_counter() - start
     print(f"equipoise: solved in {seconds:.1f} s, {count / seconds:,.0f} a second", file=sys.stderr, flush=True)
     summary = output.batch_summary(plans)

@@ -84,6 +84,12 @@ class LotPlans:
         quantities = self.grid.take(i).quantities(self.lots[i], self.closed[i])
         return Tried(LotPlan(quantities, self.weights[i].copy(), float(self.bound[i])), bool(self.accepted[i]))
 
+    def at(self, problem: Problem, lots: Array, closed: Mask) -> LotPlans:
+        """Those that are accepted, at other lots."""
+        weights = problem.settled(problem.before + self.grid.trades(lots, closed))
+        objective = np.where(self.accepted, problem.objective(weights), self.objective)
+        return replace(self, lots=lots, closed=closed, weights=weights, objective=objective)
+
     def units(self) -> Array:
         """The traded quantities (B, n) as the floats that stand for them; 0 where there is no plan."""
         return np.where(self.accepted[:, None], self.grid.units(self.lots, self.closed), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
@@ -45,6 +45,7 @@ class Options(Spent, total=False):
     checkpoint: str | PathLike[str] | None
     progress: bool | None
     universe: Iterable[str]
+    allocate: Literal["own", "unbiased"]
 
 
 class Rebalancer:
@@ -118,22 +119,27 @@ class Rebalancer:
         of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean. `effort`,
         `exact`, `gap` and `time_limit` (seconds a portfolio) are those of `solve`.
 
+        `allocate`: "own" for plans that each portfolio would have on its own (the default); "unbiased" for whole lots
+        that add up, over the batch, to what the convex orders do (see `lot_diffusion`): a pass over the whole batch
+        in its order, so that it cannot be had in chunks.
+
         Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
         """
         from equipoise.optimizer.batch import gathered, solve_batch
 
         others: dict[str, Any] = dict(options)
-        spent = Effort.taken(others)
+        spent, unbiased = Effort.taken(others), _unbiased(others.pop("allocate", "own"))
         if not others and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
-            return solve_batch(self, table, spent=spent)
+            return solve_batch(self, table, spent=spent, unbiased=unbiased)
         return gathered(self, source, list(self.stream(source, **options)), options.get("universe", ()), spent)
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
         from equipoise.optimizer.engine import run
 
-        return run(self, source, **options)
+        others: Any = _in_chunks(options)
+        return run(self, source, **others)
 
     def write_batch(
         self,
@@ -146,7 +152,7 @@ class Rebalancer:
         """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
         from equipoise.optimizer.engine import write
 
-        return write(self, source, results=results, orders=orders, **options)
+        return write(self, source, results=results, orders=orders, **_in_chunks(options))
 
     def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""
@@ -154,6 +160,24 @@ class Rebalancer:
         if asked is None:
             raise InputError("there is no trigger to ask; give the Rebalancer or this call one", column="trigger")
         return asked.due(self.problem(table), now=now, last=last)
+
+
+def _unbiased(allocate: object) -> bool:
+    if allocate not in ("own", "unbiased"):
+        raise InputError("must be 'own' or 'unbiased'", column="allocate", value=allocate)
+    return allocate == "unbiased"
+
+
+def _in_chunks(options: Options) -> dict[str, Any]:
+    """The options of a batch in chunks."""
+    others: dict[str, Any] = dict(options)
+    if _unbiased(others.pop("allocate", "own")):
+        raise InputError(
+            "unbiased allocation passes over the whole batch in its order; solve a table in one go, without "
+            "executor, chunk, timeout, checkpoint, progress, universe, streams and files",
+            column="allocate",
+        )
+    return others
 
 
 def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tried: Tried | None = None) -> Plan:

@@ -26,10 +26,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
         *("program", "lot_points", "lot_search", "lot_program", "lots"),
         *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
-        *("lot_grid", "lot_descent", "lot_prices", "lot_stack"),
+        *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
     ("explain", "choose"),
-    ("reasons", "plan", "order_states", "sequence", "triggers", "report"),
+    ("reasons", "rounding", "plan", "order_states", "sequence", "triggers", "report"),
     (
         *("tables", "rebalancer", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),

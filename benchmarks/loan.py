@@ -111,7 +111,9 @@ def main() -> None:
     print(f"{args.times} times, {1e3 * took:.1f} ms each; {found['status'].value_counts().to_dict()}")
     print(f"health factor below {float(LIMIT)}: {(planned['health'] < 0).sum()}; lowest {planned['health'].min():.6f}")
     print(f"debt above the convex plan's: {(planned['debt'] > planned['convex_debt'] * (1 + 1e-9)).sum()}")
-    print(f"whole-lot less convex health factor: mean {away.mean():.2e}, lowest {away.min():.2e}, highest {away.max():.2e}")
+    print(
+        f"whole-lot less convex health factor: mean {away.mean():.2e}, lowest {away.min():.2e}, highest {away.max():.2e}"
+    )
     print(f"times with orders: {(planned['orders'] > 0).sum()}")
 
 

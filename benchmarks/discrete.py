@@ -9,10 +9,10 @@ little as possible of
 
     the L1 error  Σ |w·V − x·p| + r        (what its integer program minimises, solved by HiGHS here)
 
-equipoise has no L1 objective. It minimises 5·Σ (x·p/V − w)² + 0.003·r/V with the same cash, which is its objective without
-a risk model and a charge on cash that is left; its plans are near the optimum of that, and it is their L1 error that is
-compared. Figures are medians over the repeats, errors in basis points of V; `worse` is the largest excess over the
-integer program. Times are milliseconds from a table or series to shares; `batch`: each of `--batch` accounts at once.
+equipoise has no L1 objective. It minimises 5·Σ (x·p/V − w)² + 0.003·r/V with the same cash, which is its objective
+without a risk model and with a charge on cash that is left; its plans are near the optimum of that, and it is their L1
+error that is compared. Figures are medians over the repeats, errors in basis points of V; `worse` is the largest excess
+over the integer program. Times are milliseconds from a table or series to shares; `batch`: each of `--batch` accounts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -92,16 +93,11 @@ def main() -> None:
         for seed in range(args.repeats):
             weights, price = instance(n, seed, args.money)
             table = table_of(weights, price, args.money)
-            ways: list[Callable[[], dict[str, float]]] = [lambda: ours(table)]
+            found = [timed(partial(ours, table))]
             if DiscreteAllocation is not None:
-                weights_ = dict(weights)
-                ways += [
-                    lambda: DiscreteAllocation(weights_, price, total_portfolio_value=args.money).greedy_portfolio()[0],
-                    lambda: DiscreteAllocation(weights_, price, total_portfolio_value=args.money).lp_portfolio(
-                        solver="HIGHS"
-                    )[0],
-                ]
-            found = [timed(way) for way in ways]
+                made = partial(DiscreteAllocation, dict(weights), price, total_portfolio_value=args.money)
+                found.append(timed(lambda made=made: made().greedy_portfolio()[0]))
+                found.append(timed(lambda made=made: made().lp_portfolio(solver="HIGHS")[0]))
             errors.append([1e4 * l1_error(shares, weights, price, args.money) for shares, _ in found])
             times.append([took for _, took in found])
         batch = pd.concat(

@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/loan.py [--times 10000] [--seed 1]
 
-A debt in dollars against two coins, in lots of 0.001 coins and 1 dollar, 10 bp fees, a health factor of at least 1.5 and
-bands of 5 %. Each time prices move by 0.2 % (one standard deviation) and the plan is carried out; the cash is rounded
-down to cents. The health factor is counted here, in fractions, from the quantities of each plan. Counted: how often it
-is below the limit; how often the debt is above the convex plan's; and how far the health factor of the whole-lot plan is
-from that of the convex plan (a mean of 0: rounding adds nothing up over the times).
+A debt in dollars against two coins, in lots of 0.001 coins and 1 dollar, 10 bp fees, a health factor of at least 1.5
+and bands of 5 %. Each time prices move by 0.2 % (one standard deviation) and the plan is carried out; the cash is
+rounded down to cents. The health factor is counted here, in fractions, from the quantities of each plan. Counted: how
+often it is below the limit; how often the debt is above the convex plan's; and how far the health factor of the
+whole-lot plan is from that of the convex plan.
 """
 
 from __future__ import annotations
@@ -111,9 +111,8 @@ def main() -> None:
     print(f"{args.times} times, {1e3 * took:.1f} ms each; {found['status'].value_counts().to_dict()}")
     print(f"health factor below {float(LIMIT)}: {(planned['health'] < 0).sum()}; lowest {planned['health'].min():.6f}")
     print(f"debt above the convex plan's: {(planned['debt'] > planned['convex_debt'] * (1 + 1e-9)).sum()}")
-    print(
-        f"whole-lot less convex health factor: mean {away.mean():.2e}, lowest {away.min():.2e}, highest {away.max():.2e}"
-    )
+    print("whole-lot less convex health factor:", end=" ")
+    print(f"mean {away.mean():.2e}, lowest {away.min():.2e}, highest {away.max():.2e}")
     print(f"times with orders: {(planned['orders'] > 0).sum()}")
 
 

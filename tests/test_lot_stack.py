@@ -334,6 +334,44 @@ def test_debts_are_not_above_the_optimum() -> None:
     assert safe >= 6
 
 
+def test_a_loan_rebalanced_again_and_again_keeps_its_health() -> None:
+    """Counted in fractions, from the quantities: never below the limit, never more debt than the convex plan's.
+
+    `benchmarks/loan.py` does it 10,000 times."""
+    rules = [
+        *(LongOnly(except_=["DEBT"]), ShortOnly(["DEBT"]), HealthFactor(1.5, threshold="part")),
+        *(DriftBand(absolute=0.05), LotSize("lot")),
+    ]
+    risk = FactorRisk(pd.DataFrame([[0.6]], columns=["ETH"]), pd.Series({"ETH": 0.05}), riskless=["DEBT"])
+    one = Rebalancer(cash=CASH, risk=risk, costs=[ProportionalCost("fee")], constraints=rules)
+    table = pd.DataFrame(
+        {
+            "quantity": [42.0, -55_800.0, 1_800.0],
+            "price": [2_500.0, 1.0, 1.0],
+            "target": [2.05, -1.09, 0.04],
+            "fee": [0.001, 0.0, 0.0],
+            "lot": [0.001, 1.0, 0.0],
+            "part": [0.8, 0.0, 0.0],
+        },
+        index=pd.Index(["ETH", "DEBT", CASH], name="asset"),
+    )
+    rng, traded = np.random.default_rng(5), 0
+    for _ in range(40):
+        table.loc["ETH", "price"] = round(float(table.loc["ETH", "price"]) * np.exp(rng.normal(0.0, 0.003)), 2)
+        plan = one.solve(table)
+        assert plan.status.ok and plan.problem is not None and plan.verified is not None
+        held = dict(zip(plan.problem.assets, plan.verified.quantities, strict=True))
+        price = Fraction(repr(float(table.loc["ETH", "price"])))
+        assert Fraction(4, 5) * held["ETH"] * price >= Fraction(3, 2) * -held["DEBT"] * (1 - Fraction(1, 10**12))
+        assert plan.solution is not None and plan.solution.weights is not None
+        wanted = plan.solution.weights[plan.problem.assets.index("DEBT")] * plan.problem.portfolio.nav
+        assert float(held["DEBT"]) >= wanted - 1e-6 * abs(wanted)
+        traded += len(plan.orders) > 0
+        held[CASH] = Fraction(int(held[CASH] * 100), 100)
+        table["quantity"] = [float(held[asset]) for asset in table.index]
+    assert traded >= 20
+
+
 # --- options --------------------------------------------------------------------------------------------------
 
 

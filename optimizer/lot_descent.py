@@ -23,7 +23,7 @@ from equipoise.optimizer.lot_grid import Grid
 from equipoise.optimizer.lot_points import SLACK, Mask
 from equipoise.optimizer.separable import Separable
 
-_PAIRS = 24  # buys and sales that are tried with each other
+_PAIRS = 24, 0.8, 80  # buys and sales that are tried with each other: at least, for each asset, and at most
 _STEPS = 50, 4  # at most so many, and so many for each asset
 _WORTH = 1e-8  # a move must gain this fraction of the objective
 _LEFT = 0.75  # of the portfolios: when fewer are still moving, those that are not are put aside
@@ -177,7 +177,8 @@ class _Moves:
     def pair(self, factors: Array, prices: Array, violation: Array, worth: Array) -> Mask:
         """The best two moves of the most promising buys and sales."""
         size, n = len(self.gain), factors.shape[-1]
-        count = min(_PAIRS, self.gain.shape[1])
+        least, each, most = _PAIRS
+        count = min(max(least, int(each * n)), most, self.gain.shape[1])
         left = np.maximum(self.room[:, :, None] + self.rows, 0.0).sum(axis=1)
         priced = self.gain + np.matmul(prices[:, None, :], self.rows)[:, 0, :]
         score = np.where((violation > SLACK)[:, None] & (self.gain < np.inf), left, priced)

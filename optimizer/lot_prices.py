@@ -25,7 +25,7 @@ from equipoise.optimizer.lot_points import Mask
 from equipoise.optimizer.separable import Separable
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE
 
-_ROUNDS, _FALL = 14, 0.45  # steps, and by how much τ falls at each
+_ROUNDS, _FALL = 18, 0.45  # steps, and by how much τ falls at each
 _FIRST = 2.0  # τ at first, of what is to be gained for each asset
 _WALL = 0.9  # of the way to a price of zero
 _HALVINGS = 3

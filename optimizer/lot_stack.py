@@ -6,7 +6,7 @@ maximised, and the search starts again from the lots that it likes best and from
 draws are the same for all portfolios of as many assets, and everything else is done portfolio by portfolio along the
 last axes, so that a plan depends on its own portfolio and the policy alone, bit by bit.
 
-What comes out counts (`accepted`) if it is within the rules and its gap at most 5 % of the objective. All other
+What comes out counts (`accepted`) if it is within the rules and its gap at most 10 % of the objective. All other
 portfolios go through `lots` on their own: those with cones, custom rules, cash that may be negative, more digits than
 a float holds; those for which no plan was found here; and those whose debts could be much better than on the safe side.
 """
@@ -37,7 +37,11 @@ from equipoise.optimizer.solution import Solution
 
 _WAVE, _WAVES = 4, 3  # restarts at once, and waves for each unit of effort
 _TINY = 0.1  # of a gap that is not worth an effort: a descent that is so near to the bound has arrived
-_SPLIT = 0.005  # of the objective: a gap that is worth another split
+_COUNTS = 0.1  # of the objective: a gap with which a plan counts
+_SPLIT, _SMALL = (
+    (0.005, 0.05),
+    50,
+)  # of the objective: gaps worth another split, for so many assets at most and for more
 _CHUNK = 20_000  # assets × portfolios at once
 _STEP = frozenset({"label", "lot", "min_notional", "min_quantity"})
 _TERMS = frozenset({"buy", "sell", "quadratic", "impact", "long", "short"})
@@ -171,7 +175,7 @@ def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
     found = fit & (plans.objective < np.inf) & points.counted(np.where(plans.closed, 0.0, plans.lots))
     objective = np.where(found, problem.objective(settled), np.inf)
     gap, part = objective - plans.bound, np.abs(objective)
-    within = gap <= (spent.gap * part if spent.exact else np.maximum(_NEAR * part, _GAP_ABSOLUTE))
+    within = gap <= (spent.gap * part if spent.exact else np.maximum(_COUNTS * part, _GAP_ABSOLUTE))
     near = ~debts | (objective <= _worth(convex.objective))
     return replace(plans, accepted=found & within & near, weights=settled, objective=objective)
 
@@ -271,7 +275,7 @@ class _Group:
         spread = np.where(between, (self.weights - below) * (above - self.weights), 0.0)
         group = self._split(spread)
         best = maximised(group.dual, group.whole, group._prices(), objective, plain=self.plain)
-        at = np.flatnonzero(objective - best.value > _SPLIT * np.abs(objective))
+        at = np.flatnonzero(objective - best.value > _SPLIT[n > _SMALL] * np.abs(objective))
         if len(at):
             mixed = 0.5 * (spread[at] + best.take(at).spread(self.whole.take(at)))
             group = self.take(at)._split(mixed)

@@ -61,13 +61,19 @@ def turns(number: int, problem: Problem, plans: LotPlans, weights: Array) -> Ite
         if not len(members):
             continue
         dual = _rows_only(duals.of(problem, members, out=True, capped=capped))
-        for position, i in enumerate(members):
-            at, mine = np.array([position]), np.array([i])
-            grid = plans.grid.take(mine)
+        for position, i in enumerate(members.tolist()):
+            grid = plans.grid.take(np.array([i]))
             yield Turn(
-                int(stack.places[i]), number, int(i), stack.codes[i], unit[i], exactly[mine], dual.take(at), grid,
-                bool(grid.plain[0]),
-            )  # fmt: skip
+                place=int(stack.places[i]),
+                stack=number,
+                item=i,
+                codes=stack.codes[i],
+                unit=unit[i],
+                convex=exactly[[i]],
+                dual=dual.take(np.array([position])),
+                grid=grid,
+                plain=bool(grid.plain[0]),
+            )
 
 
 def _rows_only(dual: Dual) -> Dual:

@@ -38,10 +38,8 @@ from equipoise.optimizer.solution import Solution
 _WAVE, _WAVES = 4, 3  # restarts at once, and waves for each unit of effort
 _TINY = 0.1  # of a gap that is not worth an effort: a descent that is so near to the bound has arrived
 _COUNTS = 0.1  # of the objective: a gap with which a plan counts
-_SPLIT, _SMALL = (
-    (0.005, 0.05),
-    50,
-)  # of the objective: gaps worth another split, for so many assets at most and for more
+_SMALL = 50  # assets up to which
+_SPLIT = 0.05, 0.005  # of the objective: a gap that is worth another split, of more assets and of so many
 _CHUNK = 20_000  # assets × portfolios at once
 _STEP = frozenset({"label", "lot", "min_notional", "min_quantity"})
 _TERMS = frozenset({"buy", "sell", "quadratic", "impact", "long", "short"})
@@ -159,9 +157,9 @@ def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
         bound=convex.bound.copy(),
     )
     fit = solved & points.sound & ~points.empty() & (problem.lower[problem.cash] >= 0) & ~np.asarray(problem.kinked)
-    plain, debts = points.plain, (safe > problem.lower).any(axis=1)
+    debts = (safe > problem.lower).any(axis=1)
     whole = points if not debts.any() else grid(problem, problem.lower, convex.quantity, convex.price, convex.nav)
-    size = max(1, _CHUNK // problem.shape[1])
+    plain, size = points.plain & whole.plain, max(1, _CHUNK // problem.shape[1])
     for form, out, capped in newton._forms(problem) if fit.any() else ():
         for kind in (True, False):
             members = np.flatnonzero(form & fit & (plain == kind)) if out else np.zeros(0, dtype=np.intp)
@@ -275,7 +273,7 @@ class _Group:
         spread = np.where(between, (self.weights - below) * (above - self.weights), 0.0)
         group = self._split(spread)
         best = maximised(group.dual, group.whole, group._prices(), objective, plain=self.plain)
-        at = np.flatnonzero(objective - best.value > _SPLIT[n > _SMALL] * np.abs(objective))
+        at = np.flatnonzero(objective - best.value > _SPLIT[n <= _SMALL] * np.abs(objective))
         if len(at):
             mixed = 0.5 * (spread[at] + best.take(at).spread(self.whole.take(at)))
             group = self.take(at)._split(mixed)

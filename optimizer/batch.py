@@ -1,8 +1,8 @@
 """Many portfolios by one policy: a long table in, one result a portfolio and all orders out.
 
 Portfolios with as many assets are stacked into arrays (B, n); parsing, solving, certificate, check and tables are
-each one pass over a stack. What a stack cannot take (whole lots, cones, custom rules, odd cells), or does not certify
-or verify, goes on portfolio by portfolio, where an error costs only its own.
+each one pass over a stack. What a stack cannot take (cones, custom rules, odd cells), or does not certify or verify,
+or has in whole lots only with an open gap, goes on portfolio by portfolio, where an error costs only its own.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.optimizer import newton, tables
 from equipoise.optimizer.cells import coded
 from equipoise.optimizer.choose import solve as solve_convex
+from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.iteration import SOLVED
+from equipoise.optimizer.lot_diffusion import Turn, allocated, turns
+from equipoise.optimizer.lot_stack import Convex, LotPlans, Tried, planned, taken_whole
 from equipoise.optimizer.newton import Answers
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.rebalancer import finished
 from equipoise.optimizer.risk import SquaredDistance, stacks
+from equipoise.optimizer.rounding import Residuals, residuals, summary
 from equipoise.optimizer.solution import Prices, Solution, Status
 from equipoise.optimizer.stack import Odd, Stack
 from equipoise.optimizer.stack import stacks as stacked
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["RESULT_COLUMNS", "Plans", "solve_batch"]
 
 
+_DEFAULT = Effort()
 #: Assets × portfolios of a stack that are in work at once.
 _WORKING = 100_000
 
@@ -52,12 +59,14 @@ class Plans:
 
     table_of: Callable[[str], pd.DataFrame]
     makers: tuple[tuple[Any, Callable[[], Plan]], ...]
+    rounding_of: Callable[[], pd.DataFrame] | None = None
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> Plans:
         """These plans, in this order."""
         part = tables.of_plans(list(enumerate(plans)))
-        return cls(partial(_tabled, (part,)), tuple((plan.name, partial(_itself, plan)) for plan in plans))
+        makers = tuple((plan.name, partial(_itself, plan)) for plan in plans)
+        return cls(partial(_tabled, (part,)), makers, partial(_rounding, (), list(enumerate(plans))))
 
     def __getitem__(self, portfolio_id: str) -> Plan:
         return self._by_name[portfolio_id]()
@@ -82,8 +91,23 @@ class Plans:
         """All orders of all verified plans, keyed by portfolio_id and asset."""
         return self.table_of("orders")
 
+    @cached_property
+    def rounding(self) -> pd.DataFrame:
+        """Who gains from rounding to whole lots, over all verified plans: see `rounding`. The intervals count the
+        residuals of a portfolio as one. Raises InputError for a batch that was solved in chunks."""
+        if self.rounding_of is None:
+            raise InputError("chunks carry no residuals; solve the batch without executor, chunk and checkpoint")
+        return self.rounding_of()
 
-def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[str] | None = None) -> Plans:
+
+def solve_batch(
+    rebalancer: Rebalancer,
+    table: pd.DataFrame,
+    universe: Iterable[str] | None = None,
+    spent: Effort = _DEFAULT,
+    *,
+    unbiased: bool = False,
+) -> Plans:
     """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table."""
     table, policy = _keyed(table), rebalancer.policy
     known = frozenset({*getattr(policy.risk, "assets", ()), *(_assets(table) if universe is None else universe)})
@@ -95,30 +119,50 @@ def solve_batch(rebalancer: Rebalancer, table: pd.DataFrame, universe: Iterable[
         label_columns=policy.label_columns,
         same_assets=not stacks(policy.risk or SquaredDistance()),
     )
-    solved: list[tuple[Solved, Answers]] = []
+    solved: list[_Done] = []
     alone: list[tuple[int, Any, Callable[[], Plan]]] = []
     for stack in found:
         size = max(1, _WORKING // stack.shape[1])
         for start in range(0, len(stack), size):
-            _solve(rebalancer, stack.take(slice(start, start + size)), solved, alone)
-    alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known)) for one in odd]
+            _solve(rebalancer, stack.take(slice(start, start + size)), spent, solved, alone)
+    alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known, spent)) for one in odd]
     plans = [(place, name, _guarded(name, work)) for place, name, work in alone]
-    parts = [tables.of_stack(answered) for answered, _ in solved]
+    if unbiased:
+        solved = _allocated(solved, [(place, plan) for place, _, plan in plans])
+    parts = [tables.of_stack(done.solved) for done in solved]
     if plans or not parts:
         parts.append(tables.of_plans([(place, plan) for place, _, plan in plans]))
     makers = [(place, name, partial(_itself, plan)) for place, name, plan in plans]
-    for answered, answers in solved:
-        stack = answered.problem.portfolio
-        passed = np.flatnonzero(answered.checked.passed).tolist()
-        makers += [
-            (int(stack.places[i]), stack.names[i], partial(_made, rebalancer, answered, answers, i)) for i in passed
-        ]
+    for done in solved:
+        stack = done.solved.problem.portfolio
+        passed = np.flatnonzero(done.solved.checked.passed).tolist()
+        makers += [(int(stack.places[i]), stack.names[i], partial(_made, rebalancer, done, i)) for i in passed]
     makers.sort(key=lambda made: made[0])
-    return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers))
+    rounding = partial(_rounding, solved, [(place, plan) for place, _, plan in plans])
+    return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers), rounding)
+
+
+def _rounding(solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]) -> pd.DataFrame:
+    found = [Residuals.of_plan(plan, place) for place, plan in alone]
+    for done in solved:
+        problem, checked = done.solved.problem, done.solved.checked
+        if problem.step is None:
+            continue
+        stack, at = problem.portfolio, checked.passed & ~done.solved.held
+        convex = (done.answers.weights - problem.before) * stack.nav / stack.price
+        lot = np.broadcast_to(problem.step.lot, problem.shape)
+        lot, price, convex, traded = (each[at] for each in (lot, stack.price, convex, checked.trades))
+        cash = np.arange(len(lot)), problem.cash[1][at]
+        found.append(Residuals.of(stack.places[at], lot, price, convex, traded, cash))
+    return summary(found, clusters=True)
 
 
 def gathered(
-    rebalancer: Rebalancer, source: Any, chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]], universe: Iterable[str]
+    rebalancer: Rebalancer,
+    source: Any,
+    chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
+    universe: Iterable[str],
+    spent: Effort,
 ) -> Plans:
     """The plans of a batch that was solved in chunks of (results, orders); one is solved again when it is asked for."""
     import pandas as pd
@@ -134,7 +178,7 @@ def gathered(
         if not isinstance(source, pd.DataFrame):
             raise InputError("the source was read once; for its plan solve the portfolio by itself", portfolio=name)
         table = _keyed(source)
-        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | _assets(table))[name]
+        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | _assets(table), spent)[name]
 
     return Plans(table_of, tuple((name, partial(again, name)) for name in names))
 
@@ -143,17 +187,28 @@ def _tabled(parts: Sequence[Part], which: str) -> pd.DataFrame:
     return tables.results(parts) if which == "results" else tables.orders(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """A stack that was solved: the convex answers, and the plans in whole lots if these are asked for."""
+
+    solved: Solved
+    answers: Answers
+    lots: LotPlans | None
+
+
 def _solve(
     rebalancer: Rebalancer,
     stack: Stack,
-    solved: list[tuple[Solved, Answers]],
+    spent: Effort,
+    solved: list[_Done],
     alone: list[tuple[int, Any, Callable[[], Plan]]],
 ) -> None:
     """Solve and check a stack; what it cannot take is added to those to be taken alone."""
 
-    def by_itself(which: Any) -> None:
-        those = np.arange(len(stack))[which].tolist()
-        alone.extend((int(stack.places[i]), stack.names[i], partial(_alone, rebalancer, stack, i)) for i in those)
+    def by_itself(which: Any, lots: LotPlans | None = None) -> None:
+        for i in np.arange(len(stack))[which].tolist():
+            work = partial(_alone, rebalancer, stack, i, spent, lots)
+            alone.append((int(stack.places[i]), stack.names[i], work))
 
     try:
         problem = rebalancer.policy.stacked(stack)
@@ -161,12 +216,13 @@ def _solve(
         others = np.zeros(len(stack), dtype=bool) if turn.portfolios is None else ~turn.portfolios
         by_itself(~others)
         if others.any():
-            _solve(rebalancer, stack.take(others), solved, alone)
+            _solve(rebalancer, stack.take(others), spent, solved, alone)
         return
     except InputError:  # of the policy: each portfolio gives it its own name
         by_itself(slice(None))
         return
-    if problem.step is not None or problem.cones or problem.opaque:
+    whole = problem.discrete
+    if problem.cones or problem.opaque or (whole and not taken_whole(problem)):
         by_itself(slice(None))
         return
     answers = newton.solve(problem)
@@ -175,19 +231,84 @@ def _solve(
     weights = np.where(
         (answers.code == SOLVED)[:, None] & ~np.asarray(problem.kinked)[:, None], answers.weights, np.nan
     )
-    checked = verified(problem, weights)
-    held = ~(checked.trades != 0).any(axis=1)
     name = "threshold" if newton.separable(problem) else newton.NAME
-    found = Solved(problem, weights, answers.rows, answers.objective, answers.bound, held, name, checked)
-    solved.append((found, answers))
-    by_itself(~checked.passed)
+    if whole:
+        done = _in_lots(problem, answers, weights, spent, name)
+    else:
+        checked = verified(problem, weights)
+        held = ~(checked.trades != 0).any(axis=1)
+        found = Solved(problem, weights, answers.rows, answers.objective, answers.bound, held, name, checked)
+        done = _Done(found, answers, None)
+    solved.append(done)
+    by_itself(~done.solved.checked.passed, done.lots)
 
 
-def _alone(rebalancer: Rebalancer, stack: Stack, i: int) -> Plan:
-    return _planned(rebalancer, stack.portfolio(i))
+def _in_lots(problem: Problem, answers: Answers, weights: Array, spent: Effort, name: str) -> _Done:
+    """The whole-lot plans of a stack. What is best held is held; what has no plan that counts does not pass."""
+    stack, others = problem.portfolio, np.ones(problem.shape, dtype=bool)
+    others[problem.cash] = False
+    held = ((weights == problem.before) | ~others).all(axis=1)
+    asked = np.where(held[:, None], np.nan, weights)
+    convex = Convex(stack.quantity, stack.price, stack.nav, asked, answers.rows, answers.objective, answers.bound)
+    return _checked(problem, answers, planned(problem, convex, spent), held, name)
 
 
-def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: frozenset[str]) -> Plan:
+def _checked(problem: Problem, answers: Answers, lots: LotPlans, held: NDArray[np.bool_], name: str) -> _Done:
+    """These whole-lot plans, with the check of their orders."""
+    plans = np.where(lots.accepted[:, None], lots.weights, np.where(held[:, None], answers.weights, np.nan))
+    checked = verified(problem, plans, lots.units())
+    count = np.where(checked.trades != 0, lots.counted(problem.step.lot if problem.step is not None else 0.0), -1)
+    objective = np.where(lots.accepted, lots.objective, answers.objective)
+    bound = np.where(lots.accepted, lots.bound, answers.bound)
+    return _Done(Solved(problem, plans, answers.rows, objective, bound, held, name, checked, count), answers, lots)
+
+
+def _allocated(solved: list[_Done], alone: Sequence[tuple[int, Plan]]) -> list[_Done]:
+    """The same plans with whole lots that add up to what the convex orders do (`lot_diffusion`).
+
+    What was solved alone keeps its plan, and adds to what the others make good.
+    """
+    given = [(k, done, done.lots) for k, done in enumerate(solved) if done.lots is not None]
+    if not given:
+        return solved
+    codes = given[0][1].solved.problem.portfolio.source.codes
+    error = np.zeros(len(codes))
+    steps: list[tuple[int, Turn | Plan]] = [(place, plan) for place, plan in alone]
+    for k, done, lots in given:
+        steps += [(t.place, t) for t in turns(k, done.solved.problem, lots, done.answers.weights)]
+    found = {k: (lots.lots.copy(), lots.closed.copy()) for k, _, lots in given}
+    for _, step in sorted(steps, key=lambda one: one[0]):
+        if isinstance(step, Plan):
+            for asset, amount in residuals(step):
+                error[codes[asset]] += amount
+            continue
+        lots, closed = (each[step.item] for each in found[step.stack])
+        chosen = allocated(step, error[step.codes] / step.unit)
+        if chosen is not None:
+            lots[:], closed[:] = chosen
+        traded = step.grid.trades(lots[None], closed[None])[0] / step.grid.size[0]
+        error[step.codes] += (traded - step.convex[0]) * step.unit
+    for k, done, before in given:
+        problem = done.solved.problem
+        after = before.at(problem, *found[k])
+        again = _checked(problem, done.answers, after, done.solved.held, done.solved.solver)
+        lost = done.solved.checked.passed & ~again.solved.checked.passed
+        if lost.any():  # by a rounding error: these keep what they had
+            kept = [
+                np.where(lost[:, None], old, new)
+                for old, new in zip((before.lots, before.closed), found[k], strict=True)
+            ]
+            again = _checked(problem, done.answers, before.at(problem, *kept), done.solved.held, done.solved.solver)
+        solved[k] = again
+    return solved
+
+
+def _alone(rebalancer: Rebalancer, stack: Stack, i: int, spent: Effort, lots: LotPlans | None) -> Plan:
+    # What stacks can do for it is done.
+    return _planned(rebalancer, stack.portfolio(i), spent, lots.tried(i) if lots is not None else None)
+
+
+def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: frozenset[str], spent: Effort) -> Plan:
     """The plan of a portfolio that is read from its rows of the table."""
     if not isinstance(odd.name, str):
         raise InputError(
@@ -200,21 +321,23 @@ def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: froze
             "a portfolio_id must not be empty or have white space around it", column="portfolio_id", value=odd.name
         )
     rows = table.drop(columns="portfolio_id").iloc[odd.rows]
-    return _planned(rebalancer, rebalancer.portfolio(rows, name=odd.name, universe=universe))
+    return _planned(rebalancer, rebalancer.portfolio(rows, name=odd.name, universe=universe), spent)
 
 
-def _planned(rebalancer: Rebalancer, portfolio: Portfolio) -> Plan:
+def _planned(rebalancer: Rebalancer, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
     problem = rebalancer.policy.problem(portfolio)
-    return finished(problem, solve_convex(problem))
+    return finished(problem, solve_convex(problem), spent, tried)
 
 
-def _made(rebalancer: Rebalancer, solved: Solved, answers: Answers, i: int) -> Plan:
+def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
     """The plan of one portfolio of a stack: its answer, with the exact check of its orders."""
+    solved, answers = done.solved, done.answers
     problem = newton.with_rows(rebalancer.policy.problem(solved.problem.portfolio.portfolio(i)), answers, i)
     prices = Prices(answers.rows[i], np.zeros(0), float(answers.budget[i]))
     status, name = (Status.NO_TRADE, "holding") if solved.held[i] else (Status.OPTIMAL, solved.solver)
     objective, bound = float(answers.objective[i]), float(answers.bound[i])
-    return finished(problem, Solution(status, name, _copy(answers.weights[i]), prices, objective, bound))
+    solution = Solution(status, name, _copy(answers.weights[i]), prices, objective, bound)
+    return finished(problem, solution, tried=done.lots.tried(i) if done.lots is not None else None)
 
 
 def _copy(weights: Array) -> Array:

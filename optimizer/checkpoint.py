@@ -105,6 +105,7 @@ def _compare(place: Path, manifest: Path, identity: dict[str, Any]) -> None:
         "policy": "the policy (cash, risk, costs, rules, aversion or horizon)",
         "universe": "the assets that rules may name",
         "chunk": "the size of chunks",
+        "spent": "the effort for whole-lot plans",
     }
     for key in identity.keys() - {"versions"} | found.keys() - {"versions"}:
         if identity.get(key) != found.get(key):

@@ -12,6 +12,7 @@ import numpy as np
 
 from equipoise.optimizer.batch import RESULT_COLUMNS, Plans, solve_batch
 from equipoise.optimizer.batch import _keyed as keyed
+from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.message import Message, compact, encode, joined, listed, typed
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.solution import Status
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "empty", "flat", "from_messages", "keyed", "solve_chunk", "to_messages", "without_plans"]
 
+_DEFAULT = Effort()
 #: The columns that are not text, and their types.
 RESULT_TYPES = {
     "verified": "bool",
@@ -44,12 +46,14 @@ class Chunk(NamedTuple):
     orders: pd.DataFrame
 
 
-def solve_chunk(rebalancer: Rebalancer, table: pd.DataFrame, universe: frozenset[str]) -> Chunk:
+def solve_chunk(
+    rebalancer: Rebalancer, table: pd.DataFrame, universe: frozenset[str], spent: Effort = _DEFAULT
+) -> Chunk:
     """The portfolios of a table. `universe`: the labels that rules may name beyond a portfolio's own.
 
     What a portfolio gets does not depend, in any bit, on the others in the table.
     """
-    plans = solve_batch(rebalancer, table, universe)
+    plans = solve_batch(rebalancer, table, universe, spent)
     return Chunk(plans.results, plans.orders)
 
 

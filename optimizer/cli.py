@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from equipoise.optimizer.batch import Plans
+    from equipoise.optimizer.effort import Spent
     from equipoise.optimizer.policy_file import PolicyFile
 
 OK, BAD_INPUT, INCOMPLETE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -89,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     output = _Parser(add_help=False)
     output.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    lots = output.add_argument_group("whole lots")
+    lots.add_argument("--effort", metavar="N", type=int, default=1, help="spent on plans with a gap (1; 0: none)")
+    lots.add_argument("--exact", action="store_true", help="go on until the gap is proven or the time is over")
+    lots.add_argument("--gap", metavar="PART", type=float, default=1e-6, help="of the objective, for --exact (1e-6)")
+    lots.add_argument(
+        "--time-limit", metavar="SECONDS", type=float, default=60.0, help="a portfolio, for --exact; inf: none (60)"
+    )
 
     parser = _Parser(prog="equipoise", description="Verified orders that bring portfolios back to their targets.")
     parser.add_argument("--version", action="version", version=f"equipoise {__version__}")
@@ -101,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, parents=parents, help=text, description=text, allow_abbrev=False)
         command.set_defaults(run=run)
+        if name == "batch":
+            text = "unbiased: whole lots that add up to what the convex orders do over the batch"
+            command.add_argument("--allocate", choices=("own", "unbiased"), default="own", help=text)
         if name == "demo":
             command.add_argument("--all", action="store_true", help="all 1,000 accounts, not only the first 200")
     return parser
@@ -119,7 +130,7 @@ def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     policy, table = _policy(options), _read(options.table)
     if "portfolio_id" in table.columns:
         raise InputError(f"{options.table} has a column portfolio_id; use `equipoise batch`", column="portfolio_id")
-    plan = policy.rebalancer.solve(table)
+    plan = policy.rebalancer.solve(table, **_spent(options))
     files = output.plan_files(plan, policy, _digests(options))
     output.write_files(options.out, files)
     print(plan)
@@ -143,7 +154,7 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     count = table["portfolio_id"].nunique(dropna=False)
     print(f"equipoise: {count:,} portfolios, {len(table):,} rows", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    plans = _without(policy.rebalancer.solve_batch(table), unknown)
+    plans = _without(policy.rebalancer.solve_batch(table, allocate=options.allocate, **_spent(options)), unknown)
     seconds = time.perf_counter() - start
     print(f"equipoise: solved in {seconds:.1f} s, {count / seconds:,.0f} a second", file=sys.stderr, flush=True)
     summary = output.batch_summary(plans)
@@ -154,6 +165,11 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     print(f"written to {clean(options.out)}: {', '.join(files)}")
     complete = summary["verified"] == count
     return OK if complete else INCOMPLETE, {"status": "verified" if complete else "incomplete", **summary}
+
+
+def _spent(options: argparse.Namespace) -> Spent:
+    limit = None if options.time_limit == math.inf else options.time_limit
+    return {"effort": options.effort, "exact": options.exact, "gap": options.gap, "time_limit": limit}
 
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -13,14 +13,15 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.checkpoint import Checkpoint, opened
 from equipoise.optimizer.chunk import Chunk, empty, flat, from_messages
+from equipoise.optimizer.effort import Effort, Spent
 from equipoise.optimizer.message import Message, joined, length, listed
 from equipoise.optimizer.progress import Progress
 from equipoise.optimizer.sink import What, sink
@@ -48,6 +49,7 @@ def run(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     universe: Iterable[str] = (),
+    **spent: Unpack[Spent],
 ) -> Iterator[Chunk]:
     """Solve a batch chunk by chunk, in the order of the source: exactly one result row a portfolio.
 
@@ -62,6 +64,8 @@ def run(
     progress: None for a bar on a terminal (with tqdm), True for a bar or plain lines, False for neither.
     universe: labels that rules may name beyond those of the risk model and, except for an iterator, which can be
         read only once, those of the whole source.
+    effort, exact, gap, time_limit: how much is spent on each whole-lot plan, as in `Rebalancer.solve`. With a limit of
+        time that is reached a plan depends on the machine.
 
     A portfolio whose process dies, or gives no answer in time, also when it is tried alone, has the status
     WORKER_DIED or TIMEOUT; the others are not affected. In this process (None) nothing can be done about either.
@@ -79,6 +83,7 @@ def run(
             checkpoint=checkpoint,
             progress=progress,
             universe=universe,
+            **spent,
         )
     )
 
@@ -98,6 +103,7 @@ def _started(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     universe: Iterable[str] = (),
+    **spent: Unpack[Spent],
 ) -> Generator[Parts, None, None]:
     """`run`, with results and orders as plain arrays."""
     if isinstance(executor, int):
@@ -112,7 +118,7 @@ def _started(
         check_number(timeout, "timeout", above=0.0)
         if not isinstance(executor, int):
             raise InputError("needs processes of our own: executor=1 or more", column="timeout", value=timeout)
-    return _run(rebalancer, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe)
+    return _run(rebalancer, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe, Effort(**spent))
 
 
 def _run(
@@ -124,20 +130,23 @@ def _run(
     folder: str | os.PathLike[str] | None,
     wanted: bool | None,
     universe: Iterable[str],
+    spent: Effort,
 ) -> Generator[Parts, None, None]:
     stream = open_stream(source, rows, universe)
     with ExitStack() as held:
         store = None
         if folder is not None:
-            store = held.enter_context(opened(folder, rebalancer, chunk=rows, universe=stream.universe))
+            store = held.enter_context(
+                opened(folder, rebalancer, chunk=rows, universe=stream.universe, spent=asdict(spent))
+            )
         tasks = _tasks(stream, rows, store)
         if executor is None:
-            answers = _here(rebalancer, stream.universe, tasks)
+            answers = _here(rebalancer, stream.universe, spent, tasks)
         elif isinstance(executor, int):
-            workers = held.enter_context(Workers(packed(rebalancer, stream.universe), executor, timeout))
+            workers = held.enter_context(Workers(packed(rebalancer, stream.universe, spent), executor, timeout))
             answers = workers.answers(tasks)
         else:
-            answers = _elsewhere(executor, packed(rebalancer, stream.universe), tasks, held)
+            answers = _elsewhere(executor, packed(rebalancer, stream.universe, spent), tasks, held)
         progress = held.enter_context(Progress(wanted, stream.portfolios))
         for task, parts in answers:
             if store is not None and task.answer is None:
@@ -153,10 +162,10 @@ def _tasks(stream: Stream, rows: int, store: Checkpoint | None) -> Iterator[Task
         yield task if known is None else replace(task, answer=[known])
 
 
-def _here(rebalancer: Rebalancer, universe: frozenset[str], tasks: Iterable[Task]) -> Iterator[Answer]:
+def _here(rebalancer: Rebalancer, universe: frozenset[str], spent: Effort, tasks: Iterable[Task]) -> Iterator[Answer]:
     def parts(task: Task, first: int, last: int) -> Parts:
         try:
-            return [solved(rebalancer, universe, task.part(first, last))]
+            return [solved(rebalancer, universe, task.part(first, last), spent)]
         except Exception as error:
             if last - first == 1:
                 return [given_up(task.names(first, last), Status.UNSOLVED, internal(error))]

@@ -32,7 +32,7 @@ class FactoredRisk:
     specific: Array
 
     def __post_init__(self) -> None:
-        factors, specific = (np.array(part, dtype=np.float64) for part in (self.factors, self.specific))
+        factors, specific = (np.array(part, dtype=np.float64, order="C") for part in (self.factors, self.specific))
         sizes = {len(part) for part, single in ((factors, 2), (specific, 1)) if part.ndim == single + 1}
         fit = factors.ndim in (2, 3) and specific.ndim in (1, 2) and factors.shape[-1] == specific.shape[-1]
         if not fit or len(sizes) > 1:
@@ -83,9 +83,10 @@ class FactoredRisk:
 
 
 def of_checked(factors: Array, specific: Array) -> FactoredRisk:
-    """A FactoredRisk of parts of a checked one: neither looked at again nor copied."""
+    """A FactoredRisk of parts of a checked one: not looked at again. Rows lie in a row in memory, also those of chosen
+    columns, for the bits of a product depend on it."""
     risk = object.__new__(FactoredRisk)
-    for name, part in (("factors", factors), ("specific", specific)):
+    for name, part in (("factors", np.ascontiguousarray(factors)), ("specific", np.ascontiguousarray(specific))):
         part.setflags(write=False)
         object.__setattr__(risk, name, part)
     return risk

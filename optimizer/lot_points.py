@@ -28,7 +28,7 @@ SLACK = 0.5 * ROUNDING_TOLERANCE
 #: How far weights may be from adding up to 1 before lots are left out for it.
 _BUDGET = 1e-9
 #: Assets without a lot trade in decimal steps worth at most this fraction of NAV.
-_QUANTUM = 1e-10
+QUANTUM = 1e-10
 #: Lots finer than this part of it are taken by powers of ten together, so that their number is a float exactly.
 _FINEST = Fraction(1, 100)
 #: More lots than there are.
@@ -313,8 +313,8 @@ def _zero(problem: Problem, lots: list[Fraction]) -> tuple[Mask, Mask, Integers,
 
 
 def _quantum(units: float) -> Fraction:
-    """The power of ten just below `_QUANTUM` of the NAV, in units of an asset of which NAV buys `units`."""
-    return Fraction(10) ** int(np.floor(np.log10(_QUANTUM * units)))
+    """The power of ten just below `QUANTUM` of the NAV, in units of an asset of which NAV buys `units`."""
+    return Fraction(10) ** int(np.floor(np.log10(QUANTUM * units)))
 
 
 def _at_least(lot: Fraction, finest: Fraction) -> Fraction:

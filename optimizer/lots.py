@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -185,11 +186,11 @@ def _plan(found: Found | None, bound: float) -> LotPlan | None:
     return LotPlan(allowed.quantities(best.lots, best.closed), best.weights, bound)
 
 
-def _close(objective: float, exact: Exact | None = None) -> float:
+def _close(objective: Any, exact: Exact | None = None) -> Any:
     """The gap at which no more effort is spent."""
     if exact is not None:
         return exact.gap * abs(objective)
-    return max(_GAP_RELATIVE * abs(objective), _GAP_ABSOLUTE)
+    return np.maximum(_GAP_RELATIVE * abs(objective), _GAP_ABSOLUTE)
 
 
 def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | None, str]:
@@ -207,9 +208,9 @@ def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | Non
     return second, reason
 
 
-def _worth(objective: float) -> float:
+def _worth(objective: Any) -> Any:
     """What may be given for less debt: a hundredth of the objective, or a thousandth of a basis point of NAV."""
-    return objective + max(0.01 * abs(objective), 1e-7)
+    return objective + np.maximum(0.01 * abs(objective), 1e-7)
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,6 +117,13 @@ class Plan:
         table.index = pd.Index([row[0] for row in rows], name="asset", dtype=object)
         return table.astype({"quantity": float, "lots": "Int64", "price": float, "notional": float, "cost": float})
 
+    @cached_property
+    def rounding(self) -> pd.DataFrame:
+        """Who gains from rounding to whole lots: see `rounding`. Rows buy and sell; NaN where there are too few."""
+        from equipoise.optimizer.rounding import Residuals, summary
+
+        return summary([Residuals.of_plan(self)], clusters=False)
+
     def order_rows(self) -> list[tuple[Any, ...]]:
         """The rows of `orders`, the asset first."""
         assert self.problem is not None and self.verified is not None and self.planned is not None

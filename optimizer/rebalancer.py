@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
-from equipoise.constraints.base import Array, Rule, check_number
+from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
 from equipoise.optimizer.discrete import held_keeps
+from equipoise.optimizer.effort import Effort, Spent
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio, exact
@@ -20,7 +21,7 @@ from equipoise.optimizer.risk import Risk
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
 from equipoise.optimizer.transfers import Transfer
 from equipoise.optimizer.transfers import portfolio as in_accounts
-from equipoise.optimizer.verify import verify
+from equipoise.optimizer.verify import Verified, verify
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
     from equipoise.optimizer.batch import Plans
     from equipoise.optimizer.chunk import Chunk
     from equipoise.optimizer.engine import Summary
+    from equipoise.optimizer.lot_stack import Tried
+    from equipoise.optimizer.lots import LotPlan
     from equipoise.optimizer.stream import Source
     from equipoise.optimizer.triggers import Due, Trigger
 
+_DEFAULT = Effort()
 
-class Options(TypedDict, total=False):
+
+class Options(Spent, total=False):
     """How a batch is solved: see `engine.run`."""
 
     executor: int | Executor | None
@@ -44,6 +49,7 @@ class Options(TypedDict, total=False):
     checkpoint: str | PathLike[str] | None
     progress: bool | None
     universe: Iterable[str]
+    allocate: Literal["own", "unbiased"]
 
 
 class Rebalancer:
@@ -124,37 +130,43 @@ class Rebalancer:
         Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
         `message` say why.
         """
-        check_number(effort, "effort", at_least=0)
-        check_number(gap, "gap", at_least=0.0)
-        if time_limit is not None:
-            check_number(time_limit, "time_limit", at_least=0.0)
+        spent = Effort(effort, exact, gap, time_limit)
         problem = self.problem(table, name=name)
-        return finished(problem, solve_convex(problem), effort=int(effort), exact=(gap, time_limit) if exact else None)
+        return finished(problem, solve_convex(problem), spent)
 
     def solve_batch(self, source: Source, **options: Unpack[Options]) -> Plans:
         """A plan for every `portfolio_id` of a long table, in the order of their first rows.
 
         Without options the table is a DataFrame and is solved in this process at once. With any of `executor`,
         `chunk`, `timeout`, `checkpoint`, `progress` and `universe`, or another source (an iterable of tables, the path
-        of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean.
+        of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean. `effort`,
+        `exact`, `gap` and `time_limit` (seconds a portfolio) are those of `solve`.
+
+        `allocate`: "own" for plans that each portfolio would have on its own (the default); "unbiased" for whole lots
+        that add up, over the batch, to what the convex orders do (see `lot_diffusion`): a pass over the whole batch
+        in its order, so that it cannot be had in chunks.
 
         Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
         """
         from equipoise.optimizer.batch import gathered, solve_batch
 
-        if not options and hasattr(source, "columns") and hasattr(source, "index"):
+        others: dict[str, Any] = dict(options)
+        spent, unbiased = Effort.taken(others), _unbiased(others.pop("allocate", "own"))
+        if not others and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
-            return solve_batch(self, table)
+            return solve_batch(self, table, spent=spent, unbiased=unbiased)
         from equipoise.optimizer.engine import run
 
-        return gathered(self, source, list(run(self, source, **options)), options.get("universe", ()))
+        return gathered(
+            self, source, list(run(self, source, **_in_chunks(options))), options.get("universe", ()), spent
+        )
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
         from equipoise.optimizer.engine import run
 
         self._without_transfers()
-        return run(self, source, **options)
+        return run(self, source, **_in_chunks(options))
 
     def write_batch(
         self,
@@ -168,7 +180,7 @@ class Rebalancer:
         from equipoise.optimizer.engine import write
 
         self._without_transfers()
-        return write(self, source, results=results, orders=orders, **options)
+        return write(self, source, results=results, orders=orders, **_in_chunks(options))
 
     def _without_transfers(self) -> None:
         if self.policy.transfers:
@@ -183,19 +195,36 @@ class Rebalancer:
         return asked.due(problem if problem.accounts is None else problem.accounts.asked, now=now, last=last)
 
 
-def finished(
-    problem: Problem, solution: Solution, *, effort: int = 1, exact: tuple[float, float | None] | None = None
-) -> Plan:
+def _unbiased(allocate: object) -> bool:
+    if allocate not in ("own", "unbiased"):
+        raise InputError("must be 'own' or 'unbiased'", column="allocate", value=allocate)
+    return allocate == "unbiased"
+
+
+def _in_chunks(options: Options) -> dict[str, Any]:
+    """The options of a batch in chunks."""
+    others: dict[str, Any] = dict(options)
+    if _unbiased(others.pop("allocate", "own")):
+        raise InputError(
+            "unbiased allocation passes over the whole batch in its order; solve a table in one go, without "
+            "executor, chunk, timeout, checkpoint, progress, universe, streams and files",
+            column="allocate",
+        )
+    return others
+
+
+def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tried: Tried | None = None) -> Plan:
     """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check.
 
-    `exact`: the gap to prove, as a part of the objective, and the seconds to do it in.
+    Lots are those of stacks (of one, unless it was `tried`), or where these have none that counts, of `lots`.
     """
     name, asked = problem.portfolio.name, problem
     if solution.problem is not None:
         problem = replace(solution.problem, fees=asked.fees)
     if solution.weights is None:
         return Plan(solution.status, name, solution.explanation, problem, solution)
-    asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
+    if problem.found:
+        asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
     weights, bound = solution.weights, solution.bound
     whole = problem.discrete
     holds = solution.status is Status.NO_TRADE and held_keeps(problem)
@@ -205,7 +234,7 @@ def finished(
     elif whole and problem.accounts is not None:
         from equipoise.optimizer.account_lots import rounded as rounded_in_accounts
 
-        in_lots, why = rounded_in_accounts(problem, solution, effort=effort)
+        in_lots, why = rounded_in_accounts(problem, solution, effort=spent.effort)
         if in_lots is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
         weights = in_lots.weights
@@ -214,22 +243,11 @@ def finished(
         trades = problem.accounts.closed(every, paid, fixed=in_lots.quantities)
         checked = verify(problem, trades, whole_lots=False)
     elif whole:
-        from equipoise.optimizer.lot_exact import Exact
-        from equipoise.optimizer.lots import rounded
-
-        proof = Exact(*exact) if exact is not None else None
-        found, why = rounded(problem, solution, asked=asked, effort=effort, exact=proof)
+        found, why = _in_lots(asked, problem, solution, spent, tried)
         if found is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        checked = verify(problem, found.quantities, whole_lots=True)
-        if not checked.passed:
-            # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-            again, _ = rounded(
-                problem, solution, asked=asked, margin=4 * ROUNDING_TOLERANCE, effort=effort, exact=proof
-            )
-            if again is not None:
-                found, checked = again, verify(problem, again.quantities, whole_lots=True)
-        weights, trades, bound = found.weights, found.quantities, max(bound, found.bound)
+        chosen, checked = found
+        weights, trades, bound = chosen.weights, chosen.quantities, max(bound, chosen.bound)
     else:
         trades = _continuous(problem, weights)
         if problem.accounts is not None:
@@ -251,6 +269,45 @@ def finished(
             checked,
         )
     return plan
+
+
+#: A whole-lot plan and its exact check.
+_Checked: TypeAlias = "tuple[LotPlan, Verified]"
+
+
+def _in_lots(
+    asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None
+) -> tuple[_Checked | None, str]:
+    """The whole-lot plan; None and why there is none."""
+    from equipoise.optimizer.lot_exact import Exact
+    from equipoise.optimizer.lot_stack import Tried, alone
+    from equipoise.optimizer.lots import rounded
+
+    def checked(plan: LotPlan | None) -> _Checked | None:
+        return None if plan is None else (plan, verify(problem, plan.quantities, whole_lots=True))
+
+    if tried is None:
+        tried = alone(problem, solution, spent) if asked is problem else Tried(None, False)
+    first = checked(tried.plan)
+    if first is not None and not first[1].passed:
+        first = None
+    if first is not None and tried.counts:
+        return first, ""
+    proof = Exact(spent.gap, spent.time_limit) if spent.exact else None
+    found, why = rounded(problem, solution, asked=asked, effort=spent.effort, exact=proof)
+    second = checked(found)
+    if second is not None and not second[1].passed:
+        # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
+        margin = 4 * ROUNDING_TOLERANCE
+        again, _ = rounded(problem, solution, asked=asked, margin=margin, effort=spent.effort, exact=proof)
+        second = checked(again) or second
+    if first is None or second is None:
+        return first or second, why
+    # The better of the two, with the better bound.
+    bound = max(first[0].bound, second[0].bound)
+    better = not second[1].passed or problem.objective(first[0].weights) < problem.objective(second[0].weights)
+    plan, check = first if better else second
+    return (replace(plan, bound=bound), check), ""
 
 
 def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:

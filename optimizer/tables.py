@@ -65,6 +65,8 @@ class Solved:
     held: NDArray[np.bool_]
     solver: str
     checked: StackVerified
+    #: How many lots are traded (B, n), −1 where that is no whole number; None where no lots are asked for.
+    lots: Indices | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ def of_stack(solved: Solved) -> Part:
     orders: dict[str, Column] = {
         "side": Coded(_SIDES, (quantity > 0).astype(np.intp)),
         "quantity": np.abs(quantity),
-        "lots": np.full(len(at), _NO_LOTS),
+        "lots": np.full(len(at), _NO_LOTS) if solved.lots is None else of_orders(solved.lots),
         "price": of_orders(stack.price),
         "notional": np.abs(of_orders(checked.money)),
         "cost": of_orders(checked.costs),

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer import message
 from equipoise.optimizer.chunk import solve_chunk, to_messages, without_plans
+from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.message import Message
 from equipoise.optimizer.solution import Status
 
 if TYPE_CHECKING:
     from equipoise.optimizer.rebalancer import Rebalancer
 
+_DEFAULT = Effort()
 
 #: A chunk's results and orders, in parts: [results, orders] each.
 Parts: TypeAlias = list[list[Message]]
@@ -48,22 +50,22 @@ class Task:
 Answer: TypeAlias = tuple[Task, Parts]
 
 
-def packed(rebalancer: Rebalancer, universe: frozenset[str]) -> bytes:
+def packed(rebalancer: Rebalancer, universe: frozenset[str], spent: Effort = _DEFAULT) -> bytes:
     """What a worker must know once. Raises InputError for what cannot be sent."""
     try:
-        return pickle.dumps((rebalancer, sorted(universe)))
+        return pickle.dumps((rebalancer, sorted(universe), spent))
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
 
 
 @lru_cache(maxsize=4)
-def unpacked(job: bytes) -> tuple[Rebalancer, frozenset[str]]:
+def unpacked(job: bytes) -> tuple[Rebalancer, frozenset[str], Effort]:
     """What `packed` made, once a process. Raises InputError for what cannot be loaded here."""
     try:
-        rebalancer, universe = pickle.loads(job)  # made by `packed`, in this run
+        rebalancer, universe, spent = pickle.loads(job)  # made by `packed`, in this run
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
-    return rebalancer, frozenset(universe)
+    return rebalancer, frozenset(universe), spent
 
 
 def _unsendable(why: str) -> InputError:
@@ -76,14 +78,14 @@ def _unsendable(why: str) -> InputError:
 
 def solve_part(job: bytes, table: Message) -> list[Message]:
     """What a worker does, of whatever executor."""
-    rebalancer, universe = unpacked(job)
-    return solved(rebalancer, universe, table)
+    rebalancer, universe, spent = unpacked(job)
+    return solved(rebalancer, universe, table, spent)
 
 
-def solved(rebalancer: Rebalancer, universe: frozenset[str], table: Message) -> list[Message]:
+def solved(rebalancer: Rebalancer, universe: frozenset[str], table: Message, spent: Effort = _DEFAULT) -> list[Message]:
     """Results and orders of some whole portfolios."""
     with one_thread():
-        return to_messages(solve_chunk(rebalancer, message.decode(table), universe))
+        return to_messages(solve_chunk(rebalancer, message.decode(table), universe, spent))
 
 
 @cache

@@ -30,7 +30,7 @@ from equipoise.constraints.base import Array, Cone, Parts, Row, part
 from equipoise.constraints.errors import NotStackable
 from equipoise.optimizer.costs import CostTerms
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
+from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 
 _UNIT = 2.0**-53
 _LARGEST = 0.01  # a relative error beyond this is more than the bound above was derived for
@@ -61,18 +61,24 @@ class StackVerified:
     passed: NDArray[np.bool_]
 
 
-def verified(problem: Problem, weights: Array) -> StackVerified:
-    """Check the trades to these weights (B, n), the cash before costs, of a stack of problems without lots.
+def verified(problem: Problem, weights: Array, lots: Array | None = None) -> StackVerified:
+    """Check the trades to these weights (B, n), the cash before costs, of a stack of problems.
 
     A rule is kept if it is not broken by more than 1e-9 of NAV, a bound of 0 only if it is kept exactly (but for the
     cash), as in `verify` without whole lots; rules on the cash hold before costs and after them. Where weights are
-    NaN nothing passes. Raises NotStackable for lots and custom rules.
+    NaN nothing passes.
+
+    Problems in whole lots need `lots`, the traded units (B, n): floats that stand for whole multiples of the lots, 0 or
+    not below the minimums, or a position's close (`lot_grid` makes nothing else). Then the tolerance is 1e-12 of NAV,
+    and a bound of 0 is exact for the cash, too.
+
+    Raises NotStackable for problems in lots without them, and for custom rules.
     """
-    if problem.step is not None or problem.opaque:
+    if (problem.step is not None) != (lots is not None) or problem.opaque:
         raise NotStackable
     stack, cash, before = problem.portfolio, problem.cash, problem.before
     with np.errstate(all="ignore"):  # what is not finite does not pass
-        trades = continuous(problem, weights)
+        trades = continuous(problem, weights) if lots is None else lots.copy()
         money = trades * stack.price
         traded = money / stack.nav
         size = np.abs(traded)
@@ -94,7 +100,13 @@ def verified(problem: Problem, weights: Array) -> StackVerified:
         for found, steepness in _slacks(problem, after, traded, earlier):
             slack = np.minimum(slack, found)
             certain = np.minimum(certain, found - (rounding * (1.0 + steepness) + relative * np.abs(found)))
-        passed = kept & (relative <= _LARGEST) & (certain >= -FEASIBILITY_TOLERANCE)
+        passed = kept & (relative <= _LARGEST)
+        if lots is None:
+            passed &= certain >= -FEASIBILITY_TOLERANCE
+        else:
+            floor, ceiling, least = problem.lower[cash], problem.upper[cash], 2.0 * rounding
+            passed &= (certain >= -ROUNDING_TOLERANCE) & ~np.isnan(weights).any(axis=-1)
+            passed &= ((floor != 0) | (after[cash] >= least)) & ((ceiling != 0) | (earlier <= -least))
 
         costs *= stack.nav
         quantities[cash] -= money.sum(axis=-1) + costs.sum(axis=-1)

@@ -19,7 +19,7 @@ LONGEST = 400
 #: The layers of optimizer/, lowest first: a module imports its own layer and those below. A module that is not
 #: named here is on top: it may import everything, and none of these may import it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("checked", "lending", "liquidation", "leverage", "margin", "parameters"),
+    ("checked", "effort", "lending", "liquidation", "leverage", "margin", "parameters"),
     (
         *("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
         *("transfers", "accounts", "joined", "rows", "problem", "policy"),
@@ -29,9 +29,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
         *("program", "lot_points", "lot_search", "lot_program", "lots", "account_lots", "lot_dive", "lot_polish"),
         *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
+        *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
     ("explain", "choose"),
-    ("reasons", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
+    ("reasons", "rounding", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
     (
         *("tables", "rebalancer", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),

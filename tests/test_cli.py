@@ -376,7 +376,7 @@ def test_a_link_is_replaced_not_followed(tmp_path):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_an_internal_error_ends_with_3(folder, monkeypatch, debug):
-    def broken(self, table):
+    def broken(self, table, **options):
         raise ZeroDivisionError("two\nlines")
 
     monkeypatch.setattr(Rebalancer, "solve", broken)
@@ -413,3 +413,15 @@ def test_help_is_quick_and_the_last_line_of_a_process_is_json(tmp_path):
     done = subprocess.run([*command, "--policy", DATA / "treasury.toml"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["verified"] is True
     assert cli.OK == 0
+
+
+def test_effort_and_proof_from_the_command_line(folder):
+    """As `Rebalancer.solve` and `solve_batch` take them; a batch may be allocated without bias."""
+    code, summary, *_ = folder.on("solve", TABLE, "--exact", "--gap", "1e-4", "--time-limit", "inf")
+    assert code == 0 and summary["gap"] <= 1e-4
+    code, summary, *_ = folder.on("solve", TABLE, "--effort", "-1")
+    assert code == 1 and "effort" in summary["message"]
+    table = "portfolio_id," + TABLE.replace("\nA", "\n1,A").replace("\nB", "\n1,B").replace("\nUSD", "\n1,USD")
+    for more in (["--effort", "0"], ["--allocate", "unbiased"], ["--exact", "--time-limit", "5"]):
+        code, summary, *_ = folder.on("batch", table, *more)
+        assert code == 0 and summary["verified"] == 1

@@ -142,10 +142,10 @@ def test_what_a_chunk_cannot_survive_is_found_in_it(monkeypatch: pytest.MonkeyPa
     table = accounts(6)
     solved = engine.solved
 
-    def fails(policy: Any, universe: Any, part: Any) -> Any:
+    def fails(policy: Any, universe: Any, part: Any, *spent: Any) -> Any:
         if "P0003" in listed(dict(part)["portfolio_id"]):
             raise MemoryError("too much")
-        return solved(policy, universe, part)
+        return solved(policy, universe, part, *spent)
 
     calm = list(run(rebalancer(), table))
     monkeypatch.setattr(engine, "solved", fails)
@@ -323,6 +323,8 @@ def test_a_checkpoint_of_another_run_is_refused(kept: Path, monkeypatch: pytest.
     before = {path: path.read_bytes() for path in kept.iterdir()}
     refused(r"the policy \(cash, risk, costs, rules, aversion or horizon\) is another", rebalancer(aversion=9.0))
     refused("the size of chunks is another: 10 there, 20 here", chunk=20)
+    with pytest.raises(InputError, match="the effort for whole-lot plans is another"):
+        list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept, effort=2))
     table = accounts(4)
     refused("the assets that rules may name is another", table=table.replace({"asset": {"A01": "B01"}}))
     table.loc[13, "quantity"] = np.nextafter(table.loc[13, "quantity"], 0)

@@ -1,0 +1,51 @@
+"""How much is spent on whole-lot plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from equipoise.constraints.base import check_number
+from equipoise.constraints.errors import InputError
+
+
+class Spent(TypedDict, total=False):
+    """The same as options."""
+
+    effort: int
+    exact: bool
+    gap: float
+    time_limit: float | None
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to look for a better whole-lot plan, and for a proof.
+
+    effort: how much is spent on a plan whose gap is open: 0 rounds and descends only, 1 is the default; a whole number.
+    exact: whether to go on until the gap is at most `gap` of the objective, or `time_limit` seconds a portfolio are
+        over (None: however long it takes).
+
+    Raises InputError for a number that is none of these.
+    """
+
+    effort: int = 1
+    exact: bool = False
+    gap: float = 1e-6
+    time_limit: float | None = 60.0
+
+    def __post_init__(self) -> None:
+        check_number(self.effort, "effort", at_least=0)
+        if int(self.effort) != self.effort:
+            raise InputError("must be a whole number", column="effort", value=self.effort)
+        if not isinstance(self.exact, bool):
+            raise InputError("must be True or False", column="exact", value=self.exact)
+        check_number(self.gap, "gap", at_least=0.0)
+        if self.time_limit is not None:
+            check_number(self.time_limit, "time_limit", at_least=0.0)
+        object.__setattr__(self, "effort", int(self.effort))
+
+    @classmethod
+    def taken(cls, options: dict[str, Any]) -> Effort:
+        """Made of those of the options that are its own, which are taken out of them."""
+        return cls(**{name: options.pop(name) for name in cls.__dataclass_fields__ if name in options})

@@ -110,10 +110,12 @@ class _Tree:
 
     def decided(self, node: _Node) -> _Node:
         """The node with the bound of fine lots, and what that suggests as a plan."""
-        if not self.search.allowed.jumps or (found := decided(node.found)) is node.found or found.weights is None:
+        told = decided(node.found) if self.search.allowed.jumps else None
+        if told is None:
             return node
+        found, weights = told
         if found.value < self.limit:
-            state = self.search.run(self.search.state(*self.search.allowed.closest(found.weights)))
+            state = self.search.run(self.search.state(*self.search.allowed.closest(weights)))
             self._seen(polished(self.search, state))
         return _Node(max(found.value, node.bound), found, node.spread)
 

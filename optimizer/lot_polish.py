@@ -41,24 +41,24 @@ def polished(search: Search, state: State) -> State:
     return best
 
 
-def decided(found: LotBound) -> LotBound:
+def decided(found: LotBound) -> tuple[LotBound, Array] | None:
     """The bound of fine lots of which none jumps, or nearly so: from the prices of the convex program in which each
     asset stays on the side where the mixture has it most.
 
     The prices bound all lots, as any prices do, and where the mixture is on one side they are as tight as that program;
-    the hulls of a few points get there slowly.
+    the hulls of a few points get there slowly. With the weights of that program; None if it has none.
     """
     dual, likeliest = found.dual, found.likeliest()
     allowed = dual.allowed
     if likeliest is None or not np.any(allowed.size < FINE):
-        return found
+        return None
     points = allowed.snapped(*likeliest)
     answer = _solved(_program(allowed.problem, *_sides(allowed, *points), _fees(allowed, *points)))
     if answer is None or answer.weights is None:
-        return found
+        return None
     minimum = at_convex_prices(dual, answer)
     more = found.points.joined(minimum.points).distinct()
-    return replace(found, value=max(found.value, minimum.value), weights=answer.weights, points=more)
+    return replace(found, value=max(found.value, minimum.value), points=more), answer.weights
 
 
 def _solved(program: Problem) -> Solution | None:

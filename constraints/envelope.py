@@ -9,7 +9,7 @@ only the few of them that it meets (Kelley 1960), so that these rules are solved
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,10 @@ Plane: TypeAlias = tuple[dict[str, Array], Any]
 class Term(Protocol):
     """A convex function of the weights, or of the trades."""
 
-    of_holdings: ClassVar[bool]
+    @property
+    def of_holdings(self) -> bool:
+        """Whether it is one of what is held, not of the trades."""
+        ...
 
     def of(self, weights: Array, trades: Array) -> Any:
         """Its value: a float, (B,), or a Fraction for arrays of Fractions."""

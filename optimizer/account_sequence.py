@@ -309,7 +309,8 @@ class _EnvelopeOf:
     def of(self, values: Values) -> Fraction:
         weights = np.array([x / self.nav for x in values], dtype=object)
         terms = sum(term.of(weights, 0 * weights) for term in self.piece.terms)
-        return _RowOf(self.piece.row, self.nav).of(values) + terms * self.nav
+        total: Fraction = _RowOf(self.piece.row, self.nav).of(values) + terms * self.nav
+        return total
 
 
 def _actions(plan: Plan) -> Iterator[Action]:

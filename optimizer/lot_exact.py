@@ -35,10 +35,11 @@ _MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
 
 @dataclass(frozen=True)
 class Exact:
-    """How far to prove: until the gap is at most this fraction of the objective, or the seconds are over."""
+    """How far to prove: until the gap is at most this fraction of the objective, or the seconds, or nodes, are over."""
 
     gap: float = 1e-6
     time_limit: float | None = 60.0
+    nodes: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def proven(search: Search, root: LotBound, best: State | None, exact: Exact) -> 
         if heap[0].bound >= tree.limit:
             closed = min(closed, heap[0].bound)
             break
-        if time.monotonic() >= until:
+        if time.monotonic() >= until or (exact.nodes is not None and nodes >= exact.nodes):
             return Proof(tree.best, min(heap[0].bound, closed), nodes, False)
         node = heapq.heappop(heap)
         if node.jumps is None and (node := tree.decided(node)).bound >= tree.limit:

@@ -46,6 +46,7 @@ _STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
 _SUPPORTED = 8  # how often the rows of envelopes that a plan breaks are added
 _DIVE = 6  # where there are jumps, every so many turns a dive takes the place of a draw
 _EXACT_SPLITS = 4  # of the root of a branch and bound
+_NODES = 40  # of a branch and bound, for each unit of effort, where there are jumps and the gap is wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,10 @@ def rounded(
     if exact is not None and bound.value < enough:
         more = lot_bound(allowed, solution, enough=enough, splits=_EXACT_SPLITS)
         bound = more if more.value > bound.value or bound.weights is None else bound
+    if exact is None and found is not None and allowed.jumps and effort:
+        # Where orders cost or count, draws can miss the plan that a few nodes find.
+        far = found.best.objective - bound.value > _NEAR * abs(found.best.objective)
+        exact = Exact(_GAP_RELATIVE, time_limit=None, nodes=_NODES * effort) if far else None
     if exact is None or (found is not None and bound.value >= enough):
         return _plan(found, bound.value), ""
     search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Step
+from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Semicontinuous, Step
 from equipoise.constraints.envelope import Envelope, Plane, Term
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.accounts import Accounts
@@ -235,6 +235,9 @@ class _Joined:
                     given = {f.name: getattr(piece, f.name) for f in fields(piece) if f.name != "label"}
                     wide_of: dict[str, Any] = {k: c if c is None else self.wide(c) for k, c in given.items()}
                     found.append((title, replace(piece, **wide_of)))
+                case Semicontinuous():
+                    weight, notional = self.wide(piece.weight), self.wide(piece.notional)
+                    found.append((title, replace(piece, weight=weight, notional=notional)))
                 case Opaque():
                     found.append((title, self._opaque(piece)))
                 case Envelope():

@@ -232,15 +232,23 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tri
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole and problem.accounts is not None:
+        from equipoise.optimizer.account_least import decided
         from equipoise.optimizer.account_lots import rounded as rounded_in_accounts
 
-        in_lots, why = rounded_in_accounts(problem, solution, effort=spent.effort)
-        if in_lots is None:
+        decision = decided(problem, solution)
+        if decision is None:
+            why = "no choice of the least positions was found that keeps all rules"
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        weights = in_lots.weights
-        every = [in_lots.quantities.get(i, trade) for i, trade in enumerate(_continuous(problem, weights))]
+        weights, bound, fixed = decision.weights, max(bound, decision.bound), {}
+        if problem.step is not None:
+            start = replace(solution, weights=weights)
+            in_lots, why = rounded_in_accounts(decision.problem, start, effort=spent.effort)
+            if in_lots is None:
+                return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
+            weights, fixed = in_lots.weights, in_lots.quantities
+        every = [fixed.get(i, trade) for i, trade in enumerate(_continuous(decision.problem, weights))]
         paid = verify(problem, every, whole_lots=False).costs
-        trades = problem.accounts.closed(every, paid, fixed=in_lots.quantities)
+        trades = problem.accounts.closed(every, paid, fixed=fixed)
         checked = verify(problem, trades, whole_lots=False)
     elif whole:
         found, why = _in_lots(asked, problem, solution, spent, tried)

@@ -27,7 +27,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("discrete", "solution", "structure", "certificate"),
     (
         *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
-        *("program", "lot_points", "lot_search", "lot_program", "lots", "account_lots", "lot_dive", "lot_polish"),
+        *(
+            "program",
+            "lot_points",
+            "lot_search",
+            "lot_program",
+            "lots",
+            "account_lots",
+            "account_least",
+            "lot_dive",
+            "lot_polish",
+        ),
         *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
         *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
@@ -41,7 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 SOLVERS = (
     *("holding", "dual", "iteration", "newton", "program", "lot_points", "lot_search", "lot_program", "lots"),
-    *("account_lots", "explain", "choose"),
+    *("account_lots", "account_least", "explain", "choose"),
 )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Piece, Row
 from equipoise.optimizer import newton, program
+from equipoise.optimizer.accounts import of_holdings
 from equipoise.optimizer.discrete import least_positions
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution, Status
@@ -59,7 +60,7 @@ def decided(problem: Problem, solution: Solution) -> Decided | None:
             closed = min(closed, node.bound)
             continue
         for child in _choices(node.problem, between, float(least[between])):
-            found = _solved(child)
+            found = solved(child)
             if found is None:
                 closed = min(closed, node.bound)  # neither solved nor proven to be impossible
             elif found.weights is not None:
@@ -103,13 +104,13 @@ def _limited(problem: Problem, i: int, lower: float, upper: float, touched: bool
         return
     unit = np.zeros(accounts.rows)
     unit[i] = 1.0
-    coefficients = np.append(unit, accounts.moves.T @ unit)
+    coefficients = of_holdings(unit, accounts.moves)
     for sign, edge in ((-1.0, lower), (1.0, upper)):
         if np.isfinite(edge):
             yield Row(label="least position", weight=sign * coefficients, upper=sign * edge, at_least=sign < 0)
 
 
-def _solved(problem: Problem) -> Solution | None:
+def solved(problem: Problem) -> Solution | None:
     """The convex answer; one without weights if it is proven that there is none; None if neither was reached."""
     if np.any(problem.lower > problem.upper):
         return Solution(Status.INFEASIBLE, newton.NAME)

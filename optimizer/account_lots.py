@@ -17,7 +17,7 @@ from fractions import Fraction
 import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Step
-from equipoise.optimizer import newton, program
+from equipoise.optimizer.account_least import solved
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
@@ -100,8 +100,10 @@ class _Search:
                 return None
             low[j] = high[j] = min(max(at, problem.lower[j]), problem.upper[j])
         held = replace(problem, pieces=(*problem.pieces, ("whole lots", Bound(label="lots", lower=low, upper=high))))
-        weights = _solved(held)
-        return None if weights is None else _Search(problem, self.step, fixed, weights)
+        answer = solved(held)
+        if answer is None or answer.weights is None:
+            return None
+        return _Search(problem, self.step, fixed, answer.weights)
 
     def _sizes(self, i: int) -> tuple[Fraction, Fraction]:
         """The lot (0: any size), and the least order."""
@@ -132,14 +134,3 @@ class _Search:
         if held and abs(held) < least:
             kept |= {-held}
         return sorted(kept)
-
-
-def _solved(problem: Problem) -> Array | None:
-    """The best weights of a convex program, or None."""
-    if np.any(problem.lower > problem.upper):
-        return None
-    if newton.refusal(problem) is None:
-        answer, attempt = newton.solution(problem)
-        if answer is not None or attempt.said == "infeasible":
-            return None if answer is None else answer.weights
-    return program.solve(problem).weights

@@ -167,6 +167,11 @@ def _check(detail: str, asset: str, value: Any, limit: float, at_least: bool = F
     }
 
 
+def of_holdings(coefficients: Array, moves: Array) -> Array:
+    """c·w, of what is held at the end, as coefficients of trades and transfers: (c, Mᵀc)."""
+    return np.append(coefficients, moves.T @ coefficients)
+
+
 def look_through(model: Risk, portfolio: Portfolio) -> FactoredRisk:
     """The risk of the rows by their underlying: rows of the same one share its factors, and its specific risk."""
     underlying = [str(label) for label in portfolio.labels("underlying")]

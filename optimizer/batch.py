@@ -109,7 +109,7 @@ def solve_batch(
     unbiased: bool = False,
 ) -> Plans:
     """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table."""
-    table, policy = _keyed(table), rebalancer.policy
+    table, policy = keyed(table), rebalancer.policy
     known = frozenset({*getattr(policy.risk, "assets", ()), *(_assets(table) if universe is None else universe)})
     # Portfolios in several accounts are read one by one: without quantities nothing is stacked.
     found, odd = stacked(
@@ -177,7 +177,7 @@ def gathered(
     def again(name: Any) -> Plan:
         if not isinstance(source, pd.DataFrame):
             raise InputError("the source was read once; for its plan solve the portfolio by itself", portfolio=name)
-        table = _keyed(source)
+        table = keyed(source)
         return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | _assets(table), spent)[name]
 
     return Plans(table_of, tuple((name, partial(again, name)) for name in names))
@@ -366,7 +366,7 @@ def _assets(table: pd.DataFrame) -> set[str]:
     return labels
 
 
-def _keyed(table: pd.DataFrame) -> pd.DataFrame:
+def keyed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with portfolio_id and asset as columns, each there once."""
     if not (hasattr(table, "columns") and hasattr(table, "index")):
         raise InputError("a batch is a DataFrame with the columns portfolio_id and asset", value=type(table))

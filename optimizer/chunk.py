@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from equipoise.optimizer.batch import RESULT_COLUMNS, Plans, solve_batch
-from equipoise.optimizer.batch import _keyed as keyed
+from equipoise.optimizer.batch import RESULT_COLUMNS, Plans, keyed, solve_batch
 from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.message import Message, compact, encode, joined, listed, typed
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan

@@ -29,7 +29,7 @@ import numpy as np
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Semicontinuous, Step
 from equipoise.constraints.envelope import Envelope, Plane, Term
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.accounts import Accounts
+from equipoise.optimizer.accounts import Accounts, of_holdings
 from equipoise.optimizer.costs import CostTerms
 from equipoise.optimizer.factored import FactoredRisk
 from equipoise.optimizer.portfolio import Portfolio
@@ -202,10 +202,6 @@ class _Joined:
     def wide(self, of_rows: Array, of_transfers: float = 0.0) -> Array:
         return np.append(of_rows, np.full(self.moves.shape[1], of_transfers))
 
-    def weight(self, coefficients: Array) -> Array:
-        """c·w as coefficients of (y, T)."""
-        return np.append(coefficients, self.moves.T @ coefficients)
-
     def pieces(self) -> list[tuple[str, Piece]]:
         found: list[tuple[str, Piece]] = []
         for title, piece in self.asked.pieces:
@@ -260,7 +256,11 @@ class _Joined:
         straight = self.touched | ((long != 0) & (long + short == 0))
         linear = given["weight"] + np.where(straight, np.where(self.owed, -short, long), 0.0)
         bent = {name: np.where(straight, 0.0, given[name]) for name in ("long", "short")}
-        found = {"weight": self.weight(linear), "buy": self.wide(given["buy"]), "sell": self.wide(given["sell"])}
+        found = {
+            "weight": of_holdings(linear, self.moves),
+            "buy": self.wide(given["buy"]),
+            "sell": self.wide(given["sell"]),
+        }
         found |= {name: self.wide(values) for name, values in bent.items()}
         return {name: values if values.any() else None for name, values in found.items()}
 
@@ -295,7 +295,9 @@ class _Joined:
                     self.bound_rows[title, label] = (own, asset)
                     unit = np.zeros(len(self.asked.assets))
                     unit[i] = sign
-                    row = Row(label=label, weight=self.weight(unit), upper=sign * float(edge), at_least=sign < 0)
+                    row = Row(
+                        label=label, weight=of_holdings(unit, self.moves), upper=sign * float(edge), at_least=sign < 0
+                    )
                     found.append((title, row))
         return found
 

@@ -56,7 +56,7 @@ def turns(number: int, problem: Problem, plans: LotPlans, weights: Array) -> Ite
     exactly = np.where(plans.accepted[:, None], (weights - problem.before) / plans.grid.size, 0.0)
     exactly[problem.cash] = 0.0
     unit = plans.grid.lot / 10.0**plans.grid.decimals
-    for form, out, capped in newton._forms(problem):
+    for form, out, capped in newton.forms(problem):
         members = np.flatnonzero(form & plans.accepted & out)
         if not len(members):
             continue

@@ -23,7 +23,7 @@ from equipoise.optimizer.factored import FactoredRisk
 _REDUCTION, _ROUNDS, _NEWTON = 0.1, 4, 8
 _FLOOR = 1e-3  # no asset counts for less than this part of the largest one
 _SINGULAR = 1e-7  # a correlation matrix with an eigenvalue below this has no diagonal worth a search
-_FEW = 1 / 3  # factors an asset
+FEW = 1 / 3  # factors an asset
 _ROUNDING = 8 * np.finfo(np.float64).eps
 
 
@@ -45,7 +45,7 @@ def favouring(risk: FactoredRisk, spread: Array) -> Split | None:
 
     That is where the risk is singular, and in factor models: the rest of few factors has no diagonal to spare.
     """
-    if len(risk.factors) < _FEW * len(spread):
+    if len(risk.factors) < FEW * len(spread):
         return None
     covariance = risk.covariance()
     σ = np.sqrt(np.diag(covariance))

@@ -31,7 +31,7 @@ from equipoise.optimizer.lot_descent import States, better, descended, evaluated
 from equipoise.optimizer.lot_grid import Grid, grid
 from equipoise.optimizer.lot_points import SLACK, Integers, Mask
 from equipoise.optimizer.lot_prices import Priced, beside, maximised, priced
-from equipoise.optimizer.lots import _GAP_ABSOLUTE, _NEAR, _SEED, _STAYING, _WORTH, LotPlan, _close, _worth
+from equipoise.optimizer.lots import GAP_ABSOLUTE, NEAR, SEED, STAYING, WORTH, LotPlan, close, worth
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
 
@@ -161,7 +161,7 @@ def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
     debts = (safe > problem.lower).any(axis=1)
     whole = points if not debts.any() else grid(problem, problem.lower, convex.quantity, convex.price, convex.nav)
     plain, size = points.plain & whole.plain, max(1, _CHUNK // problem.shape[1])
-    for form, out, capped in newton._forms(problem) if fit.any() else ():
+    for form, out, capped in newton.forms(problem) if fit.any() else ():
         for kind in (True, False):
             members = np.flatnonzero(form & fit & (plain == kind)) if out else np.zeros(0, dtype=np.intp)
             for start in range(0, len(members), size):
@@ -174,8 +174,8 @@ def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
     found = fit & (plans.objective < np.inf) & points.counted(np.where(plans.closed, 0.0, plans.lots))
     objective = np.where(found, problem.objective(settled), np.inf)
     gap, part = objective - plans.bound, np.abs(objective)
-    within = gap <= (spent.gap * part if spent.exact else np.maximum(_COUNTS * part, _GAP_ABSOLUTE))
-    near = ~debts | (objective <= _worth(convex.objective))
+    within = gap <= (spent.gap * part if spent.exact else np.maximum(_COUNTS * part, GAP_ABSOLUTE))
+    near = ~debts | (objective <= worth(convex.objective))
     return replace(plans, accepted=found & within & near, weights=settled, objective=objective)
 
 
@@ -219,7 +219,7 @@ class _Group:
         best = self._first()
         bound = np.maximum(self.bound, priced(self.dual, self.whole, self._prices(), plain=self.plain).value)
         bound = np.where(np.isfinite(bound), bound, self.bound)
-        open_ = np.flatnonzero((best.objective - bound > _close(best.objective)) & (best.violation <= SLACK))
+        open_ = np.flatnonzero((best.objective - bound > close(best.objective)) & (best.violation <= SLACK))
         if effort and len(open_):
             group, there = self.take(open_), best.take(open_)
             mixture = group._maximised(there.objective)
@@ -252,7 +252,7 @@ class _Group:
     def _best(self, starts: list[States], best: States) -> States:
         """The best of these plans and of what descents from the starts lead to."""
         begun = States(*(np.concatenate([getattr(one, f.name) for one in starts]) for f in fields(States)))
-        enough = self.bound + _TINY * _close(self.bound)
+        enough = self.bound + _TINY * close(self.bound)
         at = begun.at
         reached = descended(self.dual.take(at), self.grid.take(at), self.rows[at], begun, enough[at], plain=self.plain)
         best = _copied(best)
@@ -267,7 +267,7 @@ class _Group:
     def _maximised(self, objective: Array) -> Priced:
         """The best bound; where the risk is dense, of splits that favour the assets whose lots matter."""
         n = self.weights.shape[1]
-        if not lot_split._FEW * n <= self.dual.factors <= n <= LARGEST:
+        if not lot_split.FEW * n <= self.dual.factors <= n <= LARGEST:
             return maximised(self.dual, self.whole, self._prices(), objective, plain=self.plain)
         below, above = beside(self.whole, self.weights, self.plain)
         between = np.isfinite(below) & np.isfinite(above)
@@ -311,17 +311,17 @@ class _Group:
     def _again(self, best: States, mixture: Priced, bound: Array, effort: int) -> States:
         """The best plans from the likeliest lots on, and from draws of the mixture."""
         n = self.weights.shape[1]
-        chance = np.random.default_rng(_SEED)
+        chance = np.random.default_rng(SEED)
         left = np.arange(len(best.at))
         own = replace(_copied(best), at=np.arange(len(best.at)))
         for wave in range(_WAVES * effort):
-            at = left[own.objective[left] - bound[left] > _close(own.objective[left])]
+            at = left[own.objective[left] - bound[left] > close(own.objective[left])]
             if not len(at):
                 break
             group, some, now = self.take(at), mixture.take(at), own.take(at)
             starts = []
             for turn in range(_WAVE):
-                draw, stays = chance.random(n), chance.random(n) < _STAYING[turn % 2]
+                draw, stays = chance.random(n), chance.random(n) < STAYING[turn % 2]
                 if wave == turn == 0:
                     lots, closed = some.likeliest()
                 else:
@@ -333,7 +333,7 @@ class _Group:
             gained = now.objective - reached.objective
             own.put(at, replace(reached, at=at))
             gap = reached.objective - bound[at]
-            stale = (gained <= _WORTH * np.abs(now.objective)) & (gap <= _NEAR * np.abs(now.objective))
+            stale = (gained <= WORTH * np.abs(now.objective)) & (gap <= NEAR * np.abs(now.objective))
             left = at[~stale]
         return replace(own, at=best.at)
 

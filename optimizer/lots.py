@@ -36,13 +36,13 @@ _CUSTOM_TRIES = 5
 EFFORT = 1
 _RESTARTS, _PATIENCE = 12, 6  # for each unit of effort: draws, and draws without a better plan
 _OF_JUMPS = 3  # times as many where orders or positions cost or count for being one
-_WORTH, _NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
-_GAP_RELATIVE, _GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
-_SEED = 20
+WORTH, NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
+GAP_RELATIVE, GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
+SEED = 20
 _UNFOUND = "no plan in whole lots was found that keeps all rules"
 _PROVEN = "no plan in whole lots keeps all rules (proven)"
-_STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
-_STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
+STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
+STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
 _SUPPORTED = 8  # how often the rows of envelopes that a plan breaks are added
 _DIVE = 6  # where there are jumps, every so many turns a dive takes the place of a draw
 _EXACT_SPLITS = 4  # of the root of a branch and bound
@@ -153,19 +153,19 @@ def rounded(
     if found is None and exact is None:
         return None, reason
     whole = relaxed(asked if asked is not None else problem)
-    enough = found.best.objective - _close(found.best.objective, exact) if found is not None else np.inf
+    enough = found.best.objective - close(found.best.objective, exact) if found is not None else np.inf
     allowed = _allowed(whole, found)
     bound = lot_bound(allowed, solution, enough=enough, splits=1 + effort if effort else 0)
     if found is not None and bound.value < enough and effort:
         found = improved(found, bound, effort)
-        enough = found.best.objective - _close(found.best.objective, exact)
+        enough = found.best.objective - close(found.best.objective, exact)
     if exact is not None and bound.value < enough:
         more = lot_bound(allowed, solution, enough=enough, splits=_EXACT_SPLITS)
         bound = more if more.value > bound.value or bound.weights is None else bound
     if exact is None and found is not None and allowed.jumps and effort:
         # Where orders cost or count, draws can miss the plan that a few nodes find.
-        far = found.best.objective - bound.value > _NEAR * abs(found.best.objective)
-        exact = Exact(_GAP_RELATIVE, time_limit=None, nodes=_NODES * effort) if far else None
+        far = found.best.objective - bound.value > NEAR * abs(found.best.objective)
+        exact = Exact(GAP_RELATIVE, time_limit=None, nodes=_NODES * effort) if far else None
     if exact is None or (found is not None and bound.value >= enough):
         return _plan(found, bound.value), ""
     search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)
@@ -191,11 +191,11 @@ def _plan(found: Found | None, bound: float) -> LotPlan | None:
     return LotPlan(allowed.quantities(best.lots, best.closed), best.weights, bound)
 
 
-def _close(objective: Any, exact: Exact | None = None) -> Any:
+def close(objective: Any, exact: Exact | None = None) -> Any:
     """The gap at which no more effort is spent."""
     if exact is not None:
         return exact.gap * abs(objective)
-    return np.maximum(_GAP_RELATIVE * abs(objective), _GAP_ABSOLUTE)
+    return np.maximum(GAP_RELATIVE * abs(objective), GAP_ABSOLUTE)
 
 
 def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | None, str]:
@@ -204,16 +204,16 @@ def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | Non
     # only one that loses more than safety is worth.
     safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
     first, reason = _searched(problem, optimum, safe, margin)
-    good = first is not None and first.best.objective <= _worth(problem.relaxation.objective(optimum))
+    good = first is not None and first.best.objective <= worth(problem.relaxation.objective(optimum))
     if good or not np.any(safe > problem.lower):
         return first, reason
     second, reason = _searched(problem, optimum, problem.lower, margin)
-    if first is not None and (second is None or first.best.objective <= _worth(second.best.objective)):
+    if first is not None and (second is None or first.best.objective <= worth(second.best.objective)):
         return first, ""
     return second, reason
 
 
-def _worth(objective: Any) -> Any:
+def worth(objective: Any) -> Any:
     """What may be given for less debt: a hundredth of the objective, or a thousandth of a basis point of NAV."""
     return objective + np.maximum(0.01 * abs(objective), 1e-7)
 
@@ -235,18 +235,18 @@ def improved(found: Found, bound: LotBound, effort: int) -> Found:
     for start in (allowed.closest(bound.weights), allowed.closest(bound.dual.at(bound.prices).points.weights[0])):
         reached = search.run(search.state(*start))
         best = reached if reached.better_than(best) else best
-    jumps, staying = allowed.jumps, _STAYING_OF_JUMPS if allowed.jumps else _STAYING
-    if jumps and best.objective - bound.value > _close(best.objective):
+    jumps, staying = allowed.jumps, STAYING_OF_JUMPS if allowed.jumps else STAYING
+    if jumps and best.objective - bound.value > close(best.objective):
         best = dived(search, bound, best) or best
     more = effort * (_OF_JUMPS if jumps else 1)
-    rng, last = np.random.default_rng(_SEED), 0
+    rng, last = np.random.default_rng(SEED), 0
     for turn in range(_RESTARTS * more):
         gap = best.objective - bound.value
-        near = jumps or gap <= _NEAR * abs(best.objective)
+        near = jumps or gap <= NEAR * abs(best.objective)
         tired = turn - last >= _PATIENCE * more and near
-        if gap <= _close(best.objective) or tired:
+        if gap <= close(best.objective) or tired:
             break
-        if jumps and turn % _DIVE == _DIVE - 1 and gap > _NEAR * abs(best.objective):
+        if jumps and turn % _DIVE == _DIVE - 1 and gap > NEAR * abs(best.objective):
             reached = dived_around(search, bound, best, rng)
             last = turn if reached is not best else last
             best = reached
@@ -258,7 +258,7 @@ def improved(found: Found, bound: LotBound, effort: int) -> Found:
         stays = rng.random(len(lots)) < staying[turn % len(staying)]
         state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
         reached = search.run(state)
-        if reached.better_than(best, _WORTH * abs(best.objective)):
+        if reached.better_than(best, WORTH * abs(best.objective)):
             best, last = reached, turn
     return replace(found, best=best)
 

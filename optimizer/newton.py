@@ -20,13 +20,11 @@ from equipoise.constraints.base import Array, Row
 from equipoise.optimizer import dual as duals
 from equipoise.optimizer.dual import KINKS, Dual
 from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends, iterated
-from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.problem import SUPPORTS, Problem
 from equipoise.optimizer.solution import Attempt, Prices, Solution, Status
 
 #: What it returns has at most this violation (of NAV), and a gap of at most this fraction or this part of NAV.
 VIOLATION, GAP_RELATIVE, GAP_ABSOLUTE = 1e-10, 1e-9, 1e-14
-#: How often the rows of envelopes that an answer breaks are added: for maxima of rows it ends, for norms it is quick.
-ROUNDS = 50
 #: Numbers in one chunk (problems × assets): they stay in the processor's cache.
 CHUNK = 40_000
 #: Joined accounts have little curvature (transfers have none), and take more proximal steps.
@@ -62,7 +60,7 @@ def solve(problem: Problem) -> Answers:
     bounds hold, and an answer that keeps the envelopes is that of the problem itself.
     """
     answers = _solve(problem, np.full(len(problem.before), True))
-    for _ in range(ROUNDS if problem.envelopes else 0):
+    for _ in range(SUPPORTS if problem.envelopes else 0):
         broken = (answers.code == SOLVED) & (problem.beyond(answers.weights) > VIOLATION)
         if not broken.any():
             break
@@ -108,7 +106,7 @@ def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
     crossed = np.any(problem.lower > problem.upper, axis=1)
     answers.code[crossed] = INFEASIBLE
     chunk = max(1, CHUNK // n)
-    for form, out, capped in _forms(problem):
+    for form, out, capped in forms(problem):
         members = np.flatnonzero(form & ~crossed & which)
         for start in range(0, len(members), chunk):
             at = members[start : start + chunk]
@@ -182,7 +180,7 @@ def with_rows(problem: Problem, answers: Answers, i: int) -> Problem:
     return replace(problem, found=tuple((title, row.take(i)) for title, row in answers.problem.found))
 
 
-def _forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
+def forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
     """Which problems go together: those whose cash can be taken out, under a cap or not, with kinks at 0 or not.
 
     What goes together must not depend on the neighbours, or bits would.

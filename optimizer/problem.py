@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +49,12 @@ from equipoise.optimizer.risk import FactoredRisk
 from equipoise.optimizer.rows import Figure, Rows, times
 from equipoise.optimizer.separable import Separable
 
-if TYPE_CHECKING:
-    pass
-
 #: No weight leaves ±this many times the NAV (or twice the largest weight that is held or wanted), whatever the
 #: rules allow, so that no program is unbounded.
 OUTER_BOUND = 100.0
+
+#: How often solvers add the rows of envelopes that an answer breaks: for maxima of rows it ends, for norms it is quick.
+SUPPORTS = 50
 
 
 def _figure(value: Any) -> Figure:

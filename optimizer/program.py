@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.optimizer.certificate import certified, cleaned
-from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.problem import SUPPORTS, Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Attempt, Prices, Solution, Status
 from equipoise.optimizer.structure import Structure, indices
 
@@ -346,14 +346,10 @@ def compiled(problem: Problem, elastic: NDArray[np.intp] | None = None) -> Progr
     return programs[structure]
 
 
-#: How often the rows of envelopes that an answer breaks are added.
-ROUNDS = 50
-
-
 def solve(problem: Problem, *, first: int = 0) -> Solution:
     """The answer of the ladder; where it breaks an envelope, once more with the envelope's highest row there."""
     attempts: tuple[Attempt, ...] = ()
-    for _ in range(ROUNDS):
+    for _ in range(SUPPORTS):
         answer = _by_rows(problem, first)
         attempts += answer.attempts
         if answer.weights is None or problem.beyond(answer.weights) <= FEASIBILITY_TOLERANCE:

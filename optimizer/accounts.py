@@ -55,7 +55,7 @@ class Accounts:
     def exposures(self, held: Array) -> dict[str, float]:
         """The economic exposure to each underlying of what is held (rows), in fractions of NAV, over all accounts."""
         account: Portfolio = self.asked.portfolio
-        each = held * account.numbers("exposure", "exposure", missing=1.0) if "exposure" in account.columns else held
+        each = held * exposure(account)
         return {label: float(each[rows].sum()) for label, rows in account.members("underlying").items()}
 
     def settled(self, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> list[Fraction]:
@@ -172,16 +172,22 @@ def of_holdings(coefficients: Array, moves: Array) -> Array:
     return np.append(coefficients, moves.T @ coefficients)
 
 
+def exposure(portfolio: Portfolio) -> Array:
+    """What a unit of value of each row is an exposure of: the column `exposure`; 1 where it is blank or not there."""
+    given = "exposure" if "exposure" in portfolio.columns else 1.0
+    return portfolio.numbers(given, "exposure", missing=1.0, blank=True)
+
+
 def look_through(model: Risk, portfolio: Portfolio) -> FactoredRisk:
     """The risk of the rows by their underlying: rows of the same one share its factors, and its specific risk."""
     underlying = [str(label) for label in portfolio.labels("underlying")]
     names = tuple(sorted(set(underlying)))
     risk = model.aligned(names, underlying[portfolio.cash])
-    exposure = portfolio.numbers("exposure", "exposure", missing=1.0) if "exposure" in portfolio.columns else 1.0
+    each = exposure(portfolio)
     at = np.array([names.index(label) for label in underlying])
-    factors, specific = [risk.factors[:, at] * exposure], risk.specific[at] * np.square(exposure)
+    factors, specific = [risk.factors[:, at] * each], risk.specific[at] * np.square(each)
     for u in np.flatnonzero(risk.specific):
         if np.count_nonzero(shared := at == u) > 1:
-            factors.append((np.sqrt(risk.specific[u]) * exposure * shared)[None])
+            factors.append((np.sqrt(risk.specific[u]) * each * shared)[None])
             specific[shared] = 0.0
     return FactoredRisk(np.concatenate(factors), specific)

@@ -84,10 +84,10 @@ class WeightBounds(Rule, stacks=True):
             high = np.where(where, self.numbers(account, "upper", missing=np.inf, where=where), high)
         crossed = low > high
         if crossed.any():
-            where = account.first(crossed)
+            i = account.first(crossed)
             raise InputError(
-                f"the lower bound {low[where]:g} is above the upper bound {high[where]:g}",
-                asset=account.assets[where],
+                f"the lower bound {low[i]:g} is above the upper bound {high[i]:g}",
+                asset=account.assets[i],
                 column="WeightBounds",
             )
         return (Bound(label="weight", lower=low, upper=high),)

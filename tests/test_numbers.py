@@ -18,7 +18,7 @@ import pytest
 from test_every_rule import EVERY, RISK, TABLE, rule_classes
 
 from equipoise import Rebalancer
-from equipoise.constraints import CashBand, Custom, InputError, Rule
+from equipoise.constraints import BorrowLimit, CashBand, Custom, InputError, Rule
 from equipoise.constraints.base import Declared
 from equipoise.constraints.numbers import number
 from equipoise.optimizer import costs
@@ -147,10 +147,9 @@ def test_columns(cls: type[Declared], argument: str) -> None:
     for value in BLANKS:
         if argument in cls.blanks:
             assert "blank" in (cls.__doc__ or "").lower()
-            sense = {"borrow": 0.5, "liquidation": 0.0}.get(argument)  # BorrowLimit compares the two
             one = made(cls, argument, "given")
-            other = {"borrow": "liquidation", "liquidation": "borrow"}.get(argument)
-            one = one if other is None else replace(one, **{other: sense})
+            if cls is BorrowLimit:  # it compares the two
+                one = replace(one, **({"liquidation": 0.5} if argument == "borrow" else {"borrow": 0.0}))
             policy(one).problem(Portfolio.from_table(with_cell(value), "USD"))
         else:
             error = refused(cls, argument, "given", with_cell(value))

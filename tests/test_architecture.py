@@ -26,7 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("discrete", "solution", "structure", "certificate"),
     (
-        *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
+        *("holding", "dual", "line_search", "iteration", "newton"),
+        *("compiled_jit", "compiled_dual", "compiled_step", "compiled"),
         *(
             "program",
             "lot_points",

@@ -55,7 +55,8 @@ class _Books:
         self.problem, self.accounts, self.fixed = problem, accounts, fixed
         self.rows = accounts.rows
         account = accounts.asked.portfolio
-        self.quantity, self.price = account.exact_quantity, account.exact_price
+        self.quantity: tuple[Fraction, ...] = account.exact_quantity
+        self.price: tuple[Fraction, ...] = account.exact_price
         self.nav = sum((q * p for q, p in zip(self.quantity, self.price, strict=True)), Fraction(0))
         self.least = least_positions(accounts.asked)
         self.low, self.high = (np.clip(edge, -problem.outer, problem.outer) for edge in accounts.edges)
@@ -115,7 +116,7 @@ class _Books:
         value = after[row] * self.price[row]
         low, high = Fraction(float(self.low[row])) * self.nav, Fraction(float(self.high[row])) * self.nav
         if row not in self.accounts.cashes:
-            # Never over its least size, and never out of emptiness.
+            # Never below its least size, and never out of emptiness.
             low = max(low, self.least[row]) if value > 0 else low
             high = min(high, -self.least[row]) if value < 0 else high
             if not value or row in self.empty:

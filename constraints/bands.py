@@ -37,14 +37,15 @@ class DriftBand(Rule, stacks=True):
     mapping by asset, a column's name, or a pair (below, above) for bands that are not symmetric.
 
     `by` names a label column: the band is then on the sum of each label's assets around the sum of
-    their targets, and mappings are by label. Assets without a label are free.
+    their targets, and mappings are by label. All that has the label counts, debts and the cash as well (as in
+    GroupLimit); assets without a label are free. By `underlying` it is on the economic exposure, Σ exposure·w.
 
     `inside` (0 to 1) is the destination: trades must end within this fraction of the band, while the
     trigger `Drift` fires at its full width. 1 is the edge, 0.5 half-way, 0 the target itself
     (reference: a trigger of 200 basis points with a destination of 175 is inside=0.875).
 
-    The settlement cash has no band unless `cash=True` (or `assets` names it): its limits are CashFloor and
-    CashBand.
+    Without `by` the settlement cash has no band unless `cash=True` (or `assets` names it): its limits are CashFloor
+    and CashBand.
     """
 
     absolute: Width | None = None
@@ -78,19 +79,17 @@ class DriftBand(Rule, stacks=True):
         return np.where(where, account.target - below, -np.inf), np.where(where, account.target + above, np.inf)
 
     def groups(self, account: Account) -> list[tuple[str, Array, Any, Any, Any]]:
-        """For `by`: each label with its membership (0 or 1 an asset), its target, and its full band.
+        """For `by`: each label with what a unit of each asset counts (0: not a member), its target, and its full band.
 
         The last three are floats, or (B,) for a stack.
         """
         assert self.by is not None
-        counted = np.full(account.shape, True) if self.cash else account.positions(None, "assets")
-        result = []
+        exposure, result = account.exposure(self.by), []
         for label, assets in account.members(self.by).items():
-            if (assets & counted).any():
-                member = (assets & counted).astype(float)
-                target = dot(member, account.target)
-                below, above = self._group_widths(label, target)
-                result.append((label, member, target, target - below, target + above))
+            member = assets * exposure
+            target = dot(member, account.target)
+            below, above = self._group_widths(label, target)
+            result.append((label, member, target, target - below, target + above))
         return result
 
     def label_columns(self) -> tuple[str, ...]:

@@ -112,6 +112,11 @@ class Account(Protocol):
         """Each label of a text column, in sorted order, with the mask of its assets."""
         ...
 
+    def exposure(self, column: str) -> Array:
+        """What a unit of value counts in the sums of this label column: in those of `underlying` what the column
+        `exposure` says (blank or no such column: 1), in all others 1."""
+        ...
+
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
         """The mask of these assets (None: of all but the cash)."""
         ...

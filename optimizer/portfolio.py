@@ -261,6 +261,11 @@ class Portfolio:
         found = sorted({label for label in labels if label is not None})
         return {label: np.array([other == label for other in labels]) for label in found}
 
+    def exposure(self, column: str) -> Array:
+        """What a unit of value counts in sums by this label column: see `Account.exposure`."""
+        given = column == "underlying" and "exposure" in self.columns
+        return self.numbers("exposure", "exposure", missing=1.0, blank=True) if given else np.ones(self.shape)
+
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
         if assets is None:
             mask = np.full(self.shape, True)

@@ -195,6 +195,11 @@ class Stack:
             raise NotStackable
         return self.labelled[column]
 
+    def exposure(self, column: str) -> Array:
+        """What a unit of value counts in sums by this label column: see `Account.exposure`."""
+        given = column == "underlying" and "exposure" in self.source.columns
+        return self.numbers("exposure", "exposure", missing=1.0, blank=True) if given else np.ones(self.shape)
+
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
         if assets is None:
             mask = np.full(self.shape, True)

@@ -128,7 +128,7 @@ def _results(solved: Solved, counts: Indices, passed: Indices) -> dict[str, Colu
     gap = objective - solved.bound
     optimal = gap <= np.maximum(GAP_ABSOLUTE, GAP_RELATIVE * np.abs(objective))
     found = np.where(optimal, *(_STATUSES.index(status.name) for status in (Status.OPTIMAL, Status.FEASIBLE)))
-    found = np.where(solved.held, _STATUSES.index(Status.NO_TRADE.name), found)
+    found = np.where(solved.held | (optimal & (counts == 0)), _STATUSES.index(Status.NO_TRADE.name), found)
     buy, _ = KINDS["one_way"]
     columns: dict[str, NDArray[Any]] = {
         "status": found,

@@ -73,10 +73,11 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.optimizer.costs import ImpactCost, ProportionalCost
+from equipoise.optimizer.cvxpy_model import compiled
 from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.program import compiled, solve
+from equipoise.optimizer.program import solve
 from equipoise.optimizer.risk import CovarianceRisk
 from equipoise.optimizer.solution import Status
 from equipoise.optimizer.verify import verify

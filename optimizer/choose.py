@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from equipoise.optimizer import newton
-from equipoise.optimizer.conflict import with_cash_positive
+from equipoise.optimizer.conflict import kept, with_cash_positive
 from equipoise.optimizer.explain import at_once, explain
 from equipoise.optimizer.holding import holding
 from equipoise.optimizer.problem import Problem
@@ -64,7 +64,7 @@ def _explained(problem: Problem) -> Solution:
         # Called infeasible, but not proven: the other solvers' turn.
         from equipoise.optimizer import program
 
-        later = program.solve(problem, first=1)
+        later = program.solve(problem, first=int(answer.solver != newton.NAME))
         answer = replace(later, attempts=answer.attempts + later.attempts)
         if answer.weights is not None:
             return answer
@@ -95,14 +95,29 @@ def _of_two_forms(problem: Problem) -> Solution:
     loosest = _explained(relaxed)
     if loosest.weights is None:
         return loosest  # what a relaxation cannot keep cannot be kept
+    if kept(relaxed, loosest.weights) is not None:
+        return _as_asked(problem, loosest)  # what is best of more is best
     found = [
         replace(answer, problem=answer.problem or form)
         for form in (with_cash_positive(problem), problem)
         if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
     ]
-    if not found:
+    best = min(found, key=lambda answer: answer.objective, default=None)
+    if best is not None and close_enough(best.objective, loosest.bound):
+        return replace(best, status=Status.OPTIMAL, bound=loosest.bound)
+    if problem.envelopes:
+        from equipoise.optimizer import program
+
+        exact = program.solve(relaxed)  # where envelopes count the cash as it is
+        if exact.weights is not None and kept(relaxed, exact.weights) is not None:
+            return _as_asked(problem, exact)
+    if best is None:
         text = "No answer passed the check, and no conflict between the rules was proven."
         return replace(loosest, status=Status.UNSOLVED, weights=None, prices=None, explanation=text)
-    best = min(found, key=lambda answer: answer.objective)
-    status = Status.OPTIMAL if close_enough(best.objective, loosest.bound) else Status.FEASIBLE
-    return replace(best, status=status, bound=loosest.bound)
+    return replace(best, status=Status.FEASIBLE, bound=loosest.bound)
+
+
+def _as_asked(problem: Problem, answer: Solution) -> Solution:
+    """A relaxation's answer, which keeps the rules, as one of the problem."""
+    form = None if answer.problem is None else replace(answer.problem, cash_side=problem.cash_side)
+    return replace(answer, problem=form)

@@ -28,7 +28,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("discrete", "solution", "structure", "certificate"),
     (
-        *("holding", "dual", "line_search", "iteration", "compiled_dual", "compiled_step", "compiled", "newton"),
+        *("holding", "dual", "line_search", "iteration", "newton"),
+        *("compiled_jit", "compiled_dual", "compiled_step", "compiled"),
         *(
             "epigraph",
             "cvxpy_model",
@@ -37,8 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "lot_search",
             "lot_program",
             "lots",
-            "account_lots",
-            "account_least",
+            "account_closing",
             "lot_dive",
             "lot_polish",
         ),
@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
     ("conflict",),
-    ("explain", "choose"),
+    ("explain", "choose", "account_lots", "account_least"),
     ("reasons", "rounding", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
     (
         *("tables", "rebalancer", "batch", "output"),

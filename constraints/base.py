@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -217,20 +217,6 @@ class Row(Parts):
         if per == 0:
             return float(np.copysign(np.inf, sign * float(excess) or -sign))
         return self.stated + sign * float(excess / per)
-
-    def restated(self, limit: float) -> Row:
-        """The same rule of one portfolio with another limit, in the user's words.
-
-        Raises InputError where it would not be convex (a health factor below the largest threshold).
-        """
-        change = (limit - self.stated) if self.at_least else (self.stated - limit)
-        if self.per is None:
-            return replace(self, upper=self.upper - change, limit=limit)
-        parts: dict[str, Any] = {name: getattr(self, name) for name in self.NAMES}
-        for name in self.NAMES:
-            if (c := getattr(self.per, name)) is not None:
-                parts[name] = change * c + (0.0 if parts[name] is None else parts[name])
-        return replace(self, **parts, limit=limit)
 
     def __post_init__(self) -> None:
         for one, other in (("long", "short"), ("buy", "sell")):

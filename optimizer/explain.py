@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Bound, Cone, Row
+from equipoise.constraints.base import Bound, Cone, Parts, Row
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.terms import Brackets
@@ -171,11 +171,11 @@ class _Limit:
     def _moved(self, problem: Problem, limit: float) -> Any:
         piece = self.piece
         if isinstance(piece, Row):
-            return piece.restated(limit)
+            return _restated(piece, limit)
         if isinstance(piece, Envelope):
             if not all(isinstance(term, Brackets) for term in piece.terms):
                 raise InputError(f"the terms of {piece.label} depend on the limit")
-            return replace(piece, row=piece.row.restated(limit))
+            return replace(piece, row=_restated(piece.row, limit))
         if isinstance(piece, Cone):
             return replace(piece, upper=limit)
         side, place = self.kind, self.place
@@ -184,6 +184,21 @@ class _Limit:
         edge = np.array(getattr(piece, side))
         edge[place] = limit
         return replace(piece, **{side: edge})
+
+
+def _restated(row: Row, limit: float) -> Row:
+    """The same rule with another limit, in the user's words (see `Row`).
+
+    Raises InputError where it would not be convex (a health factor below the largest threshold).
+    """
+    change = (limit - row.stated) if row.at_least else (row.stated - limit)
+    if row.per is None:
+        return replace(row, upper=row.upper - change, limit=limit)
+    parts: dict[str, Any] = {name: getattr(row, name) for name in Parts.NAMES}
+    for name in Parts.NAMES:
+        if (c := getattr(row.per, name)) is not None:
+            parts[name] = change * c + (0.0 if parts[name] is None else parts[name])
+    return replace(row, **parts, limit=limit)
 
 
 class _Sentences:
@@ -285,7 +300,7 @@ class _Sentences:
                 break
             try:
                 problem = limit.moved(self._problem, value)
-                row = row.restated(value)
+                row = _restated(row, value)
             except InputError:
                 break
         return value

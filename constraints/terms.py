@@ -322,7 +322,7 @@ def _dual(constraint: Any) -> Array:
 def _shares(prices: Array, axis: int) -> Array:
     """Prices as parts of their sum; all the same where there are none."""
     total = prices.sum(axis=axis, keepdims=True)
-    return np.where(total > 0, prices / np.where(total > 0, total, 1.0), 1.0 / prices.shape[axis])
+    return np.asarray(np.where(total > 0, prices / np.where(total > 0, total, 1.0), 1.0 / prices.shape[axis]))
 
 
 def _numbers(coefficients: Array, like: Array) -> Any:

@@ -63,9 +63,10 @@ class Gives(NamedTuple):
     @classmethod
     def all(cls, problem: Problem, value: float, inside: float) -> Gives:
         """The same for all limits."""
-        bounds = np.full(problem.shape, value)
-        parts = (problem.rows.rows, problem.cones, problem.envelopes)
-        return cls(*(np.full(len(part), value) for part in parts), bounds, bounds.copy(), inside)
+        rows, cones, envelopes = (
+            np.full(len(part), value) for part in (problem.rows.rows, problem.cones, problem.envelopes)
+        )
+        return cls(rows, cones, envelopes, np.full(problem.shape, value), np.full(problem.shape, value), inside)
 
 
 class Program:

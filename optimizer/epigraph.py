@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Parts, Row
+from equipoise.constraints.base import Parts, Row
 from equipoise.constraints.envelope import Envelope, Modelled
 
 
@@ -60,7 +60,7 @@ class Epigraph:
 
     def _straight_at_cash(self, row: Row, price: float) -> Row:
         """With one slope at each cash, the one that the prices choose: whether it is above zero is not known."""
-        parts: dict[str, Array] = {
+        parts: dict[str, Any] = {
             name: np.zeros(len(self._link.dual_value))
             if (c := getattr(row, name)) is None
             else np.array(c, dtype=float)

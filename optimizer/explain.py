@@ -180,10 +180,16 @@ class _Limit:
             return replace(piece, upper=limit)
         side, place = self.kind, self.place
         if self.row is not None:  # a floor of the cash is a row
-            side, place = "lower", int(np.flatnonzero(self.row.weight)[0])
+            side, place = "lower", _cash_of(self.row)
         edge = np.array(getattr(piece, side))
         edge[place] = limit
         return replace(piece, **{side: edge})
+
+
+def _cash_of(floor: Row) -> int:
+    """The cash whose floor this row is."""
+    assert floor.weight is not None
+    return int(np.flatnonzero(floor.weight)[0])
 
 
 def _restated(row: Row, limit: float) -> Row:
@@ -256,8 +262,7 @@ class _Sentences:
 
     def _floor(self, title: str, row: Row) -> Bound:
         """The bound whose floor of a cash this row is."""
-        assert row.weight is not None
-        cash = int(np.flatnonzero(row.weight)[0])
+        cash = _cash_of(row)
         return max((bound for name, bound in self._problem.bounds if name == title), key=lambda b: float(b.lower[cash]))
 
     def _least(self, title: str, limit: _Limit) -> str:

@@ -313,10 +313,8 @@ class Proceeds:
 
 def _dual(constraint: Any) -> Array:
     """The prices of an inequality, at least 0."""
-    value = constraint.dual_value
-    if value is None:
-        return np.zeros(constraint.shape)
-    return np.maximum(np.nan_to_num(np.asarray(value, dtype=float)).reshape(constraint.shape), 0.0)
+    value = 0.0 if constraint.dual_value is None else np.asarray(constraint.dual_value, dtype=float)
+    return np.broadcast_to(np.maximum(np.nan_to_num(value), 0.0), constraint.shape).copy()
 
 
 def _shares(prices: Array, axis: int) -> Array:

@@ -122,16 +122,23 @@ def _loosened(piece: Any, limit: float) -> Any:
     return replace(piece, **parts)
 
 
-def ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], float]:
-    """The value of each watched ratio at these weights, in the rule's own words."""
-    found: dict[tuple[str, str], float] = {}
+def ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], Any]:
+    """The value of each watched ratio at these weights (…, n), in the rule's own words: floats, or (…,)."""
+    found: dict[tuple[str, str], Any] = {}
     still = 0.0 * weights
     for title, piece in pieces:
         row = piece.row if isinstance(piece, Envelope) else piece
         if isinstance(row, Row) and row.per is not None:
             over = piece.excess(weights, still) if isinstance(piece, Envelope) else row.of(weights, still) - row.upper
-            found[title, row.label] = float(row.shown(over, row.per.of(weights, still)))
+            found[title, row.label] = row.shown(over, row.per.of(weights, still))
     return found
+
+
+def worst_ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], float]:
+    """The worst value of each at any of these weights (S, n): the lowest of a floor, the highest of a cap."""
+    rows = {(title, row.label): row for title, piece in pieces if isinstance(row := getattr(piece, "row", piece), Row)}
+    found = ratios(pieces, weights)
+    return {key: float((np.min if rows[key].at_least else np.max)(values)) for key, values in found.items()}
 
 
 def repair_limits(pieces: Sequence[Titled], weights: Any) -> Limits:

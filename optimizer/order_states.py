@@ -16,6 +16,8 @@ from itertools import pairwise
 from operator import sub
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from equipoise.optimizer.order_model import SMALLEST_SLICE, TEMPORARY, Model, of
 from equipoise.optimizer.order_rules import Titled
 from equipoise.optimizer.plan import Plan
@@ -112,15 +114,26 @@ class Orders(Model):
         """What is held in a row that is no cash."""
         return self.worth[row] + sum(sign * self.price[j] * state.traded[j] for j, sign in self.touching.get(row, ()))
 
-    def weights(self, state: State, *, after_costs: bool = True) -> Any:
-        """What is held in all rows, in fractions of NAV."""
-        found = self.problem.before.copy()
+    def weights(self, states: Sequence[State]) -> Any:
+        """What is held in all rows at every moment of these steps (S, n), in fractions of NAV: with the cashes before
+        costs and after them, at the steps' ends and after their first fills."""
+        here, found = self.problem.before.copy(), list[Any]()
+
+        def add(state: State) -> None:
+            for levels in (state.cash, map(sub, state.cash, state.paid)):
+                here[list(self.cashes)] = [x / self.nav for x in levels]  # of whole numbers: rounded once
+                found.append(here.copy())
+
         for i in self.touching:
-            if i not in self.place:
-                found[i] = float(Fraction(self.value(state, i)) / self.nav)
-        for i, has, paid in zip(self.cashes, state.cash, state.paid, strict=True):
-            found[i] = float(Fraction(has - paid * after_costs) / self.nav)
-        return found
+            here[i] = here[i] if i in self.place else self.value(states[0], i) / self.nav
+        add(states[0])
+        for before, after in pairwise(states):
+            if self.fee(after.order, 0):
+                add(self.moved(before, after.order, 0))
+            for i, _ in self._effects(after.order, 0):
+                here[i] = self.value(after, i) / self.nav
+            add(after)
+        return np.array(found)
 
     def reduces(self, state: State, j: int, quantity: int) -> bool:
         """Whether this much more of an order brings its position towards zero and not beyond."""
@@ -248,8 +261,9 @@ class Orders(Model):
             lent = self.temporary_cash or self.nav * self.grain  # none is given: it is the floors that are asked
             found.append(sum(max(x, 0) for x in below) - lent)
         if self.cones:
-            states = [self.weights(state, after_costs=after) for after in (True, False)]
-            over = [max(piece.over(w, w - self.problem.before) for w in states) for _, piece in self.cones]
+            over = [
+                max(piece.over(w, w - self.problem.before) for w in self.weights([state])) for _, piece in self.cones
+            ]
             found += [math.ceil(Fraction(x) * self.nav * self.grain) for x in over]
         return tuple(found)
 

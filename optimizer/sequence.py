@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.order_rules import Limits, Titled, asked_limits, limited, ratios, repair_limits, watched
+from equipoise.optimizer.order_rules import Limits, Titled, asked_limits, limited, repair_limits, watched, worst_ratios
 from equipoise.optimizer.order_search import Search, begun
 from equipoise.optimizer.order_states import Orders, State
 from equipoise.optimizer.plan import Plan
@@ -189,7 +189,6 @@ def _searched(
     if states is None:
         return _blocked(orders, search)
     steps = _steps(orders, states)
-    moments = orders.moments(states)
     shown = _named(limits)
     text = f"Every rule holds after each of {len(steps)} steps and at any partial fill of them"
     start = zip(orders.names, states[0].excess, orders.limits, strict=True)
@@ -201,23 +200,12 @@ def _searched(
     if extra:
         text += f"; fees of slices cost {float(extra):,.2f} more"
     text += f". Orders in several steps: {cut}." if (cut := len({s.asset for s in steps if s.fraction < 1})) else "."
-    drawn = max(map(orders.drawn, moments)) if orders.temporary_cash else 0
-    worst: dict[tuple[str, str], float] = {}
-    floor = {key for key, at_least in _floors(pieces).items() if at_least}
-    for state in moments:
-        for after in (True, False):
-            for key, value in ratios(pieces, orders.weights(state, after_costs=after)).items():
-                worst[key] = (min if key in floor else max)(worst.get(key, value), value)
+    drawn = max(map(orders.drawn, orders.moments(states))) if orders.temporary_cash else 0
+    worst = worst_ratios(pieces, orders.weights(states))
     lent = orders.money(drawn)
     return OrderSequence(
         steps, True, text, orders.shown, temporary_cash=lent, worst=_named(worst), on_the_way=shown, fees=extra
     )
-
-
-def _floors(pieces: list[Titled]) -> dict[tuple[str, str], bool]:
-    """Of each rule whether its limit is a floor."""
-    rows = [(title, getattr(piece, "row", piece)) for title, piece in pieces]
-    return {(title, row.label): bool(getattr(row, "at_least", True)) for title, row in rows}
 
 
 def _named(values: Mapping[tuple[str, str], float]) -> dict[str, float]:

@@ -129,7 +129,7 @@ class Model:
             self.of_row.setdefault(i, []).append((r, sign * grain, sign * grain))
             self.of_cash.append([])
             starts.append(sign * grain * self.worth[i])
-        self.first_edge, self.start_rows = len(rows), tuple(starts)
+        self.first_edge, self.first_floor, self.start_rows = len(rows), len(starts), tuple(starts)
         tolerance = int(Fraction(ROUNDING_TOLERANCE if lots else FEASIBILITY_TOLERANCE) * self.nav * grain)
         exact = [lots and floor == 0 for floor in self.floors]
         kept = [tolerance] * len(rows) + [0] * len(edges) + [0 if zero else tolerance for zero in exact]

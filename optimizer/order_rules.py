@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Bound, Cone, Opaque, Parts, Piece, Row, check_number
+from equipoise.constraints.base import Bound, Cone, Opaque, Parts, Piece, Row
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.exposure import Leverage
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.problem import Problem
 
 #: A ratio that is broken at the start may use up this part of what it is above the venue's liquidation.

@@ -121,7 +121,8 @@ class Search:
         aim, parts = [max(x, 0) for x in state.excess], []
         for j, leg in left:
             if state.slices[j] + 1 < self.most_slices:
-                part = orders.largest(state, j, leg.quantity, aim)
+                part = orders.largest(state, j, leg.quantity, orders.with_reserve(aim, state, j, leg.quantity))
+                part = part or orders.largest(state, j, leg.quantity, aim)
                 parts.append((-part * abs(leg.money), j, leg, part))
         for _, j, leg, part in sorted(parts):
             for quantity in orders.slices(state, j, leg.quantity, part):

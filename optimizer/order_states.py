@@ -313,6 +313,15 @@ class Orders(Model):
             reached, excess = part, further
         return reached
 
+    def with_reserve(self, aim: Sequence[float], state: State, j: int, quantity: int) -> list[float]:
+        """`aim`, but of a cash that this spends so much is left that the next order's first fill can pay its fee."""
+        found = list(aim)
+        for k in range(len(self.cashes)):
+            left = [i for i, end in enumerate(self.total) if i != j and self.payer[i] == k and state.traded[i] != end]
+            if self._cash_change(j, quantity, k)[1] < 0 and left:
+                found[self.first_floor + k] -= max(self.fee(i, 0) for i in left) * self.grain
+        return found
+
     def _bends(self, state: State, j: int, quantity: int) -> list[Fraction]:
         """The parts of this trade at which what the rules see may bend, and all of it."""
         marks, trade = [Fraction(0), Fraction(1)], self.rate[j] * abs(quantity)

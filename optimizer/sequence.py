@@ -38,8 +38,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.order_rules import Limits, Titled, asked_limits, limited, repair_limits, watched, worst_ratios
 from equipoise.optimizer.order_search import Search, begun
 from equipoise.optimizer.order_states import Orders, State
@@ -221,7 +221,8 @@ def _blocked(orders: Orders, search: Search) -> OrderSequence:
     stuck, broken = search.stuck, dict[str, tuple[float, str]]()
     aim = list(map(max, orders.limits, stuck.excess))
     for j, leg in orders.left(stuck, orders.goal):
-        over = [new - most for new, most in zip(orders.moved(stuck, j, leg.quantity).excess, aim, strict=True)]
+        ends = [orders.moved(stuck, j, quantity).excess for quantity in (0, leg.quantity)]
+        over = [max(new) - most for *new, most in zip(*ends, aim, strict=True)]
         if (money := orders.money(max(over))) > 0:
             name = orders.names[over.index(max(over))]
             verb = "moving" if orders.moves[j].at is None else "buying" if leg.quantity > 0 else "selling"

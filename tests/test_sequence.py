@@ -30,7 +30,7 @@ from equipoise.constraints import (
     Turnover,
 )
 from equipoise.constraints.base import Account, Bound, Opaque, Piece, Row
-from equipoise.optimizer import CovarianceRisk, ImpactCost, ProportionalCost, verify
+from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost, verify
 from equipoise.optimizer.order_rules import watched
 from equipoise.optimizer.order_states import Orders
 from equipoise.optimizer.portfolio import exact
@@ -682,3 +682,51 @@ def test_a_plan_that_was_not_verified_has_no_sequence() -> None:
     table = account(("ETH", 10, 1000, 0.8), ("DEBT", -5000, 1, 0), ("USD", 500, 1, 0))
     with pytest.raises(InputError, match="no verified orders"):
         sequenced(planned(table, [HealthFactor(1.5, "threshold")], {"ETH": "-9"}))
+
+
+def test_a_fee_is_due_with_the_first_fill() -> None:
+    """No cash, and a fee of 5: it is due before the sale has brought anything in."""
+    table = account(("A", 5, 100, 0), ("USD", 0, 1, 0))
+    plan = planned(table, [], {"A": "-2"}, costs=[FixedFee(5.0)])
+    assert plan.status.ok
+    found = sequenced(plan)
+    assert not found.safe and found.blocked_by == "CashFloor"
+    assert found.temporary_cash == pytest.approx(5.0)
+    lent = sequenced(plan, temporary_cash=5.0)
+    assert lent.safe and lent.temporary_cash == 5.0 and lent.steps[-1].cash == 195
+    assert sequenced(planned(table.assign(quantity=[5, 5]), [], {"A": "-2"}, costs=[FixedFee(5.0)])).safe
+
+
+@pytest.mark.parametrize(
+    ("costs", "slices", "fees"),
+    [
+        # 0.625 are sold and 1,115 + 8.9 repaid down to 1.5; what each slice pays is what its order costs.
+        ([FixedFee(5.0)], 4, 10),
+        # 0.01·625 = 6.25 < 20, 0.01·1,375 = 13.75 < 20, and 20 for the order of 2,000: 20 more, and so for the debt.
+        ([MinimumCommission(20.0, 0.01)], 4, 20),
+    ],
+)
+def test_each_slice_pays_its_own_fee(costs: list[Any], slices: int, fees: int) -> None:
+    table = account(("ETH", 10, 1000, 0.8), ("DEBT", -5000, 1, 0), ("USD", 500, 1, 0))
+    plan = planned(table, [HealthFactor(1.5, "threshold")], {"ETH": "-2", "DEBT": "1900"}, costs=costs)
+    assert plan.status.ok and plan.verified is not None
+    found = sequenced(plan)
+    assert found.safe and len(found.steps) == slices
+    cash, paid = Fraction(500), Fraction(0)
+    for step in found.steps:
+        money = step.quantity * (1000 if step.asset == "ETH" else 1)
+        paid += 5 if isinstance(costs[0], FixedFee) else max(Fraction(20), money / 100)
+        cash += money if step.side == "sell" else -money
+        assert step.cash == cash - paid >= 0
+    assert found.fees == paid - plan.verified.cost
+    assert found.fees >= fees
+
+
+def test_slices_that_the_end_cannot_pay_for_are_none() -> None:
+    """The plan ends with 8 of cash: its orders pay 5 each, two more fees of its slices are 10."""
+    table = account(("ETH", 10, 1000, 0.8), ("DEBT", -5000, 1, 0), ("USD", 500, 1, 0))
+    trades = {"ETH": "-2", "DEBT": "2482"}
+    plan = planned(table, [HealthFactor(1.5, "threshold")], trades, costs=[FixedFee(5.0)])
+    assert plan.status.ok and plan.verified is not None and plan.verified.cash == 8
+    assert not sequenced(plan).safe
+    assert sequenced(planned(table, [HealthFactor(1.5, "threshold")], trades)).safe

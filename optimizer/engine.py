@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Unpack
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.checkpoint import Checkpoint, opened
 from equipoise.optimizer.chunk import Chunk, empty, flat, from_messages
 from equipoise.optimizer.effort import Effort, Spent

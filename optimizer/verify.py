@@ -78,7 +78,7 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     price = account.exact_price
     nav = sum((q * p for q, p in zip(account.exact_quantity, price, strict=True)), Fraction(0))
     traded = [q * p for q, p in zip(trades, rates.portfolio.exact_price, strict=True)]
-    costs = [_cost(rates, i, x, nav) for i, x in enumerate(traded)]
+    costs = paid_for(rates, trades)
     if accounts is None:
         after = [q + x for q, x in zip(account.exact_quantity, trades, strict=True)]
         after[problem.cash] -= sum(traded, Fraction(0)) - traded[problem.cash] + sum(costs, Fraction(0))
@@ -147,6 +147,14 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     return Verified(
         tuple(after), sum(costs, Fraction(0)), tuple(costs), value[problem.cash], nav, weights, tuple(checks)
     )
+
+
+def paid_for(problem: Problem, trades: Sequence[Fraction]) -> list[Fraction]:
+    """What each of these trades (and transfers) costs, in cash."""
+    account = problem.portfolio
+    value = [q * p for q, p in zip(account.exact_quantity, account.exact_price, strict=True)]
+    nav = sum(value, Fraction(0))  # nothing is held of a transfer
+    return [_cost(problem, i, x * p, nav) for i, (x, p) in enumerate(zip(trades, account.exact_price, strict=True))]
 
 
 def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction:

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import (
     Account,
@@ -17,11 +18,11 @@ from equipoise.constraints.base import (
     Piece,
     Row,
     Rule,
-    check_number,
     check_range,
     dot,
 )
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 
 #: One width for both sides, or a pair (below the target, above it).
 Width: TypeAlias = Numbers | tuple[Numbers, Numbers]
@@ -74,7 +75,7 @@ class DriftBand(Rule, stacks=True):
         where = account.positions(self.assets, "assets")
         if self.cash and self.assets is None:
             where[account.cash] = True
-        below, above = self._widths(account, account.target)
+        below, above = self._widths(account, account.target, where)
         return np.where(where, account.target - below, -np.inf), np.where(where, account.target + above, np.inf)
 
     def groups(self, account: Account) -> list[tuple[str, Array, Any, Any, Any]]:
@@ -120,15 +121,13 @@ class DriftBand(Rule, stacks=True):
         distance = np.where(np.isfinite(edge), edge - account.target, 0.0)
         return np.where(np.isfinite(edge), account.target + self.inside * distance, edge)
 
-    def _widths(self, account: Account, target: Array) -> tuple[Array, Array]:
-        """Each asset's width (below, above)."""
+    def _widths(self, account: Account, target: Array, where: NDArray[np.bool_]) -> tuple[Array, Array]:
+        """The width (below, above) of each of these assets."""
 
         def width(given: Width, argument: str, side: int, scale: Array) -> Array:
             one = given[side] if isinstance(given, tuple) else given
-            # A blank is no band at all; so is the cash, unless it was asked for.
-            each = account.numbers(
-                one, argument, cash=None if self.cash or self.assets is not None else np.inf, missing=np.inf
-            )
+            # Assets that a mapping leaves out have no band at all.
+            each = account.numbers(one, argument, missing=np.inf, where=where)
             check_range(each, account, argument, at_least=0.0, at_most=np.inf)
             return np.multiply(each, scale, out=np.full_like(each, np.inf), where=np.isfinite(each))
 

@@ -35,8 +35,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.order_states import SMALLEST_SLICE, Orders, State, reduces
 from equipoise.optimizer.plan import Plan
 

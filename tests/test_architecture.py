@@ -47,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
     ),
     (
-        *("tables", "rebalancer", "batch", "output"),
+        *("files", "tables", "rebalancer", "batch_input", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),
         *("digest", "checkpoint", "progress", "engine"),
     ),

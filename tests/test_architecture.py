@@ -47,9 +47,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("conflict",),
     ("explain", "choose", "account_lots", "account_least"),
-    ("reasons", "rounding", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
     (
-        *("tables", "rebalancer", "batch", "output"),
+        *("reasons", "rounding", "plan", "triggers", "report"),
+        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
+    ),
+    (
+        *("files", "tables", "rebalancer", "batch_input", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),
         *("digest", "checkpoint", "progress", "engine"),
     ),

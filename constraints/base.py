@@ -185,7 +185,8 @@ class Row(Parts):
 
     A report shows the row in the user's words: `limit` (± `upper` unless given), the sense in which it was
     stated (`at_least` for a floor), and, for ratios such as a health factor, `per`: the row's excess over
-    its upper is divided by the value of `per` before it is added to the limit.
+    its upper is divided by the value of `per` before it is added to the limit. `liquidation`: the value at
+    which the venue liquidates (None: it is not known).
 
     For a stack, a coefficient is (n,) or (B, n), and `upper` and `limit` are floats or (B,).
     """
@@ -195,6 +196,7 @@ class Row(Parts):
     at_least: bool = False
     limit: Any = None
     per: Parts | None = None
+    liquidation: float | None = None
 
     @property
     def stated(self) -> Any:

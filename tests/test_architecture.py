@@ -42,7 +42,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
     ("explain", "choose", "account_lots", "account_least"),
-    ("reasons", "rounding", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
+    (
+        *("reasons", "rounding", "plan", "triggers", "report"),
+        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
+    ),
     (
         *("files", "tables", "rebalancer", "batch_input", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),

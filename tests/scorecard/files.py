@@ -194,6 +194,7 @@ def a_folder_for_a_file(place: Path, rng: Random) -> str:
     return "folders where the files should be"
 
 
+LINUX = sys.platform == "linux"
 FAULTS = (call_fails, call_fails, too_long, full_disk, no_rights, a_file_for_a_folder, a_folder_for_a_file)
 MUST_FAIL = (no_rights, a_file_for_a_folder, a_folder_for_a_file)
 

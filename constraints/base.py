@@ -195,6 +195,8 @@ class Row(Parts):
     at_least: bool = False
     limit: Any = None
     per: Parts | None = None
+    #: By how much `upper` is above what the rule asks for, because what is held breaks it already: plans say so.
+    relaxed: Any = 0.0
 
     @property
     def stated(self) -> Any:
@@ -237,6 +239,8 @@ class Bound:
     upper: Array
     #: Whether it limits the trade, and not what is held at the end: with transfers between accounts they differ.
     of_trade: bool = False
+    #: By how much `lower` is below what the rule asks for, as in `Row`.
+    relaxed: Array | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

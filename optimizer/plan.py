@@ -44,7 +44,8 @@ class Plan:
 
     `objective`, `bound` and `gap` are of the plan itself (whole lots, if there are lots), in fractions of NAV
     per year; those of the convex program are in `solution`. There are orders only if `status.ok`, and then
-    every check has passed. `message` says what went wrong where something did.
+    every check has passed. `message` says what went wrong where something did, and which rules are short of what they
+    ask for but need not be made good (`Reserve`).
     """
 
     status: Status

@@ -8,12 +8,11 @@ from enum import Enum
 import numpy as np
 
 from equipoise.constraints.base import Array
+from equipoise.constraints.numbers import ROUNDING_TOLERANCE as ROUNDING_TOLERANCE
 from equipoise.optimizer.problem import Problem
 
 #: A convex answer counts only if no rule is broken by more than this fraction of NAV.
 FEASIBILITY_TOLERANCE = 1e-9
-#: What the rounding of limits and weights to floating point may explain, in fractions of NAV.
-ROUNDING_TOLERANCE = 1e-12
 #: It is called optimal if its gap is at most this fraction of the objective, or this fraction of NAV a year.
 GAP_RELATIVE, GAP_ABSOLUTE = 1e-6, 1e-11
 

@@ -20,6 +20,7 @@ from equipoise.optimizer.cells import Coded
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import reasons
+from equipoise.optimizer.shortfall import shortfalls
 from equipoise.optimizer.solution import GAP_ABSOLUTE, GAP_RELATIVE, Status
 from equipoise.optimizer.verify_stack import StackVerified
 
@@ -130,6 +131,7 @@ def _results(solved: Solved, counts: Indices, passed: Indices) -> dict[str, Colu
     found = np.where(optimal, *(_STATUSES.index(status.name) for status in (Status.OPTIMAL, Status.FEASIBLE)))
     found = np.where(solved.held, _STATUSES.index(Status.NO_TRADE.name), found)
     buy, _ = KINDS["one_way"]
+    said = _coded(shortfalls(problem))
     columns: dict[str, NDArray[Any]] = {
         "status": found,
         "verified": solved.checked.passed,
@@ -143,9 +145,9 @@ def _results(solved: Solved, counts: Indices, passed: Indices) -> dict[str, Colu
         "cost": solved.checked.costs.sum(axis=1),
         "orders": counts,
         "solver": solved.held.astype(np.intp),
-        "message": np.zeros(len(nav), dtype=np.intp),
+        "message": said.codes,
     }
-    texts = {"status": _STATUSES, "solver": (solved.solver, "holding"), "message": ("",)}
+    texts = {"status": _STATUSES, "solver": (solved.solver, "holding"), "message": said.names}
     return {
         name: Coded(texts[name], values[passed]) if name in texts else values[passed]
         for name, values in columns.items()

@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
     ("explain", "choose", "account_lots", "account_least"),
-    ("reasons", "rounding", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
+    ("reasons", "shortfall", "rounding", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
     (
         *("tables", "rebalancer", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),

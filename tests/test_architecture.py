@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("explain", "choose", "account_lots", "account_least"),
     ("reasons", "shortfall", "rounding", "plan", "order_states", "sequence", "account_sequence", "triggers", "report"),
     (
-        *("tables", "rebalancer", "batch", "output"),
+        *("files", "tables", "rebalancer", "batch_input", "batch", "output"),
         *("message", "arrow", "chunk", "tasks", "workers", "stream", "sink"),
         *("digest", "checkpoint", "progress", "engine"),
     ),

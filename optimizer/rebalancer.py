@@ -231,6 +231,7 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tri
     whole, stuck = problem.discrete, ""
     holds = solution.status is Status.NO_TRADE and held_keeps(problem)
     if holds:
+        solution = replace(solution, solver="holding")  # whoever found that
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole and problem.accounts is not None:

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
         *("transfers", "accounts", "joined", "rows", "problem", "policy"),
     ),
-    ("discrete", "solution", "structure", "certificate"),
+    ("discrete", "dust", "solution", "structure", "certificate"),
     (
         *("holding", "dual", "line_search", "iteration", "newton"),
         *("compiled_jit", "compiled_dual", "compiled_step", "compiled"),

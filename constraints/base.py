@@ -185,7 +185,8 @@ class Row(Parts):
 
     A report shows the row in the user's words: `limit` (± `upper` unless given), the sense in which it was
     stated (`at_least` for a floor), and, for ratios such as a health factor, `per`: the row's excess over
-    its upper is divided by the value of `per` before it is added to the limit.
+    its upper is divided by the value of `per` before it is added to the limit. `liquidation`: the value at
+    which the venue liquidates (None: it is not known).
 
     For a stack, a coefficient is (n,) or (B, n), and `upper` and `limit` are floats or (B,).
     """
@@ -197,6 +198,7 @@ class Row(Parts):
     per: Parts | None = None
     #: By how much `upper` is above what the rule asks for, because what is held breaks it already: plans say so.
     relaxed: Any = 0.0
+    liquidation: float | None = None
 
     @property
     def stated(self) -> Any:
@@ -316,10 +318,7 @@ Piece: TypeAlias = "Row | Bound | Cone | Step | Semicontinuous | Count | Opaque 
 
 
 class Declared:
-    """What a class of rules or costs says about itself where it is made:
-
-    class Mine(Rule, stacks=True, blanks=("cap",)): ...
-    """
+    """What a class says about itself where it is made: `class Mine(Rule, stacks=True, blanks=("cap",)): ...`"""
 
     #: Whether its method also serves a stack of portfolios.
     stacks: ClassVar[bool] = False

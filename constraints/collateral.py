@@ -55,7 +55,9 @@ class _Coverage(Rule):
         return counted(account, self.assets, self.account).astype(float)
 
 
-def _covered(label: str, at_least: float, collateral: Array, debt: Array, upper: Any = 0.0) -> Row:
+def _covered(
+    label: str, at_least: float, collateral: Array, debt: Array, upper: Any = 0.0, *, liquidation: float | None = None
+) -> Row:
     """Σ collateral·w⁺ ≥ at_least · Σ w⁻ − upper, reported as the ratio of the two."""
     return Row(
         label=label,
@@ -66,6 +68,7 @@ def _covered(label: str, at_least: float, collateral: Array, debt: Array, upper:
         limit=at_least,
         per=Parts(short=debt),
         relaxed=upper,
+        liquidation=liquidation,
     )
 
 
@@ -101,7 +104,8 @@ class HealthFactor(_Coverage, stacks=True, blanks=("threshold",)):
             inside = account.numbers(self.emodes[self.emode], "emodes", missing=-1.0)
             check_range(np.where(inside == -1.0, 0.0, inside), account, "emodes", at_least=0.0, at_most=most)
             threshold = np.where((inside != -1.0) & (self._debts(account) > 0), inside, threshold)
-        return (_covered(labelled("health factor", self.account), self.at_least, threshold, self._debts(account)),)
+        label, debts = labelled("health factor", self.account), self._debts(account)
+        return (_covered(label, self.at_least, threshold, debts, liquidation=1.0),)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class BorrowLimit(_Coverage, stacks=True, blanks=("borrow", "liquidation")):
         low = np.where(no_more, np.minimum(before, 0.0), low)
         return (
             _covered(labelled("borrow limit", self.account), 1.0, borrow, debt, np.maximum(over, 0.0)),
-            _covered(labelled("liquidation limit", self.account), self.at_least, liquidation, debt),
+            _covered(labelled("liquidation limit", self.account), self.at_least, liquidation, debt, liquidation=1.0),
             Bound(label="no more debt beyond the borrow limit", lower=low, upper=high),
         )
 

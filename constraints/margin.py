@@ -86,6 +86,7 @@ class _Margin(Rule, blanks=("cap",)):
         if offset is None:
             row = Row(long=rate[..., 0] + long, short=rate[..., 0] + short, **shown)
             return (Envelope(row, tuple(terms)), *bounds) if terms else (row,)
+        shown["liquidation"] = 1.0  # of tiers, which are those of maintenance
         offset = np.where(rows[..., None], offset, 0.0)
         terms.insert(0, Brackets(rate + long[..., None], rate + short[..., None], offset))
         return (Envelope(Row(**shown), tuple(terms)), *bounds)

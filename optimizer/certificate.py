@@ -175,7 +175,7 @@ def cleaned(problem: Problem, raw: Array) -> Array:
         quiet = np.where(np.abs(quiet - bound) < 1e-9, bound, quiet)
     for still in (problem.settled(quiet), without_dust(problem, weights)):
         worse = problem.objective(still) - problem.objective(weights)
-        keeps = problem.violation(still, envelopes=False) <= FEASIBILITY_TOLERANCE
+        keeps = problem.violation(still) <= FEASIBILITY_TOLERANCE
         if keeps and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
             return still
     return weights

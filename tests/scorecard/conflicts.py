@@ -325,7 +325,7 @@ def _fails(case: Case, kind: Kind, limit: float) -> bool:
 
 
 ROWS = [
-    Row(5, "planted conflicts (1e-1 to 1e-7 of NAV) called feasible", "0", called_feasible, 12, 1_000),
+    Row(5, "planted conflicts (1e-1 to 1e-7 of NAV) called feasible", "0", called_feasible, 8, 1_000),
     Row(
         12,
         "conflict sets with an idle rule, not sufficient, or least limits that do not work",

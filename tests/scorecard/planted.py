@@ -48,4 +48,4 @@ def convex_answers(count: int) -> Result:
     return Result(f"{len(missed)} of {tried}", not missed, tuple(missed))
 
 
-ROWS = [Row(4, "planted points called infeasible or left unsolved (convex)", "0", convex_answers, 60, 10_000)]
+ROWS = [Row(4, "planted points called infeasible or left unsolved (convex)", "0", convex_answers, 40, 10_000)]

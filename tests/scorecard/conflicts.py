@@ -331,7 +331,7 @@ ROWS = [
         "conflict sets with an idle rule, not sufficient, or least limits that do not work",
         "0",
         conflict_sets,
-        12,
+        8,
         1_000,
     ),
 ]

@@ -72,26 +72,30 @@ def _of_one_form(problem: Problem) -> Solution:
 def _of_two_forms(problem: Problem) -> Solution:
     """Rows whose slope depends on the sign of the cash: with the cash kept positive they are exact, with the
     steeper slope they are safe; the better answer counts. Bounds and proofs are those of the relaxation."""
-    relaxed = replace(problem, cash_side="long")
-    free = np.full(problem.shape, np.inf)
-    floor = -free
-    floor[list(problem.cashes)] = 0.0
-    kept = Bound(label="cash floor", lower=floor, upper=free)
-    positive = replace(problem, pieces=(*problem.pieces, ("cash kept positive", kept)))
-    loosest = _of_one_form(relaxed)
+    loosest = _of_one_form(replace(problem, cash_side="long"))
     if loosest.weights is None:
         return loosest  # what a relaxation cannot keep cannot be kept
-    found = [
-        replace(answer, problem=answer.problem or form)
-        for form in (positive, problem)
-        if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
-    ]
+    found = of_stricter_forms(problem)
     if not found:
         text = "No answer passed the check, and no conflict between the rules was proven."
         return replace(loosest, status=Status.UNSOLVED, weights=None, prices=None, explanation=text)
     best = min(found, key=lambda answer: answer.objective)
     status = Status.OPTIMAL if close_enough(best.objective, loosest.bound) else Status.FEASIBLE
     return replace(best, status=status, bound=loosest.bound)
+
+
+def of_stricter_forms(problem: Problem) -> list[Solution]:
+    """The answers, each with its form as its problem: with the cash kept positive, and with the steeper slope."""
+    free = np.full(problem.shape, np.inf)
+    floor = -free
+    floor[list(problem.cashes)] = 0.0
+    kept = Bound(label="cash floor", lower=floor, upper=free)
+    positive = replace(problem, pieces=(*problem.pieces, ("cash kept positive", kept)))
+    return [
+        replace(answer, problem=answer.problem or form)
+        for form in (positive, problem)
+        if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
+    ]
 
 
 def _by_program(problem: Problem) -> Solution:

@@ -210,7 +210,7 @@ class _Program:
             if name in self.at:
                 upper[self.at[name]] = allowed.apart
         upper[[self.at[name][cash] for name in _BLOCKS]] = 0.0
-        return lower, upper, whole
+        return lower, upper, whole.astype(np.int64)
 
     def solved(self, nodes: int, near: Array | None = None) -> tuple[tuple[Integers, Mask] | None, bool]:
         """(a point, one with a small Σ|w − w*| if asked for, or None; whether None is proven)."""
@@ -226,13 +226,13 @@ class _Program:
 
         def tried(**options: Any) -> Any:
             left = self.search.clock.left
-            limit = {} if left == np.inf else {"time_limit": max(left, 1e-3)}
+            limit: Any = {} if left == np.inf else {"time_limit": max(left, 1e-3)}
             return milp(
                 goal,
                 constraints=given,
                 bounds=Bounds(lower, upper),
                 integrality=whole,
-                options={"node_limit": nodes, "mip_rel_gap": 0.05, **limit, **options},
+                options={"node_limit": nodes, "mip_rel_gap": 0.05, **limit, **options},  # type: ignore[typeddict-item]
             )
 
         found = tried()

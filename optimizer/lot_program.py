@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from equipoise.optimizer.lot_search import Search, State
 
 #: Nodes: of the program for a point near the convex optimum, and of that for any point, unless asked for more.
-_NEAR, NODES = 100, 3_000
+_NEAR, NODES = 100, 20_000
+_LARGE = 60  # assets beyond which there are fewer nodes, as each takes longer
 _UNIT = 1e-4
 #: Lots finer than this part of NAV, where there are so many, are taken for continuous; the search rounds them later.
 _FINE, _MANY = 1e-7, 1e5
@@ -43,7 +44,7 @@ def feasible(search: Search, optimum: Array, nodes: int = NODES) -> tuple[State 
     for _ in range(_CUTS):
         point, proven = program.solved(_NEAR, optimum)
         if point is None and not proven:
-            point, proven = program.solved(nodes)
+            point, proven = program.solved(nodes * _LARGE // max(_LARGE, program.n))
         if point is None:
             return best, proven and best is None
         state = search.state(*point)
@@ -226,14 +227,9 @@ class _Program:
 
         def tried(**options: Any) -> Any:
             left = self.search.clock.left
-            limit: Any = {} if left == np.inf else {"time_limit": max(left, 1e-3)}
-            return milp(
-                goal,
-                constraints=given,
-                bounds=Bounds(lower, upper),
-                integrality=whole,
-                options={"node_limit": nodes, "mip_rel_gap": 0.05, **limit, **options},  # type: ignore[typeddict-item]
-            )
+            limit = {} if left == np.inf else {"time_limit": max(left, 1e-3)}
+            asked: Any = {"node_limit": nodes, "mip_rel_gap": 0.05, **limit, **options}
+            return milp(goal, constraints=given, bounds=Bounds(lower, upper), integrality=whole, options=asked)
 
         found = tried()
         if found.x is None:

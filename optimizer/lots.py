@@ -184,9 +184,10 @@ def _first(
     # The safe side first: no debt above the optimum's. The rules' own bounds come in where that leaves no plan, or
     # only one that loses more than safety is worth.
     safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
-    first, reason = _searched(problem, optimum, safe, searching, effort)
+    safer = bool(np.any(safe > problem.lower))
+    first, reason = _searched(problem, optimum, safe, searching, 0 if safer else effort)
     good = first is not None and first.best.objective <= worth(problem.relaxation.objective(optimum))
-    if good or not np.any(safe > problem.lower):
+    if good or not safer:
         return first, reason
     second, reason = _searched(problem, optimum, problem.lower, searching, effort)
     if first is not None and (second is None or first.best.objective <= worth(second.best.objective)):
@@ -207,7 +208,7 @@ def _searched(
     effort: int,
     rounds: int = _SUPPORTED,
 ) -> tuple[Found | None, str]:
-    """The best plan within these lower bounds, or None and why."""
+    """The best plan within these lower bounds, or None and why; without effort no integer program is asked."""
     from equipoise.optimizer.lot_program import NODES, feasible
 
     allowed = Lots.of(problem, lower)
@@ -225,7 +226,7 @@ def _searched(
     if best.violation > SLACK and allowed.jumps:
         best = min((polished(search, state) for state in reached), key=_rank)
     proven = False
-    if best.violation > SLACK:
+    if best.violation > SLACK and effort:
         state, proven = feasible(search, optimum, NODES * effort)
         best = best if state is None else min(best, state, key=_rank)
     if best.violation > SLACK:

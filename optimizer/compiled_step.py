@@ -22,10 +22,9 @@ from equipoise.optimizer.compiled_dual import (
     curve,
     curved,
     evaluate,
-    jit,
-    part,
     respond,
 )
+from equipoise.optimizer.compiled_jit import jit, part
 
 
 class Constants(NamedTuple):

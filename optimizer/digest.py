@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from equipoise.optimizer.rebalancer import Rebalancer
 
 #: What can change a figure.
-PACKAGES = ("equipoise", "numpy", "scipy", "pandas", "cvxpy", "clarabel", "scs", "highspy")
+PACKAGES = ("equipoise", "numpy", "scipy", "pandas", "cvxpy", "clarabel", "scs", "highspy", "numba")
 
 
 def versions() -> dict[str, str]:

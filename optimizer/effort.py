@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 
 
 class Spent(TypedDict, total=False):

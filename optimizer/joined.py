@@ -83,7 +83,18 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     )
     budgets = spends @ joint.before
     accounts = Accounts(
-        asked, tuple(ordered), ends, cashes, owner, moves, spends, budgets, pays, build.owed, build.bound_rows
+        asked,
+        tuple(ordered),
+        ends,
+        cashes,
+        owner,
+        moves,
+        spends,
+        budgets,
+        pays,
+        build.owed,
+        build.edges,
+        build.bound_rows,
     )
     risk, cost = build.risk(), build.cost(np.array([transfer.cost for transfer in ordered]))
     return replace(asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts)
@@ -180,6 +191,8 @@ class _Joined:
         self.edges = self._edges()
         before, assets = asked.before, asked.assets
         self.owed = self.touched & (self.edges[1] <= 0)
+        # What is held and moved stays held, whatever the rules say.
+        self.edges[0][self.touched & ~self.owed & (self.edges[0] < 0)] = 0.0
         wrong = self.touched & ~self.owed & (before < 0)
         if wrong.any():
             i = int(np.argmax(wrong))
@@ -288,8 +301,6 @@ class _Joined:
                     ((t, b.label) for t, b in bounds if np.isfinite(edge) and getattr(b, name)[i] == edge),
                     ("Transfer", "no more than there is"),
                 )
-                if sign < 0 and not self.owed[i] and edge < 0:
-                    title, own, edge = "Transfer", "no more than there is", 0.0
                 if np.isfinite(edge):
                     label = f"{own} of {asset}"
                     self.bound_rows[title, label] = (own, asset)

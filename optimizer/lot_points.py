@@ -7,9 +7,10 @@ it fall apart into those that leave a position long enough and those that leave 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,22 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 #: The search keeps rules to within half of what the exact check allows.
 SLACK = 0.5 * ROUNDING_TOLERANCE
+#: Of the objective: what is nearer to each other is the same, and the first of them counts, so that the rounding of
+#: sums, which differs between processors, has no say.
+TIE = 1e-12
 #: How far weights may be from adding up to 1 before lots are left out for it.
 _BUDGET = 1e-9
-#: Assets without a lot trade in decimal steps worth at most this fraction of NAV.
-QUANTUM = 1e-10
-#: Lots finer than this part of it are taken by powers of ten together, so that their number is a float exactly.
-_FINEST = Fraction(1, 100)
+#: Assets without a lot trade in decimal steps worth at most this fraction of NAV: finer steps gain nothing, and below
+#: 1e-10 of NAV it is the rounding of sums that decides on them, which differs between processors.
+QUANTUM = 1e-7
 #: More lots than there are.
 _MANY = 2**62
+
+
+def first(values: Array, tie: Any) -> Any:
+    """The first of the smallest along the last axis, but for a difference of `tie` (…)."""
+    least = values.min(axis=-1)
+    return np.argmax(values <= (least + tie)[..., None], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +105,7 @@ class Lots:
         for i, given in enumerate(step.lot):
             price = float(portfolio.price[i])
             finest = _quantum(portfolio.nav / price)
-            lots.append(_at_least(exact(given), finest * _FINEST) if given > 0 else finest)
+            lots.append(_at_least(exact(given), finest) if given > 0 else finest)
             # Minimums are inclusive; they are compared as the decimals that the user wrote.
             need = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / portfolio.exact_price[i])
             least.append(min(max(1, -((-need) // lots[-1])), _MANY))
@@ -328,7 +337,8 @@ def _zero(problem: Problem, lots: list[Fraction]) -> tuple[Mask, Mask, Integers,
 
 def _quantum(units: float) -> Fraction:
     """The power of ten just below `QUANTUM` of the NAV, in units of an asset of which NAV buys `units`."""
-    return Fraction(10) ** int(np.floor(np.log10(QUANTUM * units)))
+    # Of the decimals that stand for the float: the last bit of a logarithm differs between processors.
+    return Fraction(10) ** Decimal(repr(QUANTUM * float(units))).adjusted()
 
 
 def _at_least(lot: Fraction, finest: Fraction) -> Fraction:

@@ -28,7 +28,7 @@ from equipoise.optimizer.effort import Clock, Effort
 from equipoise.optimizer.factored import of_checked
 from equipoise.optimizer.lot_bound import LARGEST
 from equipoise.optimizer.lot_descent import States, better, descended, evaluated
-from equipoise.optimizer.lot_grid import Grid, grid
+from equipoise.optimizer.lot_grid import Grid, grid, ten_to
 from equipoise.optimizer.lot_levels import GAP_ABSOLUTE, NEAR, SEED, STAYING, WORTH, close
 from equipoise.optimizer.lot_points import SLACK, Integers, Mask
 from equipoise.optimizer.lot_prices import Priced, beside, maximised, priced
@@ -100,7 +100,7 @@ class LotPlans:
     def counted(self, lot: Any) -> Integers:
         """How many lots of these sizes (B, n) are traded; −1 where that is no whole number, or there are no lots."""
         whole, digits = self.grid.whole(self.lots, self.closed)
-        size = np.broadcast_to(np.asarray(lot, dtype=float), whole.shape) * 10.0**digits
+        size = np.broadcast_to(np.asarray(lot, dtype=float), whole.shape) * ten_to(digits)
         with np.errstate(divide="ignore", invalid="ignore"):
             # A lot is a whole number of units, or, where many fine lots are taken together, a part of one.
             each = np.where(size >= 0.5, np.round(size), 1.0).astype(np.int64)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
+from equipoise.optimizer.account_closing import emptied
 from equipoise.optimizer.choose import of_stricter_forms
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
@@ -235,7 +236,7 @@ def finished(
     if problem.found:
         asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
     weights, bound = solution.weights, solution.bound
-    whole = problem.discrete
+    whole, stuck = problem.discrete, ""
     holds = solution.status is Status.NO_TRADE and held_keeps(problem)
     if holds:
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
@@ -256,8 +257,7 @@ def finished(
                 return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
             weights, fixed = in_lots.weights, in_lots.quantities
         every = [fixed.get(i, trade) for i, trade in enumerate(_continuous(decision.problem, weights))]
-        paid = verify(problem, every, whole_lots=False).costs
-        trades = problem.accounts.closed(every, paid, fixed=fixed)
+        trades, stuck = emptied(decision.problem, every, fixed=fixed)
         checked = verify(problem, trades, whole_lots=False)
     elif whole:
         found, why = _in_lots(asked, problem, solution, spent, tried, clock)
@@ -272,7 +272,7 @@ def finished(
     else:
         trades = _continuous(problem, weights)
         if problem.accounts is not None:
-            trades = problem.accounts.closed(trades, verify(problem, trades, whole_lots=False).costs)
+            trades, stuck = emptied(problem, trades)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
     if whole and not holds:
@@ -284,7 +284,7 @@ def finished(
         return Plan(
             Status.UNSOLVED,
             name,
-            f"the orders did not pass the exact check: {broken}",
+            f"the orders did not pass the exact check: {broken}{stuck and f' ({stuck})'}",
             problem,
             solution,
             checked,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.portfolio import Portfolio, blank
+from equipoise.constraints.numbers import blank, check_number
+from equipoise.optimizer.portfolio import Portfolio
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from equipoise.constraints.bands import DriftBand, Width
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.report import clean
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE

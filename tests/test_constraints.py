@@ -111,7 +111,7 @@ def test_the_greater_of_two_widths() -> None:
     assert found["C"] == pytest.approx((-0.01, 0.09))
 
 
-@given(st.floats(0.0, 1.0))
+@given(st.one_of(st.just(0.0), st.floats(1e-100, 1.0)))
 @settings(deadline=None, max_examples=50)
 def test_the_5_25_rule_switches_at_20_percent(target: float) -> None:
     """Above a target of 20 % the 5 points are the lesser, below it the quarter."""
@@ -127,13 +127,15 @@ def test_a_band_that_is_not_symmetric() -> None:
 
 
 def test_a_band_for_each_asset() -> None:
-    """Widths by asset, or from a column; an asset without one has no band."""
+    """Widths by asset, or from a column; an asset that is not named has no band, and no cell may be blank."""
     found = band(DriftBand(absolute={"A": 0.1, "C": 0.02}), SIX_TEN_FOUR)
     assert found["A"] == pytest.approx((0.5, 0.7))
     assert found["B"] == (-np.inf, np.inf)
     assert found["C"] == pytest.approx((0.02, 0.06))
     portfolio = holding(SIX_TEN_FOUR, width={"A": 0.1, "B": np.nan, "C": 0.02, "USD": 0.5})
-    low, high = DriftBand(absolute="width").band(portfolio)
+    with pytest.raises(InputError, match="asset 'B', column 'width': the cell is blank"):
+        DriftBand(absolute="width").band(portfolio)
+    low, high = DriftBand(absolute="width", assets=["A", "C"]).band(portfolio)
     assert low.tolist() == pytest.approx([0.5, -np.inf, 0.02, -np.inf])
     assert high.tolist() == pytest.approx([0.7, np.inf, 0.06, np.inf])
 

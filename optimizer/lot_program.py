@@ -197,7 +197,7 @@ class _Program:
             found += [(up, -np.inf, 0.0), (down, 0.0, np.inf)]
         return found
 
-    def bounds(self) -> tuple[Array, Array, Array]:
+    def bounds(self) -> tuple[Array, Array, Any]:
         """(lower, upper, whether it is whole) of the variables."""
         allowed, cash = self.allowed, self.search.problem.cash
         lower, upper, whole = np.zeros(self.width), np.full(self.width, np.inf), np.zeros(self.width)

@@ -51,7 +51,8 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         raise InputError("fees for each order cannot be asked of a portfolio in several accounts yet", column="costs")
     account: Portfolio = asked.portfolio
     n = len(account.assets)
-    ordered = sorted(transfers, key=lambda transfer: (transfer.label, transfer.cost, transfer.limit, transfer.delay))
+    one_way = [way for transfer in transfers for way in transfer.ways]
+    ordered = sorted(one_way, key=lambda transfer: (transfer.label, transfer.cost, transfer.limit, transfer.delay))
     ends = tuple(route(transfer, account) for transfer in ordered)
     labels = account.labels("account")
     cashes, names = tuple(account.cashes.values()), list(account.cashes)
@@ -137,7 +138,7 @@ def _limits(
     """What each transfer may move; and rows of accounts without a cash change by transfers alone."""
     none = np.full(len(account.assets), np.inf)
     most = np.array([transfer.limit for transfer in transfers]) * _Flows(account, transfers, ends).price / account.nav
-    least = np.where([transfer.two_way for transfer in transfers], -most, 0.0)
+    least = np.zeros(len(transfers))
     label = "limit of the transfer"
     found: list[tuple[str, Piece]] = [
         ("Transfer", Bound(label=label, lower=np.append(-none, least), upper=np.append(none, most)))

@@ -174,7 +174,7 @@ def cleaned(problem: Problem, raw: Array) -> Array:
         quiet = np.where(np.abs(quiet - bound) < 1e-9, bound, quiet)
     quiet = problem.settled(quiet)
     worse = problem.objective(quiet) - problem.objective(weights)
-    quietly = problem.violation(quiet, envelopes=False) <= FEASIBILITY_TOLERANCE
+    quietly = problem.violation(quiet) <= FEASIBILITY_TOLERANCE
     if quietly and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
         return quiet
     return weights

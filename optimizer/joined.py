@@ -20,14 +20,14 @@ Risk is that of the economic exposure: rows with the same `underlying` share its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Semicontinuous, Step
-from equipoise.constraints.envelope import Envelope, Plane, Term
+from equipoise.constraints.envelope import Envelope, Modelled, Plane, Term
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.accounts import Accounts, of_holdings
 from equipoise.optimizer.costs import CostTerms
@@ -171,7 +171,22 @@ class _Term:
         return self.term.of(*self._own(weights, trades))
 
     def plane(self, weights: Array, trades: Array) -> Plane:
-        slopes, constant = self.term.plane(*self._own(weights, trades))
+        return self._of_all(self.term.plane(*self._own(weights, trades)))
+
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        import cvxpy as cp
+
+        moves = self.joined.moves
+        n = len(moves)
+        own = {name: part[:n] for name, part in parts.items()}
+        own["weight"] = own["weight"] + moves @ parts["weight"][n:]
+        own["long"], own["short"] = cp.Variable(n, nonneg=True), cp.Variable(n, nonneg=True)
+        value, constraints, plane = self.term.modelled(own)
+        split = own["long"] - own["short"] == own["weight"]
+        return Modelled(value, [*constraints, split], lambda price: self._of_all(plane(price)))
+
+    def _of_all(self, plane: Plane) -> Plane:
+        slopes, constant = plane
         own = Parts(**{name: np.reshape(slope, -1) for name, slope in slopes.items()})  # one problem, or a stack of one
         return {name: c for name, c in self.joined._parts(own).items() if c is not None}, constant
 

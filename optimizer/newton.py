@@ -20,13 +20,16 @@ from equipoise.constraints.base import Array, Row
 from equipoise.optimizer import dual as duals
 from equipoise.optimizer.dual import KINKS, Dual
 from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends, iterated
-from equipoise.optimizer.problem import SUPPORTS, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Attempt, Prices, Solution, Status
 
 #: What it returns has at most this violation (of NAV), and a gap of at most this fraction or this part of NAV.
 VIOLATION, GAP_RELATIVE, GAP_ABSOLUTE = 1e-10, 1e-9, 1e-14
 #: Numbers in one chunk (problems × assets): they stay in the processor's cache.
 CHUNK = 40_000
+#: How often it adds the rows of envelopes that an answer breaks. Few are enough for maxima of few rows and for norms;
+#: of many assets with many tiers no number is: the program has the exact form.
+SUPPORTS = 12
 #: Joined accounts have little curvature (transfers have none), and take more proximal steps.
 STEPS_OF_ACCOUNTS = 150
 

@@ -29,6 +29,7 @@ _POLISH = 8  # every so many nodes the search goes on from the node's plan, ever
 _SEED, _STAYING = 21, 0.85  # of what a search goes on from now and then: the part of the best plan
 _DIVE = 80  # every so many nodes a dive around the best plan starts from the node
 _MIXED_SHARE = 0.01  # of no trade, or no position, in a mixture that is worth splitting there
+_GAP = 1e-6  # of the objective: nodes within it are closed
 _MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
 
 
@@ -51,11 +52,12 @@ class Tree:
     """The nodes that are left, and the best plan so far: grown by so many nodes at a time.
 
     `strict`: the search asks for more than the rules do, so that a plan that it refuses is not refuted. `gap`: of the
-    objective, within which no better plan is looked for.
+    objective, within which no better plan is looked for; it may be less than what is asked for in the end.
     """
 
     def __init__(self, search: Search, root: LotBound, best: State | None, gap: float, *, strict: bool) -> None:
-        self.search, self.best, self.scale, self.gap, self.strict = search, best, root.scale, gap, strict
+        self.search, self.best, self.scale, self.strict = search, best, root.scale, strict
+        self.gap = min(gap, _GAP)
         self.root, self.closed, self.nodes, self.unclear = root.value, np.inf, 0, False
         self.seen, self.rng = 0, np.random.default_rng(_SEED)
         self.worst = _worst(search.allowed)
@@ -78,10 +80,12 @@ class Tree:
         left = min(self.closed, self.heap[0].bound if self.heap else np.inf)
         return max(self.root, min(left, np.inf if self.best is None else self.best.objective))
 
-    def grow(self, nodes: float = np.inf) -> None:
-        """So many nodes more, as long as there are any and the time is not over."""
+    def grow(self, nodes: float = np.inf, gap: float = 0.0) -> None:
+        """So many nodes more, until the gap is at most this part of the objective, or the time is over."""
         last, clock = self.nodes + nodes, self.search.clock
         while self.open and self.nodes < last and not clock.over:
+            if self.best is not None and self.best.objective - self.bound <= gap * abs(self.best.objective):
+                break
             node = heapq.heappop(self.heap)
             if node.jumps is None and (node := self._decided(node)).bound >= self.limit:
                 self.closed = min(self.closed, node.bound)

@@ -104,16 +104,16 @@ class Way:
                 return
         if self.tree is None:
             self.ascent.climbed(_EXACT_SPLITS, enough)
-        self.grow(np.inf)
+        self.grow(np.inf, self.exactly)
 
-    def grow(self, nodes: float) -> None:
+    def grow(self, nodes: float, gap: float = 0.0) -> None:
         """So many nodes of branch and bound, from the best plan on."""
         best = self.found.best if self.found is not None else None
         if self.tree is None:
             self.tree = Tree(self.everywhere(), self.ascent.best, best, self.exactly, strict=self.strict)
         if best is not None:
             self.tree.best = best
-        self.tree.grow(nodes)
+        self.tree.grow(nodes, gap)
         if self.tree.best is not None and self.tree.best is not best:
             self.found = Found(self.found.search if self.found is not None else self.tree.search, self.tree.best)
 

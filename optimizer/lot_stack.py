@@ -179,7 +179,7 @@ def planned(problem: Problem, convex: Convex, spent: Effort, clock: Clock | None
     found = fit & (plans.objective < np.inf) & points.counted(np.where(plans.closed, 0.0, plans.lots))
     objective = np.where(found, problem.objective(settled), np.inf)
     gap, part = objective - plans.bound, np.abs(objective)
-    within = gap <= (spent.gap * part if spent.exact else _counts(spent.effort, objective))
+    within = gap <= np.minimum(_counts(spent.effort, objective), spent.gap * part if spent.exact else np.inf)
     near = ~debts | (objective <= worth(convex.objective)) | (spent.effort == 0)
     return replace(plans, accepted=found & within & near, weights=settled, objective=objective)
 

@@ -16,7 +16,7 @@ from equipoise.optimizer.certificate import reduced_costs
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import MEANT, reasons, sentence
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.solution import Solution, Status, rounded_down
 from equipoise.optimizer.verify import Check, Verified
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Plan:
 
     `objective`, `bound` and `gap` are of the plan itself (whole lots, if there are lots), in fractions of NAV
     per year; those of the convex program are in `solution`. There are orders only if `status.ok`, and then
-    every check has passed. `message` says what went wrong where something did.
+    every check has passed. `message` says what went wrong where something did, and which rules are short of what they
+    ask for but need not be made good (`Reserve`).
     """
 
     status: Status
@@ -68,7 +69,9 @@ class Plan:
     @property
     def bound(self) -> float:
         """No plan that keeps the rules, in whole lots if lots are asked for, has an objective below this."""
-        return max(self.solution.bound, self.lot_bound) if self.solution and self.planned is not None else math.nan
+        if self.solution is None or self.planned is None:
+            return math.nan
+        return float(rounded_down(self.objective, max(self.solution.bound, self.lot_bound)))
 
     @property
     def gap(self) -> float:

@@ -20,7 +20,8 @@ from equipoise.optimizer.cells import Coded
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import reasons
-from equipoise.optimizer.solution import GAP_ABSOLUTE, GAP_RELATIVE, Status
+from equipoise.optimizer.shortfall import shortfalls
+from equipoise.optimizer.solution import Status, close_enough, rounded_down
 from equipoise.optimizer.verify_stack import StackVerified
 
 if TYPE_CHECKING:
@@ -125,17 +126,19 @@ def of_stack(solved: Solved) -> Part:
 def _results(solved: Solved, counts: Indices, passed: Indices) -> dict[str, Column]:
     problem = solved.problem
     nav, objective = problem.portfolio.nav[:, 0], solved.objective
-    gap = objective - solved.bound
-    optimal = gap <= np.maximum(GAP_ABSOLUTE, GAP_RELATIVE * np.abs(objective))
+    bound = rounded_down(objective, solved.bound)
+    gap = objective - bound
+    optimal = close_enough(objective, bound)
     found = np.where(optimal, *(_STATUSES.index(status.name) for status in (Status.OPTIMAL, Status.FEASIBLE)))
     found = np.where(solved.held, _STATUSES.index(Status.NO_TRADE.name), found)
     buy, _ = KINDS["one_way"]
+    said = _coded(shortfalls(problem))
     columns: dict[str, NDArray[Any]] = {
         "status": found,
         "verified": solved.checked.passed,
         "nav": nav,
         "objective": objective,
-        "bound": solved.bound,
+        "bound": bound,
         "gap": gap,
         "tracking_error_before": problem.tracking_error(problem.before),
         "tracking_error": problem.tracking_error(solved.weights),
@@ -143,9 +146,9 @@ def _results(solved: Solved, counts: Indices, passed: Indices) -> dict[str, Colu
         "cost": solved.checked.costs.sum(axis=1),
         "orders": counts,
         "solver": solved.held.astype(np.intp),
-        "message": np.zeros(len(nav), dtype=np.intp),
+        "message": said.codes,
     }
-    texts = {"status": _STATUSES, "solver": (solved.solver, "holding"), "message": ("",)}
+    texts = {"status": _STATUSES, "solver": (solved.solver, "holding"), "message": said.names}
     return {
         name: Coded(texts[name], values[passed]) if name in texts else values[passed]
         for name, values in columns.items()

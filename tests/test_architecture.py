@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
         *("transfers", "accounts", "joined", "rows", "problem", "policy"),
     ),
-    ("discrete", "solution", "structure", "certificate"),
+    ("discrete", "dust", "solution", "structure", "certificate"),
     (
         *("holding", "dual", "line_search", "iteration", "newton"),
         *("compiled_jit", "compiled_dual", "compiled_step", "compiled"),
@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("conflict",),
     ("explain", "choose", "account_lots", "account_least"),
     (
-        *("reasons", "rounding", "plan", "triggers", "report"),
+        *("reasons", "shortfall", "rounding", "plan", "triggers", "report"),
         *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
     ),
     (

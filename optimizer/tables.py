@@ -130,7 +130,7 @@ def _results(solved: Solved, counts: Indices, passed: Indices) -> dict[str, Colu
     gap = objective - bound
     optimal = close_enough(objective, bound)
     found = np.where(optimal, *(_STATUSES.index(status.name) for status in (Status.OPTIMAL, Status.FEASIBLE)))
-    found = np.where(solved.held, _STATUSES.index(Status.NO_TRADE.name), found)
+    found = np.where(solved.held | (optimal & (counts == 0)), _STATUSES.index(Status.NO_TRADE.name), found)
     buy, _ = KINDS["one_way"]
     said = _coded(shortfalls(problem))
     columns: dict[str, NDArray[Any]] = {

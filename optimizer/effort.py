@@ -49,9 +49,10 @@ ENDLESS = Clock()
 class Effort:
     """How hard to look for a better whole-lot plan, and for a proof.
 
-    effort: how much is spent on a plan whose gap is open: 0 rounds and descends only, 1 is the default; a whole number.
-    exact: whether to go on until the gap is at most `gap` of the objective, or `time_limit` seconds a portfolio are
-        over (None: however long it takes).
+    effort: how much is spent on a plan whose gap is open, in levels of which each starts from what the one before
+        left: 0 rounds and descends only, 1 is the default; a whole number. docs/lots.md says what a level spends.
+    exact: whether to go on after that until the gap is at most `gap` of the objective.
+    time_limit: seconds a portfolio for all of it, with and without `exact` (None: however long it takes).
 
     Raises InputError for a number that is none of these.
     """

@@ -5,9 +5,8 @@ optimum's while that costs next to nothing), moves by lots (`lot_search`) among 
 (`lot_points`), and keeps every rule, trading costs included. Where it finds no plan within the rules, a small
 integer program (`lot_program`) says whether there is one.
 
-Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on
-from the lots that the bound likes best and from draws around them, and, where orders or positions cost or count for
-being one, from dives (`lot_dive`); draws and dives are seeded, so that the same problem has the same plan.
+Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on by
+levels of effort (`lot_levels`), and in exact mode by branch and bound until it is closed.
 """
 
 from __future__ import annotations

@@ -126,9 +126,9 @@ class Rebalancer:
     ) -> Plan:
         """The verified plan for one portfolio: columns quantity, price, target, and those the rules name.
 
-        With whole lots, `effort` says how much is spent on closing a plan's gap (0: rounded only), and `exact` asks
-        for the best plan and its proof: until its gap is at most `gap` of the objective, or `time_limit` seconds are
-        over (None: however long it takes). The gap of the plan says how far that came.
+        With whole lots, `effort` says how much is spent on closing a plan's gap (0: rounded only), and `exact` goes on
+        to the best plan and its proof: until its gap is at most `gap` of the objective. `time_limit` ends either after
+        so many seconds (None: however long it takes). The gap of the plan says how far that came.
 
         Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
         `message` say why.

@@ -60,7 +60,7 @@ def _explained(problem: Problem) -> Solution:
     if answer.weights is not None:
         return answer
     found = explain(problem)
-    if found.status is Status.UNSOLVED and answer.attempts[-1].said == "infeasible":
+    if found.status is Status.UNSOLVED and [a.said for a in answer.attempts[-1:]] == ["infeasible"]:
         # Called infeasible, but not proven: the other solvers' turn.
         from equipoise.optimizer import program
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from equipoise.constraints.base import Rule, Step
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.constraints.numbers import check_number
+from equipoise.constraints.numbers import check_number, encodable
 from equipoise.optimizer.accounts import look_through
 from equipoise.optimizer.costs import Cost, total, total_fees
 from equipoise.optimizer.factored import FactoredRisk
@@ -50,6 +50,10 @@ class Policy:
         )
         for given, kind, argument in kinds:
             for one in given:
+                if isinstance(one, Rule) and not encodable(one.title):
+                    raise InputError(
+                        "has half of a surrogate pair, which no file holds", column="name", value=one.title
+                    )
                 if not isinstance(one, kind):
                     raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
 

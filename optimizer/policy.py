@@ -11,7 +11,7 @@ from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
 from equipoise.optimizer.accounts import look_through
-from equipoise.optimizer.costs import Cost, total, total_fees
+from equipoise.optimizer.costs import Cost, told, total, total_fees
 from equipoise.optimizer.factored import FactoredRisk
 from equipoise.optimizer.joined import joined
 from equipoise.optimizer.portfolio import Portfolio
@@ -100,7 +100,7 @@ class Policy:
         for account in (None, *list(getattr(portfolio, "cashes", ()))[1:]):
             if account not in floored:
                 rules = (*rules, CashFloor(account=account))
-        pieces = tuple((rule.title, piece) for rule in rules for piece in rule.pieces(portfolio))
+        pieces = tuple((rule.title, piece) for rule in rules for piece in told(rule, rule.pieces, portfolio))
         if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
         costs = total(self.costs, portfolio), self.aversion, self.horizon

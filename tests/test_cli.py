@@ -15,6 +15,7 @@ import pytest
 
 from equipoise.optimizer import cli, demo, output
 from equipoise.optimizer.cli import main
+from equipoise.optimizer.output import unguarded
 from equipoise.optimizer.rebalancer import Rebalancer
 
 DATA = Path(__file__).parents[1] / "examples" / "data"

@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from functools import cache
 from importlib import metadata
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer import files
 from equipoise.optimizer.batch import Plans
+from equipoise.optimizer.order_listing import NONE, SLICES
 from equipoise.optimizer.plan import ORDER_COLUMNS, TRANSFER_COLUMNS, Plan
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.solution import Status
@@ -57,6 +59,7 @@ def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
         "cash": policy.rebalancer.cash,
         "orders": order_records(plan),
         "transfers": transfer_records(plan),
+        "sequence": _sequence(plan),
         "positions": _positions(plan),
         "weights": _records(plan.weights),
         "figures": {
@@ -238,11 +241,20 @@ def _positions(plan: Plan) -> list[dict[str, Any]]:
     return [{"asset": asset, "before": before, "after": then} for _, asset, before, then in rows]
 
 
+def _sequence(plan: Plan) -> dict[str, Any]:
+    """Whether the orders are safe on the way as they are listed (see `Plan.listing`); if not so, the steps that are, or
+    what blocks them."""
+    steps = plan.sequence if plan.listing in (SLICES, NONE) else None
+    rows = [asdict(step) for step in steps.steps] if steps is not None else []
+    return {"listing": plan.listing, "reason": steps.reason if steps is not None else "", "steps": rows}
+
+
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as plain Python values, those of a named index first."""
     # Not reset_index: pandas would make Arrow text of labels, which cannot hold all of them.
-    levels = {name: table.index.get_level_values(name).tolist() for name in table.index.names if name is not None}
-    columns = levels | {name: table[name].tolist() for name in table.columns}
+    names = [str(name) for name in table.index.names if name is not None]
+    levels = {name: table.index.get_level_values(name).tolist() for name in names}
+    columns = levels | {str(name): table[name].tolist() for name in table.columns}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

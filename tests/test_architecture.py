@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("explain", "choose", "account_lots", "account_least"),
     (
         *("reasons", "shortfall", "rounding", "plan", "triggers", "report"),
-        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
+        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence", "order_listing"),
     ),
     (
         *("files", "tables", "rebalancer", "batch_input", "batch", "output"),
@@ -233,3 +233,11 @@ def test_importing_is_light(name: str) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert run.stderr == ""
     assert run.stdout.strip() == "[] True"
+
+
+def test_what_the_fast_tests_leave_out_is_there() -> None:
+    from conftest import SLOW
+
+    for stem, names in SLOW.items():
+        text = (ROOT / "tests" / f"{stem}.py").read_text(encoding="utf-8")
+        assert [name for name in names if f"def {name}(" not in text] == [], stem

@@ -239,9 +239,10 @@ def told(one: Declared, make: Callable[[Account], _T], account: Account) -> _T:
         return make(account)
     except InputError as error:
         column = getattr(one, str(error.column), None)
-        if error.asset is None or not isinstance(column, str) or column == error.column:
+        number = error.asset is not None and isinstance(error.value, float)
+        if not (number and isinstance(column, str) and column != error.column):
             raise
-        problem = f"as {error.column} it {error.problem}"
+        problem = f"{error.column}: {error.problem}"
         raise InputError(problem, asset=error.asset, column=column, value=error.value) from None
 
 

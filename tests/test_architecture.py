@@ -42,14 +42,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "lot_dive",
             "lot_polish",
         ),
-        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
+        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "lot_levels", "verify", "verify_stack"),
         *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
     ("conflict",),
     ("explain", "choose", "account_lots", "account_least"),
     (
         *("reasons", "shortfall", "rounding", "plan", "triggers", "report"),
-        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
+        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence", "order_listing"),
     ),
     (
         *("files", "tables", "rebalancer", "batch_input", "batch", "output"),

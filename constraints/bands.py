@@ -22,7 +22,13 @@ from equipoise.constraints.base import (
     dot,
 )
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import check_number
+from equipoise.constraints.numbers import ROUNDING_TOLERANCE, check_number
+
+
+def outside(weight: Any, low: Any, high: Any) -> Any:
+    """Whether it is outside the band by more than rounding; not at the edge itself."""
+    return (weight < low - ROUNDING_TOLERANCE) | (weight > high + ROUNDING_TOLERANCE)
+
 
 #: One width for both sides, or a pair (below the target, above it).
 Width: TypeAlias = Numbers | tuple[Numbers, Numbers]
@@ -30,7 +36,7 @@ Width: TypeAlias = Numbers | tuple[Numbers, Numbers]
 
 @dataclass(frozen=True)
 class DriftBand(Rule, stacks=True):
-    """b − inside·below ≤ w ≤ b + inside·above around the target b.
+    """b − φ·below ≤ w ≤ b + φ·above around the target b: φ = `inside` where w₀ is outside the band, else 1.
 
     Widths: `absolute` in fractions of NAV, `relative` in fractions of |b|; with both, the lesser holds
     (`combine="lesser"`, Swedroe's "5/25": min(0.05, 0.25·|b|)) or the greater. Each is a number, a
@@ -40,9 +46,10 @@ class DriftBand(Rule, stacks=True):
     their targets, and mappings are by label. All that has the label counts, debts and the cash as well (as in
     GroupLimit); assets without a label are free. By `underlying` it is on the economic exposure, Σ exposure·w.
 
-    `inside` (0 to 1) is the destination: trades must end within this fraction of the band, while the
-    trigger `Drift` fires at its full width. 1 is the edge, 0.5 half-way, 0 the target itself
-    (reference: a trigger of 200 basis points with a destination of 175 is inside=0.875).
+    `inside` (0 to 1) is the destination of what is outside its full band before trading: it must end within this
+    fraction of the band. What is inside its band may be anywhere in it, as the trigger `Drift` sees it. 1 is the edge,
+    0.5 half-way, 0 the target itself (reference: a trigger of 200 basis points with a destination of 175 is
+    inside=0.875).
 
     Without `by` the settlement cash has no band unless `cash=True` (or `assets` names it): its limits are CashFloor
     and CashBand.
@@ -97,29 +104,28 @@ class DriftBand(Rule, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         if self.by is None:
-            low, high = self.band(account)
-            return (Bound(label="drift band", lower=self._shrunk(low, account), upper=self._shrunk(high, account)),)
+            full = self.band(account)
+            part = self._part(account.before, *full)
+            # Where there is no edge (±inf) there is none inside it either; 0 · inf would not be a number.
+            away = [np.where(np.isfinite(edge), edge - account.target, 0.0) for edge in full]
+            low, high = (
+                np.where(np.isfinite(edge), account.target + part * x, edge) for edge, x in zip(full, away, strict=True)
+            )
+            return (Bound(label="drift band", lower=low, upper=high),)
         rows: list[Row] = []
         for label, member, centre, least, most in self.groups(account):
+            part = self._part(dot(member, account.before), least, most)
+            low, high = centre - part * (centre - least), centre + part * (most - centre)
             rows += [
-                Row(
-                    label=f"{label} above its band",
-                    weight=member,
-                    upper=centre + self.inside * (most - centre),
-                ),
-                Row(
-                    label=f"{label} below its band",
-                    weight=-member,
-                    upper=-(centre - self.inside * (centre - least)),
-                    at_least=True,
-                ),
+                Row(label=f"{label} above its band", weight=member, upper=high),
+                Row(label=f"{label} below its band", weight=-member, upper=-low, at_least=True),
             ]
         return rows
 
-    def _shrunk(self, edge: Array, account: Account) -> Array:
-        # Where there is no edge (±inf) there is none inside it either; 0 · inf would not be a number.
-        distance = np.where(np.isfinite(edge), edge - account.target, 0.0)
-        return np.where(np.isfinite(edge), account.target + self.inside * distance, edge)
+    def _part(self, before: Any, low: Any, high: Any) -> Any:
+        """The part of the band in which trades must end."""
+        part = np.where(outside(before, low, high), self.inside, 1.0)
+        return part if part.ndim else float(part)
 
     def _widths(self, account: Account, target: Array, where: NDArray[np.bool_]) -> tuple[Array, Array]:
         """The width (below, above) of each of these assets."""

@@ -196,6 +196,8 @@ class Row(Parts):
     at_least: bool = False
     limit: Any = None
     per: Parts | None = None
+    #: By how much `upper` is above what the rule asks for, because what is held breaks it already: plans say so.
+    relaxed: Any = 0.0
     liquidation: float | None = None
 
     @property
@@ -239,6 +241,8 @@ class Bound:
     upper: Array
     #: Whether it limits the trade, and not what is held at the end: with transfers between accounts they differ.
     of_trade: bool = False
+    #: By how much `lower` is below what the rule asks for, as in `Row`.
+    relaxed: Array | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -314,10 +318,7 @@ Piece: TypeAlias = "Row | Bound | Cone | Step | Semicontinuous | Count | Opaque 
 
 
 class Declared:
-    """What a class of rules or costs says about itself where it is made:
-
-    class Mine(Rule, stacks=True, blanks=("cap",)): ...
-    """
+    """What a class says about itself where it is made: `class Mine(Rule, stacks=True, blanks=("cap",)): ...`"""
 
     #: Whether its method also serves a stack of portfolios.
     stacks: ClassVar[bool] = False

@@ -178,6 +178,8 @@ class Reserve(Rule, stacks=True, blanks=("units",)):
     """w ≥ min(w₀, units·price/NAV): a reserve or insurance buffer that may not be spent; what is missing is not bought.
 
     `units` of each asset, the settlement cash included if it is named (blank: none). The cash counts after costs.
+    Where less is held than that, nothing of it is spent; the plan's message says what is missing, and its check shows
+    the reserve that was asked for as the limit. (`CashFloor(money=)` is the floor that sells to be kept.)
     """
 
     units: Numbers
@@ -191,5 +193,7 @@ class Reserve(Rule, stacks=True, blanks=("units",)):
             raise InputError("must be at least 0", asset=account.assets[i], column="units", value=units[i])
         low, high = unbounded(account)
         kept = np.isfinite(units)
-        held = np.where(kept, np.where(kept, units, 0.0) * account.price / account.nav, -np.inf)
-        return (Bound(label="reserve", lower=np.where(kept, np.minimum(account.before, held), low), upper=high),)
+        asked = np.where(kept, units, 0.0) * account.price / account.nav
+        missing = np.where(kept, np.maximum(asked - account.before, 0.0), 0.0)
+        least = np.where(kept, np.minimum(account.before, asked), low)
+        return (Bound(label="reserve", lower=least, upper=high, relaxed=missing),)

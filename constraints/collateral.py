@@ -58,7 +58,7 @@ class _Coverage(Rule):
 def _covered(
     label: str, at_least: float, collateral: Array, debt: Array, upper: Any = 0.0, *, liquidation: float | None = None
 ) -> Row:
-    """Σ collateral·w⁺ ≥ at_least · Σ w⁻, reported as the ratio of the two."""
+    """Σ collateral·w⁺ ≥ at_least · Σ w⁻ − upper, reported as the ratio of the two."""
     return Row(
         label=label,
         long=-collateral,
@@ -67,6 +67,7 @@ def _covered(
         at_least=True,
         limit=at_least,
         per=Parts(short=debt),
+        relaxed=upper,
         liquidation=liquidation,
     )
 
@@ -141,7 +142,7 @@ class BorrowLimit(_Coverage, stacks=True, blanks=("borrow", "liquidation")):
     `borrow`, `liquidation`: Compound III's borrow and liquidate collateral factors (Aave's LTV and liquidation
     threshold), 0 ≤ borrow ≤ liquidation ≤ 1; blank: no collateral. `at_least` of 1 or more is the buffer above
     liquidation. An account that is beyond its borrow limit already may not go further beyond, nor owe more of
-    anything. Source: Comet, isBorrowCollateralized and isLiquidatable.
+    anything; the plan's message says by how much it is. Source: Comet, isBorrowCollateralized and isLiquidatable.
     """
 
     borrow: Numbers

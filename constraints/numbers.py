@@ -18,6 +18,8 @@ from equipoise.constraints.errors import InputError
 
 #: No number but 0 is smaller or larger in size than this; no price and no NAV either.
 SMALLEST, LARGEST = 1e-100, 1e100
+#: What the rounding of limits and weights to floating point may explain, in fractions of NAV.
+ROUNDING_TOLERANCE = 1e-12
 _LONGEST = 1000  # characters of a number that is written as text
 _SHOWN = 40  # characters of a cell in a message
 _TEXT = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")

@@ -76,7 +76,7 @@ class _Books:
         if entry >= self.rows:
             transfer = self.accounts.transfers[entry - self.rows]
             most = exact(transfer.limit) if np.isfinite(transfer.limit) else None
-            least = Fraction(0) if not transfer.two_way else None if most is None else -most
+            least = Fraction(0)
             return least, most
         edges = (Fraction(float(edge[entry])) for edge in (self.problem.lower, self.problem.upper))
         low, high = (edge * self.nav / self.price[entry] - self.quantity[entry] for edge in edges)

@@ -81,8 +81,7 @@ class Accounts:
         n, account, price = self.rows, self.asked.portfolio, self.asked.portfolio.exact_price
         nav = account.nav
         for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
-            if not transfer.two_way:
-                yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
+            yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
             if np.isfinite(transfer.limit):
                 limit = exact(transfer.limit)
                 slack = (limit - abs(moved)) * price[source]

@@ -148,14 +148,14 @@ def _compare(place: Path, found: dict[str, Any], identity: dict[str, Any]) -> No
         "chunk": "the size of chunks",
         "spent": "the effort for whole-lot plans",
     }
+    here, there = identity["versions"], found.get("versions", {})
+    for name in sorted(here.keys() | there.keys()):  # first: on other kernels a covariance's digest differs, too
+        if here.get(name) != there.get(name):
+            raise _refused(place, f"it was begun with {name} {there.get(name)}, here is {here.get(name)}")
     for key in identity.keys() - {"versions"} | found.keys() - {"versions"}:
         if identity.get(key) != found.get(key):
             shown = "" if key in ("policy", "universe") else f": {found.get(key)} there, {identity.get(key)} here"
             raise _refused(place, f"{names.get(key, key)} is another{shown}")
-    here, there = identity["versions"], found.get("versions", {})
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
-            raise _refused(place, f"it was begun with {name} {there.get(name)}, here is {here.get(name)}")
 
 
 def _refused(place: Path, why: str) -> InputError:

@@ -126,7 +126,7 @@ def _rename(parts: Sequence[Path], paths: Sequence[Path]) -> None:
     done: list[Path] = []
     try:
         for path, before in there.items():
-            with suppress(OSError):  # a file system without links: what is replaced cannot be had back
+            with suppress(OSError, NotImplementedError):  # no links here: what is replaced cannot be had back
                 os.link(path, before, follow_symlinks=False)
         for part, path in zip(parts, paths, strict=True):
             with _named(path):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from functools import cache
 from importlib import metadata
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer import files
 from equipoise.optimizer.batch import Plans
+from equipoise.optimizer.order_listing import NONE, SLICES
 from equipoise.optimizer.plan import ORDER_COLUMNS, TRANSFER_COLUMNS, Plan
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.solution import Status
@@ -55,6 +57,7 @@ def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
         "cash": policy.rebalancer.cash,
         "orders": order_records(plan),
         "transfers": transfer_records(plan),
+        "sequence": _sequence(plan),
         "positions": _positions(plan),
         "weights": _records(plan.weights.reset_index()),
         "figures": {
@@ -234,6 +237,14 @@ def _positions(plan: Plan) -> list[dict[str, Any]]:
     after = plan.verified.quantities if plan.verified and plan.status.ok else (None,) * len(portfolio.assets)
     rows = sorted(zip(portfolio.order, portfolio.assets, portfolio.exact_quantity, after, strict=True))
     return [{"asset": asset, "before": before, "after": then} for _, asset, before, then in rows]
+
+
+def _sequence(plan: Plan) -> dict[str, Any]:
+    """Whether the orders are safe on the way as they are listed (see `Plan.listing`); if not so, the steps that are, or
+    what blocks them."""
+    steps = plan.sequence if plan.listing in (SLICES, NONE) else None
+    rows = [asdict(step) for step in steps.steps] if steps is not None else []
+    return {"listing": plan.listing, "reason": steps.reason if steps is not None else "", "steps": rows}
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import Risk
+from equipoise.optimizer.shortfall import shortfalls
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
 from equipoise.optimizer.transfers import Transfer
 from equipoise.optimizer.transfers import portfolio as in_accounts
@@ -230,6 +231,7 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tri
     whole, stuck = problem.discrete, ""
     holds = solution.status is Status.NO_TRADE and held_keeps(problem)
     if holds:
+        solution = replace(solution, solver="holding")  # whoever found that
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole and problem.accounts is not None:
@@ -265,7 +267,8 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tri
     if whole and not holds:
         closed = close_enough(problem.objective(weights), bound)
         status = (Status.OPTIMAL if any(trades) else Status.NO_TRADE) if closed else Status.FEASIBLE
-    plan = Plan(status, name, "", problem, solution, checked, trades, weights, bound)
+    [said] = shortfalls(problem)
+    plan = Plan(status, name, said, problem, solution, checked, trades, weights, bound)
     if not checked.passed:
         broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
         return Plan(

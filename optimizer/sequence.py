@@ -103,8 +103,9 @@ class OrderSequence:
 
     @property
     def whole(self) -> bool:
-        """Whether it is safe without cutting any order."""
-        return self.safe and len({step.asset for step in self.steps}) == len(self.steps)
+        """Whether it is safe without cutting any order. (One that turns a position around is two steps on end.)"""
+        begun = [step.asset for k, step in enumerate(self.steps) if not k or self.steps[k - 1].asset != step.asset]
+        return self.safe and len(set(begun)) == len(begun)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -136,6 +137,7 @@ def sequenced(
     on_the_way: Mapping[str, float] | None = None,
     temporary_cash: float = 0.0,
     most_slices: int = 100,
+    explain: bool = True,
 ) -> OrderSequence:
     """The plan's orders as steps after which, and at every partial fill of which, no rule on the state is broken.
 
@@ -151,7 +153,8 @@ def sequenced(
     factor of 1, a margin ratio of 1), a ratio that is broken at the start may use up a tenth of what it is above that.
 
     `temporary_cash` is money that may be used on the way and is returned at the end, such as a flash loan, in any of
-    the accounts; no rule counts it.
+    the accounts; no rule counts it. `explain`: where there is no sequence, look for what blocks it and how much
+    temporary cash would do, which takes longer than the search.
 
     Raises InputError for a plan without verified orders, for unknown names and for limits that a rule cannot have.
     """
@@ -165,15 +168,16 @@ def sequenced(
         raise InputError("must give limits by the names of rules", column="on_the_way", value=on_the_way)
     pieces = watched(plan.asked, always)
     limits = asked_limits(plan.asked, pieces, on_the_way or {})
-    found = _searched(plan, pieces, limits, temporary_cash, int(most_slices))
     repair = {key: limit for key, limit in repair_limits(pieces, plan.asked.before).items() if key not in limits}
+    found = _searched(plan, pieces, limits, temporary_cash, int(most_slices), explain=explain and not repair)
     if not found.safe and repair:
-        found = _searched(plan, pieces, {**limits, **repair}, temporary_cash, int(most_slices))
+        loosened = {**limits, **repair}
+        found = _searched(plan, pieces, loosened, temporary_cash, int(most_slices), explain=explain)
     return found
 
 
 def _searched(
-    plan: Plan, pieces: list[Titled], limits: Limits, temporary_cash: float, most_slices: int
+    plan: Plan, pieces: list[Titled], limits: Limits, temporary_cash: float, most_slices: int, *, explain: bool
 ) -> OrderSequence:
     """The sequence with these limits on the way."""
     orders = Orders(plan, limited(plan.asked, pieces, limits), temporary_cash)
@@ -187,7 +191,8 @@ def _searched(
         )
     states = search.whole() or search.sliced()
     if states is None:
-        return _blocked(orders, search)
+        none = OrderSequence((), False, "No safe sequence was found.", orders.shown, proven=False)
+        return _blocked(orders, search) if explain else none
     steps = _steps(orders, states)
     shown = _named(limits)
     text = f"Every rule holds after each of {len(steps)} steps and at any partial fill of them"

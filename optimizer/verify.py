@@ -212,7 +212,7 @@ def _bounds(
                 detail=bound.label,
                 asset=asset,
                 value=float(value[i] / nav),
-                limit=limit,
+                limit=limit + float(bound.relaxed[i]) if at_least and bound.relaxed is not None else limit,
                 at_least=at_least,
             )
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -257,6 +258,7 @@ def _work(pipe: Connection, job: bytes, timed: bool) -> None:
             pipe.send(("begun", None))
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # the parent has gone
         try:
             unpacked(job)
@@ -276,6 +278,14 @@ def _work(pipe: Connection, job: bytes, timed: bool) -> None:
             except Exception as error:
                 reply = "error", internal(error)
             pipe.send(reply)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can stop nobody: without this, a worker that hangs would do so for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def import_program() -> None:

@@ -47,7 +47,7 @@ def harmed(table: pd.DataFrame, harm: float, *names: str) -> pd.DataFrame:
 class Harm(Rule):
     """What the column `harm` says: 1 ends the process, 2 hangs, 3 ends it but for the first time only (`mark` is
     there from then on), 4 waits a little, 5 raises unless numerical libraries use one thread, 6 waits longer, in no
-    stack, 7 lacks memory, 8 lacks it for the first time only."""
+    stack, 7 lacks memory, 8 lacks it for the first time only, 9 hangs unless `mark` is there."""
 
     mark: str = ""
 
@@ -55,6 +55,9 @@ class Harm(Rule):
         harm = account.numbers("harm", "harm").max()
         if harm == 1:
             os._exit(3)
+        if harm == 9 and not Path(self.mark).exists():
+            Path(self.mark).with_suffix(".hangs").touch()
+            time.sleep(600)
         if harm == 2:
             time.sleep(600)
         if harm == 3 and not Path(self.mark).exists():

@@ -160,7 +160,7 @@ class _State:
         at = next(
             i
             for i, label in enumerate(labels)
-            if self.plan.trades[i] and set(label.replace("<->", "->").split(" -> ")) == set(step.asset.split(" -> "))
+            if self.plan.trades[i] and set(label.split(" -> ")) == set(step.asset.split(" -> "))
         )
         cost = float(self.plan.verified.costs[at]) * part * float(step.fraction)
         accounts = self.plan.problem.accounts

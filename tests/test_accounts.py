@@ -192,7 +192,7 @@ def test_supplying_does_not_change_the_exposure() -> None:
 def test_what_one_account_lacks_is_said() -> None:
     plan = rebalancer([health(2.0), NoTrade(["exchange/ETH"])], [REPAY]).solve(table())
     assert plan.status is Status.INFEASIBLE
-    assert "the cash floor of wallet reaches -8 % at best while In" in plan.message  # 400 of 5000
+    assert "the cash floor of wallet reaches -8 % at best" in plan.message  # 400 of 5000
 
 
 def test_limits_of_a_transfer() -> None:
@@ -481,3 +481,27 @@ def test_the_next_table() -> None:
     rows["quantity"] = plan.quantities["after"].to_numpy()
     assert list(plan.quantities.index) == ["/".join(label) for label in rows.index]
     assert made.solve(rows).transfers["value"].sum() < 1e-4
+
+
+@pytest.mark.parametrize(("paid_by", "payer"), [(None, "wallet/USDC"), ("exchange", "exchange/USDT")])
+def test_the_way_back_is_paid_where_it_leaves(paid_by: str | None, payer: str) -> None:
+    """600 flow back to the exchange for 1 %: 6, paid by the account that they leave unless another is named."""
+    rows = pd.DataFrame(
+        [("exchange", "USDT", 100.0, 1.0), ("wallet", "USDC", 1_006.0, 0.0)],
+        columns=["account", "asset", "quantity", "target"],
+    ).assign(price=1.0, underlying="USD")
+    made = Rebalancer(
+        cash={"exchange": "USDT", "wallet": "USDC"},
+        constraints=[CashFloor(money=694.0 if paid_by else 700.0)],
+        transfers=[Transfer("exchange/USDT", "wallet/USDC", cost=0.01, two_way=True, paid_by=paid_by)],
+    )
+    plan = made.solve(rows)
+    assert plan.status.ok and plan.verified is not None and plan.problem is not None, plan.message
+    assert plan.transfers[["from", "to"]].to_numpy().tolist() == [["wallet/USDC", "exchange/USDT"]]
+    moved = Fraction(max(plan.trades))
+    assert float(moved) == pytest.approx(600.0, abs=1e-4)
+    fee = moved / 100
+    paid = {"exchange/USDT": 100 + moved, "wallet/USDC": 1006 - moved}
+    paid[payer] -= fee
+    after = dict(zip(plan.asked.assets, plan.verified.quantities, strict=True))
+    assert after == paid and plan.verified.cost == fee

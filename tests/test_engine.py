@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -91,12 +91,12 @@ def test_rules_may_name_what_any_portfolio_of_the_batch_has() -> None:
 
 def test_a_worker_that_dies_costs_only_its_portfolio(tmp_path: Path) -> None:
     """P0006 ends its process; P0010's was killed by accident, and is well when it is tried again. Two processes."""
-    table, before = mixed(), dict(os.environ)
-    policy = rebalancer(mark=str(tmp_path / "killed"))
+    table, policy = mixed(), rebalancer(mark=str(tmp_path / "killed"))
+    calm, before = list(run(policy, table)), dict(os.environ)
     chunks = list(run(policy, harmed(harmed(table, 1, "P0006"), 3, "P0010"), chunk=25, executor=2))
     assert (tmp_path / "killed").exists()
     assert [len(chunk.results) for chunk in chunks] == [5, 5, 2]
-    results, calm = joined(chunks).results, list(run(policy, table))
+    results = joined(chunks).results
     assert list(results.index) == list(joined(calm).results.index)
     assert results.loc["P0006", "status"] == "WORKER_DIED"
     assert results.loc["P0006", "message"] == "worker_died: the process that solved it ended with exit code 3"
@@ -271,14 +271,15 @@ def test_options_that_do_not_fit_are_refused_when_called(options: dict[str, Any]
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
-    """SIGKILL to the parent: its workers end too, and a second run solves only what is left."""
-    script = tmp_path / "script.py"
+    """SIGKILL to the parent: its workers end too, even one that hangs; a second run solves only what is left."""
+    script, mark = tmp_path / "script.py", tmp_path / "well"
     script.write_text(
         "import multiprocessing\nfrom batches import accounts, harmed, rebalancer\n"
         "from equipoise.optimizer.engine import run\n"
         "if __name__ == '__main__':\n"
-        "    names = [f'P{i:04d}' for i in range(24)]\n"
-        "    for _ in run(rebalancer(), harmed(accounts(24), 4, *names), executor=1, chunk=10, checkpoint='kept'):\n"
+        "    table = harmed(accounts(24), 9, 'P0006')\n"
+        f"    policy = rebalancer(mark={str(mark)!r})\n"
+        "    for _ in run(policy, table, executor=1, chunk=10, checkpoint='kept'):\n"
         "        print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -288,21 +289,31 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
         assert child.stdout is not None
         workers = [int(pid) for pid in child.stdout.readline().split()]
         child.stdout.readline()
+        assert _comes(lambda: mark.with_suffix(".hangs").exists())
         child.kill()
     assert workers
     assert _ended(workers)
     kept = sorted((tmp_path / "kept").glob("chunk-*.bin"))
     assert 2 <= len(kept) < 12
     before = {file: file.stat().st_mtime_ns for file in kept}
-    table = harmed(accounts(24), 4, *(f"P{i:04d}" for i in range(24)))
-    again = list(run(rebalancer(), table, chunk=10, checkpoint=tmp_path / "kept"))
+    mark.touch()
+    policy, table = rebalancer(mark=str(mark)), harmed(accounts(24), 9, "P0006")
+    again = list(run(policy, table, chunk=10, checkpoint=tmp_path / "kept"))
     assert {file: file.stat().st_mtime_ns for file in kept} == before
     calm = rebalancer().solve_batch(accounts(24))
     assert content(again) == content([engine.Chunk(calm.results, calm.orders)])
 
 
+def _comes(what: Callable[[], bool]) -> bool:
+    for _ in range(600):
+        if what():
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def _ended(pids: list[int]) -> bool:
-    for _ in range(200):
+    def ended() -> bool:
         alive = []
         for pid in pids:
             try:
@@ -312,10 +323,9 @@ def _ended(pids: list[int]) -> bool:
                     alive.append(pid)
             except OSError:
                 continue
-        if not alive:
-            return True
-        time.sleep(0.1)
-    return False
+        return not alive
+
+    return _comes(ended)
 
 
 @pytest.fixture

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from processors import kernels, threads
 
 from equipoise import Rebalancer
 from equipoise.constraints import LongOnly, LotSize
@@ -50,3 +54,16 @@ def test_of_assets_that_are_alike_the_first_gets_the_odd_lot(fee: float) -> None
         plan = Rebalancer(cash="USD", risk=risk, constraints=rules, costs=[FixedFee(fee)] if fee else []).solve(table)
         bought.add(tuple(plan.orders["quantity"].reindex(names, fill_value=0)))
     assert len(bought) == 1
+
+
+@pytest.mark.skipif(len(kernels()) < 2, reason="this processor has one kernel only")
+def test_a_checkpoint_knows_on_which_kernels_it_was_begun() -> None:
+    asked = "from equipoise.optimizer.digest import versions; print(versions()['kernels'])"
+
+    def said(kernel: str) -> str:
+        chosen = os.environ | threads(1) | {"OPENBLAS_CORETYPE": kernel}
+        return subprocess.run([sys.executable, "-c", asked], env=chosen, capture_output=True, text=True).stdout
+
+    old, *_, new = kernels()
+    assert len(said(old)) == 13
+    assert said(old) == said(old) != said(new)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Cone, Parts, part
 from equipoise.optimizer.discrete import Counts
+from equipoise.optimizer.effort import ENDLESS, Clock
 from equipoise.optimizer.lot_points import SLACK, TIE, Integers, Lots, Mask, first
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 
@@ -80,8 +81,8 @@ def _of_cone(cone: Cone, cash: int, margin: float) -> tuple[_Form, float]:
 class Search:
     """The descent of one portfolio. `run` returns the best state from a starting point."""
 
-    def __init__(self, allowed: Lots, margin: float = 0.0) -> None:
-        self.allowed = allowed
+    def __init__(self, allowed: Lots, margin: float = 0.0, clock: Clock = ENDLESS) -> None:
+        self.allowed, self.clock = allowed, clock
         self.problem = problem = allowed.problem
         risk, cash = problem.risk, problem.cash
         self.risk = _Form(risk.factors, risk.specific, problem.target, cash)
@@ -121,6 +122,8 @@ class Search:
 
     def run(self, state: State) -> State:
         for _ in range(_SWEEPS):
+            if self.clock.over:
+                break
             worth = max(_WORTH * abs(state.objective), 1e-16)
             better = self._swept(state, worth)
             if better is None:

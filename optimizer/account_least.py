@@ -17,6 +17,7 @@ from equipoise.constraints.base import Array, Bound, Piece, Row
 from equipoise.optimizer.accounts import of_holdings
 from equipoise.optimizer.choose import solve
 from equipoise.optimizer.discrete import least_positions
+from equipoise.optimizer.effort import ENDLESS, Clock
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution, Status
 
@@ -45,13 +46,13 @@ class _Node:
         return self.bound < other.bound
 
 
-def decided(problem: Problem, solution: Solution) -> Decided | None:
+def decided(problem: Problem, solution: Solution, clock: Clock = ENDLESS) -> Decided | None:
     """The best plan with these minimums; None if none was found."""
     assert problem.accounts is not None and solution.weights is not None
     least = np.array([float(x) for x in least_positions(problem)])[: problem.accounts.rows] / problem.portfolio.nav
     heap, best, closed = [_Node(solution.bound, problem, solution.weights)], None, np.inf
     for _ in range(_NODES):
-        if not heap or (best is not None and heap[0].bound >= best.problem.objective(best.weights)):
+        if not heap or clock.over or (best is not None and heap[0].bound >= best.problem.objective(best.weights)):
             break
         node = heapq.heappop(heap)
         between = _between(node, least)

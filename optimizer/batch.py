@@ -319,8 +319,9 @@ def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, known: frozense
 
 
 def _planned(rebalancer: Rebalancer, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
+    clock = spent.clock()
     problem = rebalancer.policy.problem(portfolio)
-    return finished(problem, solve_convex(problem), spent, tried)
+    return finished(problem, solve_convex(problem), spent, tried, clock)
 
 
 def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:

@@ -60,7 +60,7 @@ def _explained(problem: Problem) -> Solution:
     if answer.weights is not None:
         return answer
     found = explain(problem)
-    if found.status is Status.UNSOLVED and answer.attempts[-1].said == "infeasible":
+    if found.status is Status.UNSOLVED and [a.said for a in answer.attempts[-1:]] == ["infeasible"]:
         # Called infeasible, but not proven: the other solvers' turn.
         from equipoise.optimizer import program
 
@@ -97,12 +97,7 @@ def _of_two_forms(problem: Problem) -> Solution:
         return loosest  # what a relaxation cannot keep cannot be kept
     if kept(relaxed, loosest.weights) is not None:
         return _as_asked(problem, loosest)  # what is best of more is best
-    found = [
-        replace(answer, problem=answer.problem or form)
-        for form in (with_cash_positive(problem), problem)
-        if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
-    ]
-    best = min(found, key=lambda answer: answer.objective, default=None)
+    best = min(of_stricter_forms(problem), key=lambda answer: answer.objective, default=None)
     if best is not None and close_enough(best.objective, loosest.bound):
         return replace(best, status=Status.OPTIMAL, bound=loosest.bound)
     if problem.envelopes:
@@ -115,6 +110,15 @@ def _of_two_forms(problem: Problem) -> Solution:
         text = "No answer passed the check, and no conflict between the rules was proven."
         return replace(loosest, status=Status.UNSOLVED, weights=None, prices=None, explanation=text)
     return replace(best, status=Status.FEASIBLE, bound=loosest.bound)
+
+
+def of_stricter_forms(problem: Problem) -> list[Solution]:
+    """The answers, each with its form as its problem: with the cash kept positive, and with the steeper slope."""
+    return [
+        replace(answer, problem=answer.problem or form)
+        for form in (with_cash_positive(problem), problem)
+        if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
+    ]
 
 
 def _as_asked(problem: Problem, answer: Solution) -> Solution:

@@ -59,7 +59,7 @@ class Conflict:
     trial: Trial
 
 
-class Tests:
+class Feasibility:
     """The rules of one problem, to be tested for whether some of them can hold together."""
 
     def __init__(self, problem: Problem) -> None:
@@ -72,6 +72,8 @@ class Tests:
     def tried(self, on: Container[str]) -> Trial:
         """Whether these can hold together."""
         rest = only(self.problem, on)
+        if (held := kept(rest, rest.before)) is not None:
+            return Trial(weights=held)
         custom = [title for title, _ in rest.opaque]
         pieces = tuple((t, p) for t, p in self.problem.pieces if t in custom or not isinstance(p, Opaque))
         return self._decided(rest, replace(self.problem, pieces=pieces))
@@ -151,7 +153,8 @@ class Tests:
         for title in list(needed):
             without = [other for other in needed if other != title]
             rest = only(trial.problem, _Either(without, background))
-            if proven(rest, trial.near, trial.prices):
+            every = len(rest.opaque) == len(trial.problem.opaque)  # custom rules have their price together
+            if proven(rest, trial.near, trial.prices if every else replace(trial.prices, slopes=None, offset=0.0)):
                 needed = without
         return needed
 

@@ -18,12 +18,13 @@ from equipoise.constraints.base import Bound, Cone, Parts, Row
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.terms import Brackets
-from equipoise.optimizer.conflict import Conflict, Tests, pushing
+from equipoise.optimizer.conflict import Conflict, Feasibility, pushing
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Status
 
 _SHOWN = 5  # names of assets in a sentence, and limits of a rule
 _DIGITS = 4  # of a figure
+_FINEST = -5  # and the power of ten below which none is printed
 _STEPS = 8  # towards the best of a ratio (Dinkelbach 1967)
 _PRICED = 1e-6  # below this the price of a row is a solver's noise; they add up to 1 at most
 _SAME = 1e-9  # figures that differ by no more are one, relatively
@@ -50,10 +51,10 @@ def explain(problem: Problem, background: Container[str] = ()) -> Explanation:
 
     Rules whose titles are in the `background` are taken for granted: they are in no conflict set.
     """
-    tests = Tests(problem)
-    found = tests.minimal(background)
+    feasibility = Feasibility(problem)
+    found = feasibility.minimal(background)
     if isinstance(found, Conflict):
-        return _Sentences(tests, found).explanation()
+        return _Sentences(feasibility, found).explanation()
     if found.weights is not None:
         held = problem.violation(problem.before) <= ROUNDING_TOLERANCE
         which = "what is held keeps all rules, but how far it is from the best plan is not known"
@@ -210,8 +211,8 @@ def _restated(row: Row, limit: float) -> Row:
 class _Sentences:
     """What is said of a conflict."""
 
-    def __init__(self, tests: Tests, conflict: Conflict) -> None:
-        self._tests, self._conflict, self._problem = tests, conflict, tests.problem
+    def __init__(self, feasibility: Feasibility, conflict: Conflict) -> None:
+        self._feasibility, self._conflict, self._problem = feasibility, conflict, feasibility.problem
 
     def explanation(self) -> Explanation:
         titles, undecided = self._conflict.titles, self._conflict.undecided
@@ -292,7 +293,7 @@ class _Sentences:
         """
         problem, row, value = self._problem, limit.row, None
         for _ in range(_STEPS):
-            raw = self._tests.least(problem, limit.kind, limit.place)
+            raw = self._feasibility.least(problem, limit.kind, limit.place)
             if raw is None or raw.weights is None:
                 return value
             if row is None or row.per is None:
@@ -311,9 +312,14 @@ class _Sentences:
         return value
 
     def _rounded(self, limit: _Limit, value: float, scale: float) -> str | None:
-        """The value in so many digits with which, as printed, all rules can be kept; None if none was found."""
+        """The value in so many digits with which, as printed, all rules can be kept; None if none was found.
+
+        More digits where less than ten units of the last one are missing.
+        """
         exact = Decimal(repr(float(value))) * Decimal(scale)
-        last = Decimal(1).scaleb(max(exact.adjusted(), -9) + 1 - _DIGITS)
+        missing = abs(exact - Decimal(repr(float(limit.stated))) * Decimal(scale))
+        power = min(exact.adjusted() + 1 - _DIGITS, missing.adjusted() - 1)
+        last = Decimal(1).scaleb(max(_FINEST, power))
         outward, step = (ROUND_FLOOR, -last) if limit.at_least else (ROUND_CEILING, last)
         nearest = exact.quantize(last, ROUND_HALF_EVEN)
         near = abs(nearest - exact) <= Decimal(_SAME) * max(abs(exact), Decimal(1))
@@ -323,7 +329,7 @@ class _Sentences:
                 moved = limit.moved(self._problem, float(figure) / scale)
             except InputError:
                 return None
-            if self._tests.with_limits(moved).weights is not None:
+            if self._feasibility.with_limits(moved).weights is not None:
                 return f"{figure.normalize():f}" if figure else "0"
         return None
 

@@ -144,6 +144,17 @@ class Lots:
         return not self.minimums and not self.apart.any() and bool(self.holds.all())
 
     @cached_property
+    def stays(self) -> Mask:
+        """Whether no trade is a point."""
+        return np.asarray(self.holds & (self.lowest <= 0) & (self.highest >= 0))
+
+    def several(self) -> Mask:
+        """The assets with more than one point."""
+        low, high = self.intervals
+        lots = np.maximum(high.astype(float) - low.astype(float) + 1.0, 0.0).sum(axis=0)
+        return np.asarray((lots + self.stays + self.closable > 1) & (np.arange(len(lots)) != self.problem.cash))
+
+    @cached_property
     def intervals(self) -> tuple[Integers, Integers]:
         """The lots (J, n) from and to which orders go, J = 2 or 4: bought and sold, each ending long or short."""
         low, high, least = self.lowest, self.highest, self.least
@@ -161,7 +172,7 @@ class Lots:
         if self.plain:
             return (lots >= self.lowest) & (lots <= self.highest)
         low, high = self.intervals
-        found = (lots == 0) & self.holds & (self.lowest <= 0) & (self.highest >= 0)
+        found = (lots == 0) & self.stays
         for start, end in zip(low, high, strict=True):
             found |= (lots >= start) & (lots <= end)
         return np.asarray(found)
@@ -191,8 +202,7 @@ class Lots:
     def empty(self) -> NDArray[np.intp]:
         """The assets for which no point at all lies within their bounds."""
         low, high = self.intervals
-        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
-        return np.flatnonzero(~(holds | np.any(low <= high, axis=0) | self.closable))
+        return np.flatnonzero(~(self.stays | np.any(low <= high, axis=0) | self.closable))
 
     def within_budget(self) -> Lots:
         """The same plans: without lots that leave the others, at their least and their most, no way to add up to 1."""
@@ -227,9 +237,8 @@ class Lots:
         zero = np.zeros_like(lots)
         inside = np.clip(lots, np.minimum(low, high), high)
         options = np.concatenate([inside, zero[None]])
-        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
         valid = np.concatenate(
-            [np.broadcast_to(low <= high, inside.shape), np.broadcast_to(holds, inside.shape[1:])[None]]
+            [np.broadcast_to(low <= high, inside.shape), np.broadcast_to(self.stays, inside.shape[1:])[None]]
         )
         away = (options - lots).astype(np.float64)
         wrong_side = (away != 0) & ((away > 0) != upwards)
@@ -248,8 +257,7 @@ class Lots:
         nothing = np.zeros_like(exactly)
         nearest = [np.minimum(np.maximum(k, a), b) for a, b in zip(low, high, strict=True) for k in (down, up)]
         lots = np.stack([*nearest, nothing, nothing])
-        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
-        valid = np.concatenate([np.repeat(low <= high, 2, axis=0), holds[None], self.closable[None]])
+        valid = np.concatenate([np.repeat(low <= high, 2, axis=0), self.stays[None], self.closable[None]])
         lots = np.where(valid, lots, 0.0)
         closed = np.zeros(valid.shape, dtype=bool)
         closed[-1] = self.closable
@@ -282,6 +290,12 @@ class Lots:
     def trades(self, lots: Integers, closed: Mask) -> Array:
         """z of these numbers of lots, in fractions of NAV."""
         return np.where(closed, -self.problem.before, lots * self.size)
+
+    def traded(self, quantities: tuple[Fraction, ...]) -> tuple[Integers, Mask]:
+        """The whole lots, and closes, next to these quantities: what `quantities` is made of."""
+        closed = self.closable & np.array([q % lot != 0 for q, lot in zip(quantities, self.lot, strict=True)])
+        lots = np.array([q // lot for q, lot in zip(quantities, self.lot, strict=True)], dtype=np.int64)
+        return np.where(closed, 0, lots), closed
 
     def quantities(self, lots: Integers, closed: Mask) -> tuple[Fraction, ...]:
         """The traded quantities, exact."""

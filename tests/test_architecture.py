@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "lot_dive",
             "lot_polish",
         ),
-        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "verify", "verify_stack"),
+        *("lot_split", "lot_dual", "lot_hull", "lot_bound", "lot_exact", "lot_levels", "verify", "verify_stack"),
         *("lot_grid", "lot_descent", "lot_prices", "lot_stack", "lot_diffusion"),
     ),
     ("conflict",),

@@ -439,7 +439,7 @@ def test_a_nav_of_any_size(nav: float) -> None:
 @pytest.mark.parametrize(
     ("build", "data"),
     [
-        (lambda t: t.weight("A000") <= 0.5, WeightBounds(upper={"A000": 0.5, "A001": np.inf})),
+        (lambda t: t.weight("A000") <= 0.5, WeightBounds(upper=0.5, assets=["A000"])),
         (lambda t: t.weight("A000") == 0.5, WeightBounds({"A000": 0.5, "A001": -9.0}, {"A000": 0.5, "A001": 9.0})),
         (lambda t: [t.weights[:2] >= 0.3, t.weights[:2] <= 0.6], WeightBounds(lower=0.3, upper=0.6)),
         (

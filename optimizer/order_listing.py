@@ -20,6 +20,7 @@ from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.exposure import Leverage
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
+from equipoise.optimizer.whole import nearest
 
 if TYPE_CHECKING:
     from equipoise.optimizer.plan import Plan
@@ -112,8 +113,8 @@ def of_plan(plan: Plan) -> Listing:
         found, way = searched(plan)
     else:
         price = problem.portfolio.exact_price
-        money = np.array([float(x * p) for x, p in zip(plan.trades, price, strict=True)])[None]
-        costs = np.array([float(cost) for cost in plan.verified.costs])[None]
+        money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
+        costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
         ranks, codes = listed(problem.as_stack(), money, costs, nav, lambda _: searched(plan))
         found, way = LISTINGS[int(codes[0])], ()
         if ranks is not None and found != NONE:

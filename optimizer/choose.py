@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from equipoise.optimizer import newton
+from equipoise.optimizer import dense, newton
 from equipoise.optimizer.conflict import kept, with_cash_positive
 from equipoise.optimizer.explain import at_once, explain
 from equipoise.optimizer.holding import holding
@@ -79,7 +79,7 @@ def _of_one_form(problem: Problem) -> Solution:
 
     if newton.refusal(problem) is not None:
         return program.solve(problem)
-    answer, attempt = newton.solution(problem)
+    answer, attempt = dense.solution(problem) if dense.takes(problem) else newton.solution(problem)
     if answer is not None:
         return answer
     if attempt.said == "infeasible":  # proven

@@ -25,6 +25,7 @@ from equipoise.optimizer.compiled_dual import (
     IMPACT,
     LONG,
     LOWER,
+    QUADRATIC,
     SELL,
     SHORT,
     UPPER,
@@ -36,6 +37,7 @@ from equipoise.optimizer.compiled_dual import (
     jit,
     multiply,
     part,
+    rebase,
 )
 from equipoise.optimizer.compiled_step import Constants, Room, direct, pin, step
 from equipoise.optimizer.dual import KINKS, Dual
@@ -57,9 +59,20 @@ class _Stack(NamedTuple):
     factors: int
     aversion: float
     horizon: float
+    bands: tuple[Indices, Indices, Flags]  # `Dual.bands`, of all turns: (q,), (q,), (B, q)
     kinked: bool  # whether any row has a kink
     costly: bool  # whether costs raise any row
     shared: bool  # whether all have the same rows
+
+
+class _Base(NamedTuple):
+    """What a problem's prices are counted from: see `Problem`."""
+
+    prices: Array
+    start: Array
+    sides: Array
+    bands: Indices
+    smoothed: Flags
 
 
 class _Shared(NamedTuple):
@@ -71,7 +84,7 @@ class _Shared(NamedTuple):
     scale: Array  # (K,): Σ of the squares of the steepest slopes
 
 
-def iterated(dual: Dual) -> Ends:
+def iterated(dual: Dual, proximal: float = iteration.PROXIMAL[0]) -> Ends:
     """Newton's method on these problems, one after the other: see `iteration.iterated`."""
     size, n = dual.assets.before.shape
     stack = _stacked(dual)
@@ -82,9 +95,10 @@ def iterated(dual: Dual) -> Ends:
         steps=np.zeros(size, dtype=np.intp),
     )
     centre, before, done = np.empty((size, n)), np.full(size, np.inf), np.zeros(size, dtype=np.bool_)
+    soft = np.ones(size)
     open_ = np.arange(size)
     while len(open_):
-        _iterate(stack, open_, _CONSTANTS, centre, before, done, ends)
+        _iterate(stack, open_, _CONSTANTS, proximal, soft, centre, before, done, ends)
         open_ = open_[~done[open_]]
         proven = infeasible(dual.take(open_), ends.prices[open_])
         ends.code[open_[proven]] = INFEASIBLE
@@ -113,10 +127,19 @@ def _stacked(dual: Dual) -> _Stack:
         factors=dual.factors,
         aversion=float(dual.aversion),
         horizon=float(dual.horizon),
+        bands=_bands(dual),
         kinked=bool(dual.kinks),
         costly=dual.cost is not None,
         shared=all(len(matrix) == 1 for matrix in (linear, *kinks)),
     )
+
+
+def _bands(dual: Dual) -> tuple[Indices, Indices, Flags]:
+    nothing = np.zeros(0, dtype=np.intp)
+    one = np.concatenate([nothing, *(one for one, _, _ in dual.bands)])
+    other = np.concatenate([nothing, *(other for _, other, _ in dual.bands)])
+    masks = [np.broadcast_to(mask, (dual.size, mask.shape[-1])) for _, _, mask in dual.bands]
+    return one, other, np.hstack([np.zeros((dual.size, 0), dtype=bool), *masks])
 
 
 @jit
@@ -124,6 +147,8 @@ def _iterate(
     stack: _Stack,
     which: Indices,
     constants: Constants,
+    proximal: float,
+    softs: Array,  # what is left of the proximal weights
     centres: Array,
     befores: Array,
     done: Flags,
@@ -146,47 +171,88 @@ def _iterate(
         np.empty(count, dtype=np.intp),
         np.empty((5, n)),
         np.empty((5, n)),
+        np.empty((5, n)),
+        np.empty(count, dtype=np.bool_),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+    )
+    total, base = (
+        np.empty(count),
+        _Base(
+            np.empty(count),
+            np.empty((5, n)),
+            np.empty((2, n)),
+            np.empty((3, len(stack.bands[0])), dtype=np.intp),
+            np.empty(1, dtype=np.bool_),
+        ),
     )
     here, there = _blank(n, count), _blank(n, count)
     for number in range(len(which)):
         b = which[number]
-        problem = _one(stack, b, assets, shared, number == 0 or not stack.shared)
-        centre, before = centres[b], befores[b]
-        _weigh(problem, shared.squares, weight, constants)
+        problem = _one(stack, b, assets, shared, base, number == 0 or not stack.shared)
+        centre, least = centres[b], befores[b]
+        _weigh(problem, shared.squares, weight, proximal, constants)
         if ends.steps[b] == 0:
             _begin(problem, centre, ends.prices[b])
-        _smooth(stack, b, assets, weight, centre)
-        _scale(problem, shared.scale, scale)
-        here.prices[:] = ends.prices[b]
+        _scale(problem, weight, shared.scale, scale)
+        for i in range(n):
+            weight[i] *= softs[b]
+        total[:] = ends.prices[b]
+        _smooth(stack, b, problem, weight, centre, total, here)
         evaluate(problem, here)
         resumed = ends.steps[b] > 0
         while True:
             residual = pin(problem, here, pinned)
-            pull, size = 0.0, 0.0
-            for i in range(n):
-                pull = max(pull, abs(weight[i] * (here.weights[i] - centre[i])))
-            for p in range(problem.factors, count):
-                size += abs(here.prices[p])
-            stalled = residual <= constants.nearly and residual > 0.1 * before
-            still = pull <= constants.pull * (1.0 + 100.0 * size)
-            done[b] = (residual <= constants.exact or stalled) and still
+            size = 0.0
+            for p in range(count):
+                total[p] = problem.base[p] + here.prices[p]
+                if p >= problem.factors:
+                    size += abs(total[p])
+            stalled = residual <= constants.nearly and residual > constants.stalled * least
+            stalled = stalled or (residual <= constants.nearly and ends.steps[b] == constants.rays[-1])
+            still = residual > constants.recentre or _still(problem, here, weight, centre, total, room, constants)
+            done[b] = (residual <= constants.exact or stalled) and (still or ends.steps[b] == constants.rays[-1])
             if done[b] or (not resumed and (size > constants.far or ends.steps[b] in constants.rays)):
                 break
-            before, resumed = residual, False
-            if residual <= constants.recentre and not still:
-                if residual > constants.nearly:
-                    before = np.inf
+            least, resumed = min(least, residual), False
+            if not still:
+                least = np.inf
+                for i in range(n):
+                    weight[i] *= max(constants.softer, constants.softest / softs[b])
+                softs[b] = max(softs[b] * constants.softer, constants.softest)
                 centre[:] = here.weights
-                _smooth(stack, b, assets, weight, centre)
+                _smooth(stack, b, problem, weight, centre, total, here)
                 evaluate(problem, here)
                 residual = pin(problem, here, pinned)
             direct(problem, here, pinned, residual, scale, room, constants)
-            step(problem, here, there, room, constants)
+            step(problem, here, there, room, residual, constants)
             here, there = there, here
             ends.steps[b] += 1
-        befores[b] = before
-        ends.prices[b] = here.prices
+        befores[b] = least
+        ends.prices[b] = total
         ends.weights[b] = here.weights
+
+
+@part
+def _still(
+    problem: Problem, point: Point, weight: Array, centre: Array, total: Array, room: Room, constants: Constants
+) -> bool:
+    """`iteration._still`."""
+    still, slopes = True, room.seen[0]
+    if problem.smoothed[0]:
+        slopes[:] = 0.0
+        for p in range(len(total)):
+            price = abs(total[p])
+            for i in range(len(slopes)):
+                slopes[i] += price * abs(problem.linear[p, i])
+        for i in range(len(slopes)):
+            away = abs(point.weights[i] - centre[i])
+            pull = weight[i] * away
+            still = still and (away <= constants.exact or pull <= constants.rounding * slopes[i] or pull <= 0.0)
+    return still
 
 
 @jit
@@ -195,7 +261,7 @@ def _blank(n: int, count: int) -> Point:
 
 
 @part
-def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Problem:
+def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, base: _Base, new: bool) -> Problem:
     """This problem, its assets in an array of their own; `new`: with other rows than the last."""
     n, k, rows = assets.shape[1], stack.factors, shared.present.shape[1]
     for name in range(12):
@@ -227,6 +293,13 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
                         steepest += abs(shared.kinks[kind, r, i])
                 total += steepest**2
             shared.scale[p] = total
+    base.smoothed[0] = False
+    for q in range(base.bands.shape[1]):
+        base.bands[0, q], base.bands[1, q], base.bands[2, q] = (
+            stack.bands[0][q],
+            stack.bands[1][q],
+            stack.bands[2][b, q],
+        )
     signed, bent = bool(np.any(shared.present[:2])), False
     for i in range(n):
         signed = signed or assets[LONG, i] != 0.0 or assets[SHORT, i] != 0.0
@@ -238,9 +311,14 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
         shared.present,
         cost,
         limits,
+        base.prices,
+        base.start,
+        base.sides,
+        base.bands,
         k,
         stack.aversion,
         stack.horizon,
+        base.smoothed,
         signed,
         stack.kinked,
         stack.costly,
@@ -249,18 +327,19 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
 
 
 @part
-def _weigh(problem: Problem, squares: Array, weight: Array, constants: Constants) -> None:
+def _weigh(problem: Problem, squares: Array, weight: Array, proximal: float, constants: Constants) -> None:
     """The proximal weights of the assets that have no curvature of their own."""
     curvature, largest = problem.assets[CURVATURE], 0.0
     for i in range(len(weight)):
         weight[i] = problem.aversion * squares[i] + curvature[i]
-        largest = max(largest, weight[i])
-    riskless = constants.proximal_riskless * (largest if largest > 0.0 else 1.0)
+        largest = max(largest, weight[i] + 2.0 * problem.assets[QUADRATIC, i])
+    least = constants.proximal_riskless * (largest if largest > 0.0 else 1.0)
     for i in range(len(weight)):
-        if curvature[i] > constants.no_curvature * weight[i]:
+        if curvature[i] > max(constants.no_curvature * weight[i], constants.no_curvature_at_all * largest):
             weight[i] = 0.0
         else:
-            weight[i] = constants.proximal * weight[i] if weight[i] > 0.0 else riskless
+            weight[i] = max(proximal * weight[i], least)
+            problem.smoothed[0] = True
 
 
 @part
@@ -275,20 +354,25 @@ def _begin(problem: Problem, centre: Array, prices: Array) -> None:
 
 
 @part
-def _smooth(stack: _Stack, b: int, assets: Array, weight: Array, centre: Array) -> None:
-    """Add ½·weight·(w − centre)² to every asset."""
-    own, wanted = stack.assets[CURVATURE][b], stack.assets[CENTRE][b]
+def _smooth(stack: _Stack, b: int, problem: Problem, weight: Array, centre: Array, total: Array, point: Point) -> None:
+    """Add ½·weight·(w − centre)² to every asset, and count prices from these on; without it, from 0."""
+    own, wanted, assets = stack.assets[CURVATURE][b], stack.assets[CENTRE][b], problem.assets
     for i in range(len(weight)):
         if weight[i] > 0.0:
             assets[CURVATURE, i] = own[i] + weight[i]
             assets[CENTRE, i] = (own[i] * wanted[i] + weight[i] * centre[i]) / assets[CURVATURE, i]
+    for p in range(len(total)):
+        problem.base[p] = 0.0
+        point.prices[p] = 0.0 if problem.smoothed[0] else total[p]
+        total[p] -= point.prices[p]
+    rebase(problem, total, centre)
 
 
 @part
-def _scale(problem: Problem, squares: Array, scale: Array) -> None:
+def _scale(problem: Problem, weight: Array, squares: Array, scale: Array) -> None:
     """The curvature of each price if every asset were free."""
     k, own, largest = problem.factors, problem.assets, 0.0
-    median = np.median(own[CURVATURE])
+    median = np.median(own[CURVATURE] + weight)
     for p in range(len(scale)):
         total, r = squares[p], p - k
         if 0 <= r < len(problem.cost) and problem.cost[r] > 0.0:

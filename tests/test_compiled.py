@@ -111,9 +111,14 @@ def test_the_threshold_rule_is_that_of_separable() -> None:
         present=np.zeros((4, 0), dtype=bool),
         cost=rows,
         limits=rows,
+        base=rows,
+        start=np.zeros((5, n)),
+        sides=np.zeros((2, n)),
+        bands=np.zeros((3, 0), dtype=np.intp),
         factors=0,
         aversion=1.0,
         horizon=1.0,
+        smoothed=np.zeros(1, dtype=bool),
         signed=True,
         kinked=False,
         costly=False,
@@ -152,8 +157,8 @@ def test_what_has_not_converged_is_handed_on(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(compiled, "_CONSTANTS", compiled._CONSTANTS._replace(rays=(2,) * 4))
     ends = []
 
-    def recorded(dual: Dual) -> Ends:
-        ends.append(compiled.iterated(dual))
+    def recorded(dual: Dual, proximal: float) -> Ends:
+        ends.append(compiled.iterated(dual, proximal))
         return ends[-1]
 
     monkeypatch.setattr(newton, "_iterated", lambda problem: recorded)

@@ -1,12 +1,15 @@
 """The commands of this repository; they need Python 3.11 or newer, and nothing else.
 
     python3 run.py demo                 what equipoise does, on the tables in examples/data
-    python3 run.py test [pytest args]   the test suite
+    python3 run.py test [pytest args]   the test suite; with --fast the part of it that takes a minute
+    python3 run.py matrix               that part under other kernels and threads, with the oldest dependencies, and on
+                                        every Python of PYTHONS that this machine has
     python3 run.py lint                 ruff on the sources, mypy on the built package
     python3 run.py wheel                build dist/*.whl and try it in a clean environment
 
-The first run makes a virtual environment in ./.venv, or in $EQUIPOISE_VENV, from the hash-locked files in
-requirements/; later runs only compare a stamp. It uses uv if that is on the PATH, and pip otherwise.
+The first run makes a virtual environment in ./.venv, or in $EQUIPOISE_VENV, from the hash-locked file
+requirements/dev.txt, or another one there, $EQUIPOISE_LOCK; later runs only compare a stamp. It uses uv if that is on
+the PATH, and pip otherwise.
 """
 
 import hashlib
@@ -26,6 +29,8 @@ except ImportError:  # Windows: no lock there, so do not start two first runs at
 
 ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("EQUIPOISE_VENV") or ROOT / ".venv").absolute()
+LOCK = os.environ.get("EQUIPOISE_LOCK") or "dev.txt"
+PYTHONS = ("3.11", "3.12", "3.13")
 
 
 def tool(name, environment=VENV):
@@ -60,7 +65,7 @@ def install(environment, lock, *package, **options):
 def set_up():
     """Make the environment anew unless its stamp says that everything it was made from is unchanged."""
     stamp, lock = VENV / "run.stamp", VENV / "run.lock"
-    files = [ROOT / "pyproject.toml", ROOT / "requirements" / "dev.txt"]
+    files = [ROOT / "pyproject.toml", ROOT / "requirements" / LOCK]
     parts = [sys.version.encode(), bytes(ROOT), bytes(VENV), *(path.read_bytes() for path in files)]
     wanted = hashlib.sha256(b"|".join(parts)).hexdigest()
 
@@ -86,7 +91,7 @@ def set_up():
                 shutil.rmtree(entry)
             elif entry != lock:
                 entry.unlink()
-        install(VENV, "dev.txt", "--no-deps", "-e", ROOT, **options)
+        install(VENV, LOCK, "--no-deps", "-e", ROOT, **options)
         stamp.write_text(wanted)  # last, so that a set-up cut short is started again
 
 
@@ -107,6 +112,41 @@ def demo(*arguments):
 
 def test(*arguments):
     call(tool("pytest"), *arguments, cwd=ROOT)
+
+
+def python_of(version):
+    """An interpreter of this version: this one, one on the PATH, or one of pyenv's; None if there is none."""
+    installed = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv", "versions")
+    found = [sys.executable, shutil.which(f"python{version}"), *sorted(installed.glob(f"{version}.*/bin/python"))]
+    asked = "import sys; sys.exit('.'.join(map(str, sys.version_info[:2])) != sys.argv[1])"
+    works = (p for p in found if p and not subprocess.run([p, "-c", asked, version], capture_output=True).returncode)
+    return next(works, None)
+
+
+def matrix():
+    sys.path.insert(0, str(ROOT / "tests"))
+    from processors import kernels, plain_loops, threads
+
+    with tempfile.TemporaryDirectory() as scratch:
+        runs, own = [], {"EQUIPOISE_VENV": str(VENV)}
+        for number, kernel in enumerate(kernels()):
+            count = 1 + number % 2
+            loops = plain_loops(tool("python")) if number == 0 else {}
+            name = f"kernel {kernel}, {count} BLAS threads{', plain loops of numpy' if loops else ''}"
+            runs.append((name, sys.executable, own | {"OPENBLAS_CORETYPE": kernel} | threads(count) | loops))
+        lowest = {"EQUIPOISE_VENV": str(Path(scratch, "lowest")), "EQUIPOISE_LOCK": "lowest.txt"}
+        for version in PYTHONS:
+            python = python_of(version)
+            if python is None:
+                print(f"run.py: skipped Python {version}: this machine has none", flush=True)
+                continue
+            if version == PYTHONS[0]:
+                runs.append((f"Python {version}, the oldest dependencies", python, lowest))
+            if version != ".".join(map(str, sys.version_info[:2])):  # which the suite itself runs on
+                runs.append((f"Python {version}", python, {"EQUIPOISE_VENV": str(Path(scratch, version))}))
+        for name, python, chosen in runs:
+            print(f"run.py: the fast tests with {name}", flush=True)
+            call(python, ROOT / "run.py", "test", "--fast", env=os.environ | chosen)
 
 
 def lint():
@@ -144,9 +184,9 @@ def wheel():
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 (said here, because no installer has checked it yet)
         sys.exit(f"run.py: this is Python {sys.version.split()[0]}; equipoise needs 3.11 or newer")
-    commands = {"demo": demo, "test": test, "lint": lint, "wheel": wheel}
+    commands = {"demo": demo, "test": test, "matrix": matrix, "lint": lint, "wheel": wheel}
     name, *arguments = sys.argv[1:] or ["help"]
-    if name not in commands or (arguments and name in ("lint", "wheel")):
+    if name not in commands or (arguments and name in ("matrix", "lint", "wheel")):
         sys.exit(__doc__)
     try:
         set_up()

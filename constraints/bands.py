@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import (
     Account,
@@ -17,11 +18,17 @@ from equipoise.constraints.base import (
     Piece,
     Row,
     Rule,
-    check_number,
     check_range,
     dot,
 )
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import ROUNDING_TOLERANCE, check_number
+
+
+def outside(weight: Any, low: Any, high: Any) -> Any:
+    """Whether it is outside the band by more than rounding; not at the edge itself."""
+    return (weight < low - ROUNDING_TOLERANCE) | (weight > high + ROUNDING_TOLERANCE)
+
 
 #: One width for both sides, or a pair (below the target, above it).
 Width: TypeAlias = Numbers | tuple[Numbers, Numbers]
@@ -29,21 +36,23 @@ Width: TypeAlias = Numbers | tuple[Numbers, Numbers]
 
 @dataclass(frozen=True)
 class DriftBand(Rule, stacks=True):
-    """b − inside·below ≤ w ≤ b + inside·above around the target b.
+    """b − φ·below ≤ w ≤ b + φ·above around the target b: φ = `inside` where w₀ is outside the band, else 1.
 
     Widths: `absolute` in fractions of NAV, `relative` in fractions of |b|; with both, the lesser holds
     (`combine="lesser"`, Swedroe's "5/25": min(0.05, 0.25·|b|)) or the greater. Each is a number, a
     mapping by asset, a column's name, or a pair (below, above) for bands that are not symmetric.
 
     `by` names a label column: the band is then on the sum of each label's assets around the sum of
-    their targets, and mappings are by label. Assets without a label are free.
+    their targets, and mappings are by label. All that has the label counts, debts and the cash as well (as in
+    GroupLimit); assets without a label are free. By `underlying` it is on the economic exposure, Σ exposure·w.
 
-    `inside` (0 to 1) is the destination: trades must end within this fraction of the band, while the
-    trigger `Drift` fires at its full width. 1 is the edge, 0.5 half-way, 0 the target itself
-    (reference: a trigger of 200 basis points with a destination of 175 is inside=0.875).
+    `inside` (0 to 1) is the destination of what is outside its full band before trading: it must end within this
+    fraction of the band. What is inside its band may be anywhere in it, as the trigger `Drift` sees it. 1 is the edge,
+    0.5 half-way, 0 the target itself (reference: a trigger of 200 basis points with a destination of 175 is
+    inside=0.875).
 
-    The settlement cash has no band unless `cash=True` (or `assets` names it): its limits are CashFloor and
-    CashBand.
+    Without `by` the settlement cash has no band unless `cash=True` (or `assets` names it): its limits are CashFloor
+    and CashBand.
     """
 
     absolute: Width | None = None
@@ -73,23 +82,21 @@ class DriftBand(Rule, stacks=True):
         where = account.positions(self.assets, "assets")
         if self.cash and self.assets is None:
             where[account.cash] = True
-        below, above = self._widths(account, account.target)
+        below, above = self._widths(account, account.target, where)
         return np.where(where, account.target - below, -np.inf), np.where(where, account.target + above, np.inf)
 
     def groups(self, account: Account) -> list[tuple[str, Array, Any, Any, Any]]:
-        """For `by`: each label with its membership (0 or 1 an asset), its target, and its full band.
+        """For `by`: each label with what a unit of each asset counts (0: not a member), its target, and its full band.
 
         The last three are floats, or (B,) for a stack.
         """
         assert self.by is not None
-        counted = np.full(account.shape, True) if self.cash else account.positions(None, "assets")
-        result = []
+        exposure, result = account.exposure(self.by), []
         for label, assets in account.members(self.by).items():
-            if (assets & counted).any():
-                member = (assets & counted).astype(float)
-                target = dot(member, account.target)
-                below, above = self._group_widths(label, target)
-                result.append((label, member, target, target - below, target + above))
+            member = assets * exposure
+            target = dot(member, account.target)
+            below, above = self._group_widths(label, target)
+            result.append((label, member, target, target - below, target + above))
         return result
 
     def label_columns(self) -> tuple[str, ...]:
@@ -97,39 +104,36 @@ class DriftBand(Rule, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         if self.by is None:
-            low, high = self.band(account)
-            return (Bound(label="drift band", lower=self._shrunk(low, account), upper=self._shrunk(high, account)),)
+            full = self.band(account)
+            part = self._part(account.before, *full)
+            # Where there is no edge (±inf) there is none inside it either; 0 · inf would not be a number.
+            away = [np.where(np.isfinite(edge), edge - account.target, 0.0) for edge in full]
+            low, high = (
+                np.where(np.isfinite(edge), account.target + part * x, edge) for edge, x in zip(full, away, strict=True)
+            )
+            return (Bound(label="drift band", lower=low, upper=high),)
         rows: list[Row] = []
         for label, member, centre, least, most in self.groups(account):
+            part = self._part(dot(member, account.before), least, most)
+            low, high = centre - part * (centre - least), centre + part * (most - centre)
             rows += [
-                Row(
-                    label=f"{label} above its band",
-                    weight=member,
-                    upper=centre + self.inside * (most - centre),
-                ),
-                Row(
-                    label=f"{label} below its band",
-                    weight=-member,
-                    upper=-(centre - self.inside * (centre - least)),
-                    at_least=True,
-                ),
+                Row(label=f"{label} above its band", weight=member, upper=high),
+                Row(label=f"{label} below its band", weight=-member, upper=-low, at_least=True),
             ]
         return rows
 
-    def _shrunk(self, edge: Array, account: Account) -> Array:
-        # Where there is no edge (±inf) there is none inside it either; 0 · inf would not be a number.
-        distance = np.where(np.isfinite(edge), edge - account.target, 0.0)
-        return np.where(np.isfinite(edge), account.target + self.inside * distance, edge)
+    def _part(self, before: Any, low: Any, high: Any) -> Any:
+        """The part of the band in which trades must end."""
+        part = np.where(outside(before, low, high), self.inside, 1.0)
+        return part if part.ndim else float(part)
 
-    def _widths(self, account: Account, target: Array) -> tuple[Array, Array]:
-        """Each asset's width (below, above)."""
+    def _widths(self, account: Account, target: Array, where: NDArray[np.bool_]) -> tuple[Array, Array]:
+        """The width (below, above) of each of these assets."""
 
         def width(given: Width, argument: str, side: int, scale: Array) -> Array:
             one = given[side] if isinstance(given, tuple) else given
-            # A blank is no band at all; so is the cash, unless it was asked for.
-            each = account.numbers(
-                one, argument, cash=None if self.cash or self.assets is not None else np.inf, missing=np.inf
-            )
+            # Assets that a mapping leaves out have no band at all.
+            each = account.numbers(one, argument, missing=np.inf, where=where)
             check_range(each, account, argument, at_least=0.0, at_most=np.inf)
             return np.multiply(each, scale, out=np.full_like(each, np.inf), where=np.isfinite(each))
 

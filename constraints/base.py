@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import LARGEST
 
 if TYPE_CHECKING:
     from equipoise.constraints.envelope import Envelope
@@ -39,9 +40,6 @@ Array: TypeAlias = NDArray[np.float64]
 
 #: A number for all assets, one for each by label, or the name of a column of the portfolio's table.
 Numbers: TypeAlias = float | Mapping[str, float] | str
-
-
-LARGEST = float(np.finfo(np.float64).max)
 
 
 class Account(Protocol):
@@ -89,10 +87,21 @@ class Account(Protocol):
     def risk_specific(self) -> Array: ...
 
     def numbers(
-        self, given: Numbers, argument: str, *, cash: float | None = None, missing: float | None = None
+        self,
+        given: Numbers,
+        argument: str,
+        *,
+        cash: float | None = None,
+        missing: float | None = None,
+        blank: bool | NDArray[np.bool_] = False,
+        where: NDArray[np.bool_] | None = None,
     ) -> Array:
-        """One number an asset. `cash`, if given, is the number of the settlement cash whatever the table says;
-        `missing` stands for a blank (None: a blank is an error that names the asset)."""
+        """One finite number an asset (see `numbers`), or an InputError that names asset, column and value.
+
+        `cash`, if given, is the number of the settlement cash whatever the table says. `missing` is that of assets
+        which a mapping does not name (None: that is an error). A blank cell is an error unless `blank`, for all
+        assets or for a mask of them, says that it means the same; rules say so in their declaration
+        (`Declared.blanks`). `where`: the assets that are asked for; cells of others are not read."""
         ...
 
     def labels(self, column: str) -> Any:
@@ -101,6 +110,11 @@ class Account(Protocol):
 
     def members(self, column: str) -> Mapping[str, NDArray[np.bool_]]:
         """Each label of a text column, in sorted order, with the mask of its assets."""
+        ...
+
+    def exposure(self, column: str) -> Array:
+        """What a unit of value counts in the sums of this label column: in those of `underlying` what the column
+        `exposure` says (blank or no such column: 1), in all others 1."""
         ...
 
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
@@ -171,7 +185,8 @@ class Row(Parts):
 
     A report shows the row in the user's words: `limit` (± `upper` unless given), the sense in which it was
     stated (`at_least` for a floor), and, for ratios such as a health factor, `per`: the row's excess over
-    its upper is divided by the value of `per` before it is added to the limit.
+    its upper is divided by the value of `per` before it is added to the limit. `liquidation`: the value at
+    which the venue liquidates (None: it is not known).
 
     For a stack, a coefficient is (n,) or (B, n), and `upper` and `limit` are floats or (B,).
     """
@@ -181,6 +196,9 @@ class Row(Parts):
     at_least: bool = False
     limit: Any = None
     per: Parts | None = None
+    #: By how much `upper` is above what the rule asks for, because what is held breaks it already: plans say so.
+    relaxed: Any = 0.0
+    liquidation: float | None = None
 
     @property
     def stated(self) -> Any:
@@ -223,6 +241,8 @@ class Bound:
     upper: Array
     #: Whether it limits the trade, and not what is held at the end: with transfers between accounts they differ.
     of_trade: bool = False
+    #: By how much `lower` is below what the rule asks for, as in `Row`.
+    relaxed: Array | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -297,22 +317,33 @@ class Opaque:
 Piece: TypeAlias = "Row | Bound | Cone | Step | Semicontinuous | Count | Opaque | Envelope"
 
 
+class Declared:
+    """What a class says about itself where it is made: `class Mine(Rule, stacks=True, blanks=("cap",)): ...`"""
+
+    #: Whether its method also serves a stack of portfolios.
+    stacks: ClassVar[bool] = False
+    #: The arguments whose columns may have blank cells: their meaning is that of an asset which a mapping leaves out,
+    #: and stands in the class's documentation. Blanks in all other columns are errors.
+    blanks: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, *, stacks: bool = False, blanks: Sequence[str] = ()) -> None:
+        super().__init_subclass__()
+        # `stacks` is not inherited: a subclass may do what only holds for one portfolio.
+        cls.stacks, cls.blanks = stacks, (*cls.blanks, *blanks)
+
+    def numbers(self, account: Account, argument: str, **how: Any) -> Array:
+        """One number an asset for this argument: see `Account.numbers`."""
+        return account.numbers(getattr(self, argument), argument, blank=argument in self.blanks, **how)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Rule(ABC):
+class Rule(Declared, ABC):
     """A rule: `pieces` turns it into data for one portfolio.
 
     `name` is what reports call it; the class's own name unless given.
     """
 
-    #: Whether `pieces` also serves a stack of portfolios; a class that says so is made with `stacks=True`.
-    stacks: ClassVar[bool] = False
-
     name: str | None = None
-
-    def __init_subclass__(cls, *, stacks: bool = False) -> None:
-        # Not inherited: a subclass may do in `pieces` what only holds for one portfolio.
-        super().__init_subclass__()
-        cls.stacks = stacks
 
     @property
     def title(self) -> str:
@@ -345,16 +376,6 @@ def exempted(account: Account, except_: Sequence[str] | None) -> NDArray[np.bool
 def unbounded(account: Account) -> tuple[Array, Array]:
     """A fresh pair of (−inf, +inf) bounds to be narrowed."""
     return np.full(account.shape, -np.inf), np.full(account.shape, np.inf)
-
-
-def check_number(value: Any, argument: str, *, at_least: float | None = None, above: float | None = None) -> None:
-    """A finite number within its range, or an InputError that names the argument."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise InputError("must be a finite number", column=argument, value=value)
-    if at_least is not None and value < at_least:
-        raise InputError(f"must be at least {at_least:g}", column=argument, value=value)
-    if above is not None and value <= above:
-        raise InputError(f"must be above {above:g}", column=argument, value=value)
 
 
 def check_range(

@@ -14,12 +14,12 @@ from equipoise.constraints.base import (
     Numbers,
     Piece,
     Rule,
-    check_number,
     check_range,
     exempted,
     unbounded,
 )
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 
 
 def _bound(
@@ -62,7 +62,10 @@ class ShortOnly(Rule, stacks=True):
 
 @dataclass(frozen=True)
 class WeightBounds(Rule, stacks=True):
-    """lower ≤ w ≤ upper, as fractions of the pre-trade NAV, for `assets` (default: all but the cash)."""
+    """lower ≤ w ≤ upper, as fractions of the pre-trade NAV, for `assets` (default: all but the cash).
+
+    Assets that a mapping leaves out have no limit; a column has a number for each of the assets.
+    """
 
     lower: Numbers | None = None
     upper: Numbers | None = None
@@ -74,20 +77,20 @@ class WeightBounds(Rule, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         low, high = unbounded(account)
-        all_but_cash = self.assets is None
+        where = account.positions(self.assets, "assets")
         if self.lower is not None:
-            low = account.numbers(self.lower, "lower", cash=-np.inf if all_but_cash else None, missing=-np.inf)
+            low = np.where(where, self.numbers(account, "lower", missing=-np.inf, where=where), low)
         if self.upper is not None:
-            high = account.numbers(self.upper, "upper", cash=np.inf if all_but_cash else None, missing=np.inf)
+            high = np.where(where, self.numbers(account, "upper", missing=np.inf, where=where), high)
         crossed = low > high
         if crossed.any():
-            where = account.first(crossed)
+            i = account.first(crossed)
             raise InputError(
-                f"the lower bound {low[where]:g} is above the upper bound {high[where]:g}",
-                asset=account.assets[where],
+                f"the lower bound {low[i]:g} is above the upper bound {high[i]:g}",
+                asset=account.assets[i],
                 column="WeightBounds",
             )
-        return (_bound(account, "weight", self.assets, low, high),)
+        return (Bound(label="weight", lower=low, upper=high),)
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ class TradeLimit(Rule, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         check_number(self.participation, "participation", at_least=0.0)
-        volume = account.numbers(self.volume, "volume", cash=0.0)
+        where = account.positions(self.assets, "assets")
+        volume = self.numbers(account, "volume", cash=0.0, where=where)
         check_range(volume, account, "volume", at_least=0.0)
         most = self.participation * volume / account.nav
         low, high = account.before - most, account.before + most
@@ -141,7 +145,7 @@ class TradeLimit(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class PoolCaps(Rule, stacks=True):
+class PoolCaps(Rule, stacks=True, blanks=("supply", "borrow")):
     """w ≤ w₀⁺ + supply·price/NAV and w ≥ −w₀⁻ − borrow·price/NAV: what a lending pool still takes and lends.
 
     `supply`, `borrow`: the room under the pool's caps in units of the asset, cap − what all have supplied or borrowed
@@ -162,7 +166,7 @@ class PoolCaps(Rule, stacks=True):
         for given, argument in ((self.supply, "supply"), (self.borrow, "borrow")):
             room = np.full(account.shape, np.inf)
             if given is not None:
-                room = account.numbers(given, argument, cash=np.inf, missing=np.inf)
+                room = self.numbers(account, argument, cash=np.inf, missing=np.inf)
             check_range(room, account, argument, at_least=0.0, at_most=np.inf)
             held = np.maximum(account.before if argument == "supply" else -account.before, 0.0)
             edges[argument] = held + room * account.price / account.nav
@@ -170,16 +174,18 @@ class PoolCaps(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class Reserve(Rule, stacks=True):
+class Reserve(Rule, stacks=True, blanks=("units",)):
     """w ≥ min(w₀, units·price/NAV): a reserve or insurance buffer that may not be spent; what is missing is not bought.
 
     `units` of each asset, the settlement cash included if it is named (blank: none). The cash counts after costs.
+    Where less is held than that, nothing of it is spent; the plan's message says what is missing, and its check shows
+    the reserve that was asked for as the limit. (`CashFloor(money=)` is the floor that sells to be kept.)
     """
 
     units: Numbers
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        units = account.numbers(self.units, "units", missing=-np.inf)
+        units = self.numbers(account, "units", missing=-np.inf)
         check_range(units, account, "units", at_least=-np.inf)
         wrong = np.isfinite(units) & (units < 0)
         if wrong.any():
@@ -187,5 +193,7 @@ class Reserve(Rule, stacks=True):
             raise InputError("must be at least 0", asset=account.assets[i], column="units", value=units[i])
         low, high = unbounded(account)
         kept = np.isfinite(units)
-        held = np.where(kept, np.where(kept, units, 0.0) * account.price / account.nav, -np.inf)
-        return (Bound(label="reserve", lower=np.where(kept, np.minimum(account.before, held), low), upper=high),)
+        asked = np.where(kept, units, 0.0) * account.price / account.nav
+        missing = np.where(kept, np.maximum(asked - account.before, 0.0), 0.0)
+        least = np.where(kept, np.minimum(account.before, asked), low)
+        return (Bound(label="reserve", lower=least, upper=high, relaxed=missing),)

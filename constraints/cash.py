@@ -14,12 +14,12 @@ from equipoise.constraints.base import (
     Piece,
     Row,
     Rule,
-    check_number,
     check_range,
     unbounded,
 )
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.constraints.terms import Proceeds
 
 
@@ -80,7 +80,7 @@ class CashBand(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class SettledCash(Rule, stacks=True):
+class SettledCash(Rule, stacks=True, blanks=("late",)):
     """Buys are paid from settled cash and from proceeds that are there at once:
 
         cash after costs − Σ late·z⁻ − Σ over venues of (Σ (1 − late)·z⁻ − Σ z⁺)⁺  ≥  unsettled / NAV
@@ -99,7 +99,7 @@ class SettledCash(Rule, stacks=True):
         check_number(self.unsettled, "unsettled", at_least=0.0)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        late = account.numbers(self.late, "late", cash=0.0, missing=0.0)
+        late = self.numbers(account, "late", cash=0.0, missing=0.0)
         check_range(late, account, "late", at_least=0.0, at_most=1.0)
         of_cash = np.zeros(account.shape)
         of_cash[account.cash] = -1.0

@@ -23,13 +23,13 @@ from equipoise.constraints.base import (
     Piece,
     Row,
     Rule,
-    check_number,
     check_range,
     dot,
     unbounded,
 )
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.constraints.terms import Counted
 
 
@@ -43,19 +43,22 @@ class _Coverage(Rule):
     def label_columns(self) -> tuple[str, ...]:
         return of_account(self.account)
 
-    def _factors(self, account: Account, given: Numbers, argument: str, at_most: float = 1.0) -> Array:
+    def _factors(self, account: Account, argument: str, at_most: float = 1.0) -> Array:
         """The part of each row that counts, 0 for the rows of other accounts."""
-        factor = account.numbers(given, argument, missing=0.0)
-        check_range(factor, account, argument, at_least=0.0, at_most=at_most, of=self.account)
-        return np.where(counted(account, self.assets, self.account), factor, 0.0)
+        rows = counted(account, self.assets, self.account)
+        factor = self.numbers(account, argument, missing=0.0, where=rows)
+        check_range(np.where(rows, factor, 0.0), account, argument, at_least=0.0, at_most=at_most, of=self.account)
+        return np.where(rows, factor, 0.0)
 
     def _debts(self, account: Account) -> Array:
         """1 for each row of the account, 0 for others."""
         return counted(account, self.assets, self.account).astype(float)
 
 
-def _covered(label: str, at_least: float, collateral: Array, debt: Array, upper: Any = 0.0) -> Row:
-    """Σ collateral·w⁺ ≥ at_least · Σ w⁻, reported as the ratio of the two."""
+def _covered(
+    label: str, at_least: float, collateral: Array, debt: Array, upper: Any = 0.0, *, liquidation: float | None = None
+) -> Row:
+    """Σ collateral·w⁺ ≥ at_least · Σ w⁻ − upper, reported as the ratio of the two."""
     return Row(
         label=label,
         long=-collateral,
@@ -64,11 +67,13 @@ def _covered(label: str, at_least: float, collateral: Array, debt: Array, upper:
         at_least=True,
         limit=at_least,
         per=Parts(short=debt),
+        relaxed=upper,
+        liquidation=liquidation,
     )
 
 
 @dataclass(frozen=True)
-class HealthFactor(_Coverage, stacks=True):
+class HealthFactor(_Coverage, stacks=True, blanks=("threshold",)):
     """Σ thresholdᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻: the health factor of a lending account (Aave v3).
 
     `threshold`: the liquidation threshold of each asset as collateral, 0 to 1 (0 or blank: none). `emode` names the
@@ -94,12 +99,13 @@ class HealthFactor(_Coverage, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         most = min(1.0, self.at_least)
-        threshold = self._factors(account, self.threshold, "threshold", most)
+        threshold = self._factors(account, "threshold", most)
         if self.emode and self.emodes is not None:
             inside = account.numbers(self.emodes[self.emode], "emodes", missing=-1.0)
             check_range(np.where(inside == -1.0, 0.0, inside), account, "emodes", at_least=0.0, at_most=most)
             threshold = np.where((inside != -1.0) & (self._debts(account) > 0), inside, threshold)
-        return (_covered(labelled("health factor", self.account), self.at_least, threshold, self._debts(account)),)
+        label, debts = labelled("health factor", self.account), self._debts(account)
+        return (_covered(label, self.at_least, threshold, debts, liquidation=1.0),)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ class LoanToValue(_Coverage, stacks=True):
             raise InputError("is a fraction of the collateral, at most 1", column="at_most", value=self.at_most)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        collateral, debt = self._factors(account, self.counts, "counts"), self._debts(account)
+        collateral, debt = self._factors(account, "counts"), self._debts(account)
         per = Parts(long=collateral)
         return (
             Row(
@@ -130,13 +136,13 @@ class LoanToValue(_Coverage, stacks=True):
 
 
 @dataclass(frozen=True)
-class BorrowLimit(_Coverage, stacks=True):
+class BorrowLimit(_Coverage, stacks=True, blanks=("borrow", "liquidation")):
     """Σ borrowᵢ·wᵢ⁺ ≥ Σ wⱼ⁻ for who borrows or withdraws, and Σ liquidationᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻ always.
 
     `borrow`, `liquidation`: Compound III's borrow and liquidate collateral factors (Aave's LTV and liquidation
     threshold), 0 ≤ borrow ≤ liquidation ≤ 1; blank: no collateral. `at_least` of 1 or more is the buffer above
     liquidation. An account that is beyond its borrow limit already may not go further beyond, nor owe more of
-    anything. Source: Comet, isBorrowCollateralized and isLiquidatable.
+    anything; the plan's message says by how much it is. Source: Comet, isBorrowCollateralized and isLiquidatable.
     """
 
     borrow: Numbers
@@ -147,8 +153,8 @@ class BorrowLimit(_Coverage, stacks=True):
         check_number(self.at_least, "at_least", at_least=1.0)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        borrow = self._factors(account, self.borrow, "borrow")
-        liquidation, debt = self._factors(account, self.liquidation, "liquidation"), self._debts(account)
+        borrow = self._factors(account, "borrow")
+        liquidation, debt = self._factors(account, "liquidation"), self._debts(account)
         crossed = liquidation < borrow
         if crossed.any():
             i = account.first(crossed)
@@ -162,13 +168,13 @@ class BorrowLimit(_Coverage, stacks=True):
         low = np.where(no_more, np.minimum(before, 0.0), low)
         return (
             _covered(labelled("borrow limit", self.account), 1.0, borrow, debt, np.maximum(over, 0.0)),
-            _covered(labelled("liquidation limit", self.account), self.at_least, liquidation, debt),
+            _covered(labelled("liquidation limit", self.account), self.at_least, liquidation, debt, liquidation=1.0),
             Bound(label="no more debt beyond the borrow limit", lower=low, upper=high),
         )
 
 
 @dataclass(frozen=True)
-class CollateralRatio(_Coverage, stacks=True):
+class CollateralRatio(_Coverage, stacks=True, blanks=("factor", "cap")):
     """Σ factorᵢ·wᵢ⁺ ≥ at_least · Σ wⱼ⁻: collateral over debt (Maker's collateralisation ratio; 1/LTV).
 
     `factor`: the part of each asset that counts as collateral, 1 − haircut, 0 to 1 (default: all of it; blank: none).
@@ -186,7 +192,7 @@ class CollateralRatio(_Coverage, stacks=True):
         check_share(self.share)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        factor = self._factors(account, self.factor, "factor", min(1.0, self.at_least))
+        factor = self._factors(account, "factor", min(1.0, self.at_least))
         debt = self._debts(account)
         if self.cap is None and self.share is None:
             return (_covered(labelled("collateral ratio", self.account), self.at_least, factor, debt),)
@@ -210,6 +216,6 @@ def limited(
     side, bound = sides(account, factor > 0, why)
     caps = np.full(account.shape, np.inf)
     if cap is not None:
-        caps = account.numbers(cap, "cap", missing=np.inf)
+        caps = account.numbers(cap, "cap", missing=np.inf, blank=True)
         check_range(caps, account, "cap", at_least=0.0, at_most=np.inf, of=of)
     return np.where(side > 0, factor, 0.0), bound, caps / account.nav

@@ -2,14 +2,16 @@
 
     row(w, z) + Σ terms(w, z) ≤ upper,          each term convex, the highest of a family of planes (see `terms`)
 
-`support` is the highest row of the family at a point: nowhere above the rule, and equal to it there. A solver needs
-only the few of them that it meets (Kelley 1960), so that these rules are solved, certified and explained as rows.
+`support` is the highest row of the family at a point: nowhere above the rule, and equal to it there. Newton's method
+needs only the few of them that it meets (Kelley 1960); the cvxpy program has the exact form (`modelled`), whose prices
+choose one row that proves as much as all. So these rules are solved, certified and explained as rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -17,6 +19,18 @@ from equipoise.constraints.base import Array, Parts, Row
 
 #: Slopes by their name in `Parts`, and a constant: a float, or (B,).
 Plane: TypeAlias = tuple[dict[str, Array], Any]
+
+
+class Modelled(NamedTuple):
+    """A term in cvxpy: its value, what must hold for that to be its value, and the plane that the prices choose.
+
+    `plane(price)`, after a solve, with the price of the row that the value stands in: nowhere above the term, and
+    equal to it at the answer; at a kink it is the one of all planes there with which the answer is optimal.
+    """
+
+    value: Any
+    constraints: Sequence[Any]
+    plane: Callable[[float], Plane]
 
 
 class Term(Protocol):
@@ -33,6 +47,10 @@ class Term(Protocol):
 
     def plane(self, weights: Array, trades: Array) -> Plane:
         """A plane that is nowhere above it, and equal to it here."""
+        ...
+
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        """The term in cvxpy, of one portfolio: `parts` are w, w⁺, w⁻, z⁺ and z⁻ by their names in `Parts`."""
         ...
 
     def shocked(self, low: Array, high: Array) -> Term:
@@ -67,10 +85,13 @@ class Envelope:
 
     def support(self, weights: Array, trades: Array) -> Row:
         """The highest row of the family at this point."""
+        return self.with_planes(term.plane(weights, trades) for term in self.terms)
+
+    def with_planes(self, planes: Iterable[Plane]) -> Row:
+        """The row of the family with these planes, one for each term."""
         parts: dict[str, Any] = {name: getattr(self.row, name) for name in Parts.NAMES}
         upper = self.row.upper
-        for term in self.terms:
-            slopes, constant = term.plane(weights, trades)
+        for slopes, constant in planes:
             for name, slope in slopes.items():
                 parts[name] = slope if parts[name] is None else parts[name] + slope
             upper = upper - constant

@@ -10,7 +10,6 @@ import numpy as np
 
 from equipoise.constraints.accounts import counted, labelled, of_account
 from equipoise.constraints.base import (
-    LARGEST,
     Account,
     Array,
     Cone,
@@ -18,13 +17,13 @@ from equipoise.constraints.base import (
     Piece,
     Row,
     Rule,
-    check_number,
     check_range,
     dot,
     exempted,
     ones,
 )
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import LARGEST, check_number
 
 #: One limit for every label, or a limit for each label named.
 Limits: TypeAlias = float | Mapping[str, float]
@@ -111,7 +110,11 @@ class FactorLimit(Rule, stacks=True):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         factors = self._by_factor()
-        loadings = {name: account.numbers(given, f"loadings of {name}", missing=0.0) for name, given in factors.items()}
+        cash = ~account.positions(None, "loadings")
+        loadings = {
+            name: account.numbers(given, f"loadings of {name}", missing=0.0, blank=cash)
+            for name, given in factors.items()
+        }
         for name, loading in loadings.items():
             check_range(loading, account, f"loadings of {name}", at_least=-LARGEST)
         rows = []
@@ -175,7 +178,7 @@ class TrackingErrorLimit(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class GreekLimit(Rule, stacks=True):
+class GreekLimit(Rule, stacks=True, blanks=("greek",)):
     """lower ≤ Σ greek·quantity / NAV ≤ upper: delta, gamma or vega of all positions; lower = upper is a target.
 
     `greek`: what one unit of each asset adds, in cash: for the delta multiplier·delta·price of the underlying (its
@@ -199,7 +202,7 @@ class GreekLimit(Rule, stacks=True):
             raise InputError(f"must be at most the upper limit {self.upper:g}", column="lower", value=self.lower)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        greek = account.numbers(self.greek, "greek", cash=0.0, missing=0.0)
+        greek = self.numbers(account, "greek", cash=0.0, missing=0.0)
         check_range(greek, account, "greek", at_least=-LARGEST, of=self.account)
         slope = np.where(counted(account, self.assets, self.account), greek / account.price, 0.0)
         label = labelled(self.greek if isinstance(self.greek, str) else "greek", self.account)

@@ -26,12 +26,12 @@ from equipoise.constraints.base import (
     Piece,
     Row,
     Rule,
-    check_number,
     check_range,
 )
 from equipoise.constraints.collateral import check_share, limited
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number, number
 from equipoise.constraints.terms import Brackets, Counted
 
 _LARGEST_RATE = 100.0  # a margin of a hundred times the position: an infinite one would not be a number
@@ -47,7 +47,7 @@ def deductions(floor: ArrayLike, rate: ArrayLike) -> Array:
 
 
 @dataclass(frozen=True)
-class _Margin(Rule):
+class _Margin(Rule, blanks=("cap",)):
     """What the margin rules share."""
 
     cap: Numbers | None = field(default=None, kw_only=True)
@@ -67,8 +67,8 @@ class _Margin(Rule):
     ) -> Sequence[Piece]:
         """`rate`, `offset`: (…, n, J), the brackets of each row; without offsets J is 1. `given`: the haircuts."""
         rows = counted(account, self.assets, self.account)
-        haircut = account.numbers(given, "haircut", missing=0.0)
-        check_range(haircut, account, "haircut", at_least=0.0, at_most=1.0, of=self.account)
+        haircut = account.numbers(given, "haircut", missing=0.0, where=rows)
+        check_range(np.where(rows, haircut, 0.0), account, "haircut", at_least=0.0, at_most=1.0, of=self.account)
         kept, owed = np.where(rows, 1.0 - haircut, 0.0), rows.astype(float)
         rate = np.where(rows[..., None], rate, 0.0)
         shown: dict[str, Any] = {"label": labelled(label, self.account), "upper": 0.0, "limit": utilisation}
@@ -86,19 +86,20 @@ class _Margin(Rule):
         if offset is None:
             row = Row(long=rate[..., 0] + long, short=rate[..., 0] + short, **shown)
             return (Envelope(row, tuple(terms)), *bounds) if terms else (row,)
+        shown["liquidation"] = 1.0  # of tiers, which are those of maintenance
         offset = np.where(rows[..., None], offset, 0.0)
         terms.insert(0, Brackets(rate + long[..., None], rate + short[..., None], offset))
         return (Envelope(Row(**shown), tuple(terms)), *bounds)
 
 
 @dataclass(frozen=True)
-class InitialMargin(_Margin, stacks=True):
+class InitialMargin(_Margin, stacks=True, blanks=("rate",)):
     """Σ rateᵢ·|wᵢ| ≤ utilisation · (Σ (1 − haircutᵢ)·wᵢ⁺ − Σ wⱼ⁻): initial margin within the equity.
 
     `rate`: the margin rate of each position (0.5 under Regulation T; blank or cash: 0); `haircut`: the part
     of a long position that does not count as equity. `utilisation` below 1 keeps a buffer. Reported as
-    margin over equity. `cap` (money an asset) and `share` (of all that counts) limit what counts of rows without a
-    margin of their own. Source: account equity against the sum of initial margins (dYdX v4; FINRA 4210).
+    margin over equity. `cap` (money an asset; blank: no limit) and `share` (of all that counts) limit what counts of
+    rows without a margin of their own. Source: account equity against the sum of initial margins (dYdX v4; FINRA 4210).
     """
 
     rate: Numbers
@@ -109,7 +110,7 @@ class InitialMargin(_Margin, stacks=True):
         self._check_use(self.utilisation)
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        rate = account.numbers(self.rate, "rate", cash=0.0, missing=0.0)
+        rate = self.numbers(account, "rate", cash=0.0, missing=0.0)
         check_range(rate, account, "rate", at_least=0.0, at_most=_LARGEST_RATE, of=self.account)
         return self._pieces(account, "initial margin", rate[..., None], None, self.haircut, self.utilisation)
 
@@ -120,7 +121,7 @@ class MaintenanceMargin(_Margin, stacks=True):
 
     `brackets`: for each asset its pairs (notional in cash from which on, rate), the first from 0; rates from 0 to
     below 1 that do not fall. Each slice of the notional has the rate of its own bracket; the cum are made of them.
-    Assets that are not named need none. The other arguments are as in InitialMargin.
+    Assets that are not named need none. The other arguments are as in InitialMargin (a blank `cap`: no limit).
     Source: Binance Futures, leverage and margin brackets: max_j (rate_j·notional − cum_j).
     """
 
@@ -137,8 +138,8 @@ class MaintenanceMargin(_Margin, stacks=True):
 
     def _check(self, asset: str, pairs: Any) -> None:
         try:
-            table = np.array([(float(floor), float(rate)) for floor, rate in pairs])
-        except (TypeError, ValueError):
+            table = np.array([[number(x, asset, "brackets") for x in (floor, rate)] for floor, rate in pairs])
+        except (TypeError, ValueError):  # an InputError is one, too
             raise InputError(
                 "must be pairs (notional from which on, rate)", asset=asset, column="brackets", value=pairs
             ) from None

@@ -23,7 +23,6 @@ import numpy as np
 
 from equipoise.constraints.accounts import sides
 from equipoise.constraints.base import (
-    LARGEST,
     Account,
     Array,
     Bound,
@@ -32,11 +31,11 @@ from equipoise.constraints.base import (
     Piece,
     Row,
     Rule,
-    check_number,
     check_range,
 )
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.constraints.numbers import LARGEST, check_number
 from equipoise.constraints.terms import Spread, Tail
 
 #: An argument of a rule, or one number for each asset.
@@ -121,7 +120,7 @@ def _moves(account: Account, given: Numbers, argument: str) -> Array:
 
 
 @dataclass(frozen=True)
-class AfterShock(_Stressed, stacks=True):
+class AfterShock(_Stressed, stacks=True, blanks=("fall", "rise")):
     """The rule holds wherever each price goes between −fall and +rise, each on its own: fractions of the price.
 
     So collateral falls while debts rise, each by its own number (blank, and the cash: 0). The worst case of a box is
@@ -134,7 +133,7 @@ class AfterShock(_Stressed, stacks=True):
     def pieces(self, account: Account) -> Sequence[Piece]:
         ends = []
         for given, argument, most in ((self.fall, "fall", 1.0), (self.rise, "rise", LARGEST)):
-            move = account.numbers(given, argument, cash=None if isinstance(given, Mapping) else 0.0, missing=0.0)
+            move = self.numbers(account, argument, cash=None if isinstance(given, Mapping) else 0.0, missing=0.0)
             check_range(move, account, argument, at_least=0.0, at_most=most)
             ends.append(1.0 + (move if argument == "rise" else -move))
         ratios, bounds = self._inner(account)

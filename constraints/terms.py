@@ -6,12 +6,14 @@
     Spread      ‖(M w, δ∘w)‖₂                                                       a move of k standard deviations
     Proceeds    Σ over venues of (what its sales bring − what its buys cost)⁺       unsettled cash
 
+Each has its planes, and its exact form as a convex program (`modelled`), whose prices choose among them.
 Arrays are (n,) or (B, n), with one more axis for brackets or scenarios; values of Fractions are exact (a norm, which
 has no exact value, is raised by more than its rounding error).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -20,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
-from equipoise.constraints.envelope import Plane
+from equipoise.constraints.envelope import Modelled, Plane
 from equipoise.constraints.errors import InputError
 
+_TINY = 1e-300
 _NORM = 1e-13  # far more than the rounding error of a norm
 _fractions = np.vectorize(Fraction, otypes=[object])
 
@@ -52,6 +55,25 @@ class Brackets:
             return np.asarray(np.take_along_axis(np.broadcast_to(values, lines.shape), highest, axis=-1)[..., 0])
 
         return {"long": chosen(self.long), "short": chosen(self.short)}, -chosen(self.offset).sum(axis=-1)
+
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        import cvxpy as cp
+
+        at = np.flatnonzero(np.any((self.long != 0) | (self.short != 0) | (self.offset != 0), axis=-1))
+        highest = cp.Variable(len(at))
+        lines = [(self.long[at, j], self.short[at, j], self.offset[at, j]) for j in range(self.long.shape[-1])]
+        above = [
+            highest >= cp.multiply(long, parts["long"][at]) + cp.multiply(short, parts["short"][at]) - offset
+            for long, short, offset in lines
+        ]
+
+        def plane(price: float) -> Plane:
+            share = _shares(np.stack([_dual(c) for c in above], axis=-1), axis=-1)
+            long, short = np.zeros(len(self.long)), np.zeros(len(self.long))
+            long[at], short[at] = (self.long[at] * share).sum(axis=-1), (self.short[at] * share).sum(axis=-1)
+            return {"long": long, "short": short}, -float((self.offset[at] * share).sum())
+
+        return Modelled(cp.sum(highest), above, plane)
 
     def shocked(self, low: Array, high: Array) -> Brackets:
         ends = [low[..., None], high[..., None]] if np.any(low != high) else [low[..., None]]
@@ -107,6 +129,32 @@ class Counted:
         constant = np.where(capped, scale * np.where(capped, self.cap, 0.0), 0.0).sum(axis=-1)
         return {"weight": np.where(capped, 0.0, -scale * self.kept)}, -constant
 
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        import cvxpy as cp
+
+        at = np.flatnonzero(self.kept)
+        kept, cap = self.kept[at], np.broadcast_to(self.cap, self.kept.shape)[at]
+        capped = np.flatnonzero(np.isfinite(cap))
+        counts = cp.Variable(len(at), nonneg=True)
+        within = counts <= cp.multiply(kept, parts["weight"][at])
+        under = counts[capped] <= cap[capped]
+        shared = counts <= self.share * cp.sum(counts)
+
+        def plane(price: float) -> Plane:
+            # By the dual of the linear program: α + β ≥ 1 + share·Σγ − γ of the three limits, times factor.
+            unit = max(price, _TINY) * self.factor
+            limit, gamma = np.zeros(len(at)), _dual(shared) / unit * (self.share < 1)
+            limit[capped] = _dual(under) / unit
+            own = _dual(within) / unit
+            needed = np.maximum(0.0, 1.0 + self.share * gamma.sum() - gamma)
+            both = own + limit
+            part = np.where(np.isfinite(cap), np.divide(own, both, out=np.ones_like(own), where=both > 0), 1.0)
+            slope = np.zeros(len(self.kept))
+            slope[at] = -self.factor * needed * part * kept
+            return {"weight": slope}, -float(self.factor * (needed * (1.0 - part))[capped] @ cap[capped])
+
+        return Modelled(-self.factor * cp.sum(counts), [within, under, shared], plane)
+
     def shocked(self, low: Array, high: Array) -> Counted:
         return replace(self, kept=self.kept * low)
 
@@ -145,6 +193,22 @@ class Tail:
         slopes = {name: (getattr(self, name) * part[..., None]).sum(axis=-2) for name in ("long", "short")}
         return slopes, -(self.offset * part).sum(axis=-1)
 
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        import cvxpy as cp
+
+        number = self.share * len(self.long)
+        threshold, beyond = cp.Variable(), cp.Variable(len(self.long), nonneg=True)
+        worse = beyond >= self.long @ parts["long"] + self.short @ parts["short"] - self.offset - threshold
+
+        def plane(price: float) -> Plane:
+            part = np.minimum(_shares(_dual(worse), axis=-1), 1.0 / number)
+            room = 1.0 / number - part
+            if room.sum() > 0:
+                part = part + room * min(1.0, (1.0 - part.sum()) / room.sum())
+            return {"long": part @ self.long, "short": part @ self.short}, -float(part @ self.offset)
+
+        return Modelled(threshold + cp.sum(beyond) / number, [worse], plane)
+
     def shocked(self, low: Array, high: Array) -> Tail:
         raise InputError("a rule on the tail of scenarios cannot be stressed again", column="rule")
 
@@ -178,6 +242,21 @@ class Spread:
         length = np.asarray(length)[..., None]
         return {"weight": np.divide(slope, length, out=np.zeros_like(slope), where=length > 0)}, 0.0
 
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        import cvxpy as cp
+
+        at = np.flatnonzero(self.diagonal)
+        weights = parts["weight"]
+        inside = [self.matrix @ weights] * bool(len(self.matrix))
+        inside += [cp.multiply(self.diagonal[at], weights[at])] * bool(len(at))
+        if not inside:
+            return Modelled(cp.Constant(0.0), (), lambda price: ({}, 0.0))
+
+        def plane(price: float) -> Plane:
+            return self.plane(np.asarray(weights.value, dtype=float), np.zeros(len(self.diagonal)))
+
+        return Modelled(cp.norm(cp.hstack(inside), 2), (), plane)
+
     def shocked(self, low: Array, high: Array) -> Spread:
         raise InputError("a rule on a move of k sigmas cannot be stressed again", column="rule")
 
@@ -210,12 +289,38 @@ class Proceeds:
             active = active + member * (np.asarray(value) > 0)[..., None]
         return {"buy": -1.0 * active, "sell": self.early * active}, 0.0
 
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        import cvxpy as cp
+
+        flow = cp.multiply(self.early, parts["sell"]) - parts["buy"]
+        left = cp.Variable(len(self.member), nonneg=True)
+        matrix = np.array(self.member, dtype=float).reshape(-1, len(self.early))
+        over = left >= matrix @ flow
+
+        def plane(price: float) -> Plane:
+            active = np.clip(_dual(over) / max(price, _TINY), 0.0, 1.0) @ matrix
+            return {"buy": -active, "sell": self.early * active}, 0.0
+
+        return Modelled(cp.sum(left), [over], plane)
+
     def shocked(self, low: Array, high: Array) -> Proceeds:
         raise InputError("a rule on trades cannot be stressed", column="rule")
 
     @property
     def steepness(self) -> Any:
         return 2.0 * np.sqrt(np.shape(self.early)[-1])
+
+
+def _dual(constraint: Any) -> Array:
+    """The prices of an inequality, at least 0."""
+    value = 0.0 if constraint.dual_value is None else np.asarray(constraint.dual_value, dtype=float)
+    return np.broadcast_to(np.maximum(np.nan_to_num(value), 0.0), constraint.shape).copy()
+
+
+def _shares(prices: Array, axis: int) -> Array:
+    """Prices as parts of their sum; all the same where there are none."""
+    total = prices.sum(axis=axis, keepdims=True)
+    return np.asarray(np.where(total > 0, prices / np.where(total > 0, total, 1.0), 1.0 / prices.shape[axis]))
 
 
 def _numbers(coefficients: Array, like: Array) -> Any:

@@ -17,11 +17,11 @@ from equipoise.constraints.base import (
     Rule,
     Semicontinuous,
     Step,
-    check_number,
     check_range,
     ones,
 )
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 
 # The part of a buy and of a sale that counts, for each kind of turnover.
 KINDS = {"one_way": (0.5, 0.5), "two_way": (1.0, 1.0), "buy": (1.0, 0.0), "sell": (0.0, 1.0)}
@@ -49,13 +49,14 @@ class Turnover(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class LotSize(Rule, stacks=True):
+class LotSize(Rule, stacks=True, blanks=("max_notional", "max_quantity")):
     """Traded quantities are whole multiples of `lot` units (0: any quantity), and either zero or at least
     `min_quantity` units and `min_notional` of cash, inclusive. Closing a position is exempt from these: it
     may be sold (or bought back) in full whatever is left of it.
 
     No order is above `max_quantity` units or `max_notional` of cash, inclusive; a close neither.
-    Blanks mean no lot, no minimum and no maximum. The holdings themselves need not be whole lots.
+    A blank maximum, and an asset that a mapping leaves out, mean no limit; a lot and minimums are always given (0:
+    none), or a lost cell would sell fractions of a share. The holdings themselves need not be whole lots.
     """
 
     lot: Numbers
@@ -65,14 +66,14 @@ class LotSize(Rule, stacks=True):
     max_quantity: Numbers | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        given = {"lot": self.lot, "min_notional": self.min_notional, "min_quantity": self.min_quantity}
-        found = {name: account.numbers(value, name, cash=0.0, missing=0.0) for name, value in given.items()}
+        least = ("lot", "min_notional", "min_quantity")
+        found = {name: self.numbers(account, name, cash=0.0, missing=0.0) for name in least}
         for name, values in found.items():
             check_range(values, account, name, at_least=0.0)
         for name, most in (("max_notional", self.max_notional), ("max_quantity", self.max_quantity)):
             if most is None:
                 continue
-            found[name] = values = account.numbers(most, name, cash=np.inf, missing=np.inf)
+            found[name] = values = self.numbers(account, name, cash=np.inf, missing=np.inf)
             if (wrong := ~(values > 0)).any():
                 i = account.first(wrong)
                 raise InputError(
@@ -85,7 +86,7 @@ class LotSize(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class MinimumPosition(Rule):
+class MinimumPosition(Rule, blanks=("weight", "notional")):
     """After trading a position, long or short, is zero or at least `weight` of NAV and `notional` of cash in size,
     inclusive.
 
@@ -99,8 +100,7 @@ class MinimumPosition(Rule):
 
     def pieces(self, account: Account) -> Sequence[Piece]:
         of = account.positions(self.assets, "assets")
-        least = {"weight": self.weight, "notional": self.notional}
-        found = {name: account.numbers(value, name, cash=0.0, missing=0.0) for name, value in least.items()}
+        found = {name: self.numbers(account, name, cash=0.0, missing=0.0) for name in ("weight", "notional")}
         for name, values in found.items():
             check_range(values, account, name, at_least=0.0)
         if not any((values[of] > 0).any() for values in found.values()):

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Piece, Row
-from equipoise.optimizer import newton, program
 from equipoise.optimizer.accounts import of_holdings
+from equipoise.optimizer.choose import solve
 from equipoise.optimizer.discrete import least_positions
+from equipoise.optimizer.effort import ENDLESS, Clock
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution, Status
 
@@ -39,18 +40,19 @@ class _Node:
     bound: float
     problem: Problem
     weights: Array
+    chosen: frozenset[int] = frozenset()  # the rows that have been decided upon
 
     def __lt__(self, other: _Node) -> bool:
         return self.bound < other.bound
 
 
-def decided(problem: Problem, solution: Solution) -> Decided | None:
+def decided(problem: Problem, solution: Solution, clock: Clock = ENDLESS) -> Decided | None:
     """The best plan with these minimums; None if none was found."""
     assert problem.accounts is not None and solution.weights is not None
     least = np.array([float(x) for x in least_positions(problem)])[: problem.accounts.rows] / problem.portfolio.nav
     heap, best, closed = [_Node(solution.bound, problem, solution.weights)], None, np.inf
     for _ in range(_NODES):
-        if not heap or (best is not None and heap[0].bound >= best.problem.objective(best.weights)):
+        if not heap or clock.over or (best is not None and heap[0].bound >= best.problem.objective(best.weights)):
             break
         node = heapq.heappop(heap)
         between = _between(node, least)
@@ -64,16 +66,18 @@ def decided(problem: Problem, solution: Solution) -> Decided | None:
             if found is None:
                 closed = min(closed, node.bound)  # neither solved nor proven to be impossible
             elif found.weights is not None:
-                heapq.heappush(heap, _Node(max(found.bound, node.bound), child, found.weights))
+                chosen = node.chosen | {between}
+                heapq.heappush(heap, _Node(max(found.bound, node.bound), child, found.weights, chosen))
     if best is None:
         return None
     return Decided(best.problem, best.weights, min([closed, *(node.bound for node in heap)]))
 
 
 def _between(node: _Node, least: Array) -> int | None:
-    """The row that lies furthest between zero and its minimum."""
+    """The row that lies furthest between zero and its minimum, but for rounding, and is not decided upon."""
     assert node.problem.accounts is not None
     size = np.abs(node.problem.accounts.held(node.weights))
+    size[list(node.chosen)] = 0.0
     missing = np.where((size > _ZERO) & (size < least), np.minimum(size, least - size), 0.0)
     return int(np.argmax(missing)) if missing.any() else None
 
@@ -112,13 +116,5 @@ def _limited(problem: Problem, i: int, lower: float, upper: float, touched: bool
 
 def solved(problem: Problem) -> Solution | None:
     """The convex answer; one without weights if it is proven that there is none; None if neither was reached."""
-    if np.any(problem.lower > problem.upper):
-        return Solution(Status.INFEASIBLE, newton.NAME)
-    if newton.refusal(problem) is None:
-        answer, attempt = newton.solution(problem)
-        if answer is not None:
-            return answer
-        if attempt.said == "infeasible":
-            return Solution(Status.INFEASIBLE, newton.NAME, attempts=(attempt,))
-    answer = program.solve(problem)
-    return answer if answer.weights is not None else None
+    answer = solve(problem)
+    return None if answer.status is Status.UNSOLVED else answer

@@ -18,6 +18,7 @@ import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Step
 from equipoise.optimizer.account_least import solved
+from equipoise.optimizer.effort import ENDLESS, Clock
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
@@ -37,7 +38,9 @@ class Whole:
     objective: float
 
 
-def rounded(problem: Problem, solution: Solution, *, effort: int = 1) -> tuple[Whole | None, str]:
+def rounded(
+    problem: Problem, solution: Solution, *, effort: int = 1, clock: Clock = ENDLESS
+) -> tuple[Whole | None, str]:
     """The plan in whole lots, or None and why."""
     assert problem.accounts is not None and problem.step is not None and solution.weights is not None
     step, n = problem.step, problem.accounts.rows
@@ -45,7 +48,7 @@ def rounded(problem: Problem, solution: Solution, *, effort: int = 1) -> tuple[W
     lots = np.where((step.lot > 0) | (step.min_quantity > 0) | (step.min_notional > 0))[0]
     free = [int(i) for i in lots if i < n and i not in problem.cashes and problem.lower[i] < problem.upper[i]]
     free.sort(key=lambda i: (-step.lot[i] * problem.portfolio.price[i], i))
-    dived = _dived(found, free, [_DIVES * len(free)])
+    dived = _dived(found, free, [_DIVES * len(free)], clock)
     if dived is None:
         return (
             None,
@@ -56,7 +59,7 @@ def rounded(problem: Problem, solution: Solution, *, effort: int = 1) -> tuple[W
         start = found.objective
         for i in free:
             for units in found.next_to(i):
-                better = found.with_fixed(i, units)
+                better = None if clock.over else found.with_fixed(i, units)
                 if better is not None and better.objective < found.objective:
                     found = better
         if not found.objective < start:
@@ -64,15 +67,15 @@ def rounded(problem: Problem, solution: Solution, *, effort: int = 1) -> tuple[W
     return Whole(found.weights, found.fixed, found.objective), ""
 
 
-def _dived(found: _Search, free: list[int], left: list[int]) -> _Search | None:
+def _dived(found: _Search, free: list[int], left: list[int], clock: Clock) -> _Search | None:
     """All of these fixed, the best lot first; `left`: how many lots may still be tried."""
     if not free:
         return found
     left[0] -= 1
-    if left[0] < 0:
+    if left[0] < 0 or clock.over:
         return None
     tried = [better for units in found.around(free[0]) if (better := found.with_fixed(free[0], units)) is not None]
-    ends = (_dived(one, free[1:], left) for one in sorted(tried, key=lambda one: one.objective))
+    ends = (_dived(one, free[1:], left, clock) for one in sorted(tried, key=lambda one: one.objective))
     return next((end for end in ends if end is not None), None)
 
 

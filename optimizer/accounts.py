@@ -5,7 +5,7 @@ Each account with a cash of its own pays for its own trades and their costs; tra
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from equipoise.optimizer.problem import Problem
     from equipoise.optimizer.risk import Risk
 
-#: What of a row is a solver's rounding, in fractions of NAV.
-ROUNDING = 1e-9
-_MORE = Fraction(1001, 1000)  # what is moved costs a little, too
-
 
 @dataclass(frozen=True, eq=False)
 class Accounts:
@@ -41,6 +37,7 @@ class Accounts:
     budgets: Array
     pays: Array  #: (accounts, rows + transfers): 1 where this account's cash pays the entry's costs
     owed: NDArray[np.bool_]  #: rows that transfers touch and that are debts
+    edges: tuple[Array, Array]  #: the least and the most of each row at the end; infinite where it has no limit
     #: For bounds that became rows: the bound's own label and asset.
     bound_rows: Mapping[tuple[str, str], tuple[str, str]]
 
@@ -55,7 +52,7 @@ class Accounts:
     def exposures(self, held: Array) -> dict[str, float]:
         """The economic exposure to each underlying of what is held (rows), in fractions of NAV, over all accounts."""
         account: Portfolio = self.asked.portfolio
-        each = held * account.numbers("exposure", "exposure", missing=1.0) if "exposure" in account.columns else held
+        each = held * account.exposure("underlying")
         return {label: float(each[rows].sum()) for label, rows in account.members("underlying").items()}
 
     def settled(self, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> list[Fraction]:
@@ -68,44 +65,6 @@ class Accounts:
         for k, cash in enumerate(self.cashes):
             after[cash] += self._spent(k, trades, costs)
         return after
-
-    def closed(
-        self, trades: Sequence[Fraction], costs: Sequence[Fraction], *, fixed: Container[int] = ()
-    ) -> tuple[Fraction, ...]:
-        """A solver's trades and transfers, with rows that they empty but for rounding emptied exactly.
-
-        The rest is traded, or else moved: back from where it came. A cash that is below 0 by rounding gets it by a
-        transfer: from the row that has most of those that it is joined with. `costs`: what they cost; `fixed`: rows
-        whose trades stay.
-        """
-        n, found, account = self.rows, list(trades), self.asked.portfolio
-        dust = Fraction(ROUNDING) * exact(account.nav)
-        touched = np.flatnonzero(np.any(self.moves != 0, axis=1)).tolist()
-        # What only moves comes first, and once more for what that leaves elsewhere; trades take up the rest.
-        free = [i for i in touched if found[i] and i not in fixed]
-        for i in 2 * [i for i in touched if i not in free] + free:
-            left = self.settled(found, [Fraction(0)] * len(found))[i]
-            wrong = left > 0 if self.owed[i] else left < 0
-            if not left or abs(left) * account.exact_price[i] > dust or not (wrong or abs(left) * 1000 < dust):
-                continue
-            flows = [e for e in range(len(self.ends)) if i in self.ends[e] and found[n + e]]
-            if i in free:
-                found[i] -= left
-            elif flows:
-                e = max(flows, key=lambda e: self._there(found, costs, sum(self.ends[e]) - i))
-                found[n + e] += left if self.ends[e][0] == i else -left
-        for cash in self.cashes:
-            after = self.settled(found, costs)
-            short = -after[cash]
-            flows = [e for e in range(len(self.ends)) if cash in self.ends[e] and found[n + e]]
-            if 0 < short * account.exact_price[cash] <= dust and flows:
-                e = max(flows, key=lambda e: self._there(found, costs, sum(self.ends[e]) - cash))
-                found[n + e] += short * (-_MORE if self.ends[e][0] == cash else _MORE)
-        return tuple(found)
-
-    def _there(self, trades: Sequence[Fraction], costs: Sequence[Fraction], row: int) -> Fraction:
-        """What is held or owed in this row, in money."""
-        return Fraction(abs(self.settled(trades, costs)[row] * self.asked.portfolio.exact_price[row]))
 
     def costs_of(self, costs: Sequence[Fraction]) -> list[Fraction]:
         """What each account's cash pays of these costs."""
@@ -122,8 +81,7 @@ class Accounts:
         n, account, price = self.rows, self.asked.portfolio, self.asked.portfolio.exact_price
         nav = account.nav
         for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
-            if not transfer.two_way:
-                yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
+            yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
             if np.isfinite(transfer.limit):
                 limit = exact(transfer.limit)
                 slack = (limit - abs(moved)) * price[source]
@@ -177,7 +135,7 @@ def look_through(model: Risk, portfolio: Portfolio) -> FactoredRisk:
     underlying = [str(label) for label in portfolio.labels("underlying")]
     names = tuple(sorted(set(underlying)))
     risk = model.aligned(names, underlying[portfolio.cash])
-    exposure = portfolio.numbers("exposure", "exposure", missing=1.0) if "exposure" in portfolio.columns else 1.0
+    exposure = portfolio.exposure("underlying")
     at = np.array([names.index(label) for label in underlying])
     factors, specific = [risk.factors[:, at] * exposure], risk.specific[at] * np.square(exposure)
     for u in np.flatnonzero(risk.specific):

@@ -7,7 +7,7 @@ or has in whole lots only with an open gap, goes on portfolio by portfolio, wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -17,23 +17,22 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.optimizer import newton, tables
-from equipoise.optimizer.cells import coded
+from equipoise.optimizer import batch_input, newton, tables
+from equipoise.optimizer.batch_input import keyed, labels
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.iteration import SOLVED
 from equipoise.optimizer.lot_diffusion import Turn, allocated, turns
 from equipoise.optimizer.lot_stack import Convex, LotPlans, Tried, planned, taken_whole
 from equipoise.optimizer.newton import Answers
+from equipoise.optimizer.order_listing import Listing, searched
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.rebalancer import finished
-from equipoise.optimizer.risk import SquaredDistance, stacks
 from equipoise.optimizer.rounding import Residuals, residuals, summary
 from equipoise.optimizer.solution import Prices, Solution, Status
 from equipoise.optimizer.stack import Odd, Stack
-from equipoise.optimizer.stack import stacks as stacked
 from equipoise.optimizer.tables import RESULT_COLUMNS, Part, Solved
 from equipoise.optimizer.verify_stack import verified
 
@@ -107,29 +106,35 @@ def solve_batch(
     spent: Effort = _DEFAULT,
     *,
     unbiased: bool = False,
+    refused: Mapping[Any, str] | None = None,
+    begun: Callable[[], None] | None = None,
 ) -> Plans:
-    """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table."""
-    table, policy = keyed(table), rebalancer.policy
-    known = frozenset({*getattr(policy.risk, "assets", ()), *(_assets(table) if universe is None else universe)})
-    # Portfolios in several accounts are read one by one: without quantities nothing is stacked.
-    found, odd = stacked(
-        table[["portfolio_id", "asset"]] if rebalancer.accounts else table,
-        rebalancer.cash,
-        known=known,
-        label_columns=policy.label_columns,
-        same_assets=not stacks(policy.risk or SquaredDistance()),
-    )
+    """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table.
+
+    refused: why the portfolios of these ids are not read. begun: called before each portfolio and each stack, in a
+    process that may end for want of time or memory: there a lack of memory raises MemoryError.
+    """
+    table = keyed(table)
+    known = batch_input.known(rebalancer, table, universe)
+    found, odd = batch_input.stacked(rebalancer, table, known)
     solved: list[_Done] = []
     alone: list[tuple[int, Any, Callable[[], Plan]]] = []
     for stack in found:
+        if refused:
+            out = np.array([name in refused for name in stack.names])
+            names = [(i, stack.names[i]) for i in np.flatnonzero(out)]  # `_guarded` says why
+            alone += [(int(stack.places[i]), name, partial(Plan, Status.INVALID_INPUT, name)) for i, name in names]
+            stack = stack.take(~out)
         size = max(1, _WORKING // stack.shape[1])
         for start in range(0, len(stack), size):
+            if begun is not None:
+                begun()
             _solve(rebalancer, stack.take(slice(start, start + size)), spent, solved, alone)
     alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known, spent)) for one in odd]
-    plans = [(place, name, _guarded(name, work)) for place, name, work in alone]
+    plans = [(place, name, _guarded(name, work, refused or {}, begun)) for place, name, work in alone]
     if unbiased:
         solved = _allocated(solved, [(place, plan) for place, _, plan in plans])
-    parts = [tables.of_stack(done.solved) for done in solved]
+    parts = [tables.of_stack(done.solved, partial(_searched, rebalancer, done)) for done in solved]
     if plans or not parts:
         parts.append(tables.of_plans([(place, plan) for place, _, plan in plans]))
     makers = [(place, name, partial(_itself, plan)) for place, name, plan in plans]
@@ -178,7 +183,7 @@ def gathered(
         if not isinstance(source, pd.DataFrame):
             raise InputError("the source was read once; for its plan solve the portfolio by itself", portfolio=name)
         table = keyed(source)
-        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | _assets(table), spent)[name]
+        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | labels(table), spent)[name]
 
     return Plans(table_of, tuple((name, partial(again, name)) for name in names))
 
@@ -308,25 +313,15 @@ def _alone(rebalancer: Rebalancer, stack: Stack, i: int, spent: Effort, lots: Lo
     return _planned(rebalancer, stack.portfolio(i), spent, lots.tried(i) if lots is not None else None)
 
 
-def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, universe: frozenset[str], spent: Effort) -> Plan:
+def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, known: frozenset[str], spent: Effort) -> Plan:
     """The plan of a portfolio that is read from its rows of the table."""
-    if not isinstance(odd.name, str):
-        raise InputError(
-            "a portfolio_id must be text; read ids as text (equipoise.read_table, or dtype=str)",
-            column="portfolio_id",
-            value=odd.name,
-        )
-    if not odd.name or odd.name != odd.name.strip():
-        raise InputError(
-            "a portfolio_id must not be empty or have white space around it", column="portfolio_id", value=odd.name
-        )
-    rows = table.drop(columns="portfolio_id").iloc[odd.rows]
-    return _planned(rebalancer, rebalancer.portfolio(rows, name=odd.name, universe=universe), spent)
+    return _planned(rebalancer, batch_input.portfolio(rebalancer, table, odd, known), spent)
 
 
 def _planned(rebalancer: Rebalancer, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
+    clock = spent.clock()
     problem = rebalancer.policy.problem(portfolio)
-    return finished(problem, solve_convex(problem), spent, tried)
+    return finished(problem, solve_convex(problem), spent, tried, clock)
 
 
 def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
@@ -340,6 +335,10 @@ def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
     return finished(problem, solution, tried=done.lots.tried(i) if done.lots is not None else None)
 
 
+def _searched(rebalancer: Rebalancer, done: _Done, i: int) -> Listing:
+    return searched(_made(rebalancer, done, i))
+
+
 def _copy(weights: Array) -> Array:
     return np.array(weights)
 
@@ -348,32 +347,17 @@ def _itself(plan: Plan) -> Plan:
     return plan
 
 
-def _guarded(name: Any, work: Callable[[], Plan]) -> Plan:
+def _guarded(name: Any, work: Callable[[], Plan], refused: Mapping[Any, str], begun: Callable[[], None] | None) -> Plan:
     """The result of this work, or a plan that says why there is none: nothing leaves its own portfolio."""
     try:
+        if name in refused:
+            raise InputError(refused[name], portfolio=name)
+        if begun is not None:
+            begun()
         return work()
     except InputError as error:
         return Plan(Status.INVALID_INPUT, name, str(error))
     except Exception as error:
+        if begun is not None and isinstance(error, MemoryError):
+            raise
         return Plan(Status.UNSOLVED, name, f"internal error, please report it: {type(error).__name__}: {error}")
-
-
-def _assets(table: pd.DataFrame) -> set[str]:
-    """The text labels among a batch's assets: what its rules may name."""
-    labels = set(coded(table["asset"]).names)
-    if "account" in table.columns:  # with several accounts, a row's label is that of both
-        labels |= {f"{account}/{asset}" for account, asset in zip(table["account"], table["asset"], strict=True)}
-    return labels
-
-
-def keyed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with portfolio_id and asset as columns, each there once."""
-    if not (hasattr(table, "columns") and hasattr(table, "index")):
-        raise InputError("a batch is a DataFrame with the columns portfolio_id and asset", value=type(table))
-    for key in ("portfolio_id", "asset"):
-        places = [*table.columns, *(table.index.names or ())].count(key)
-        if places != 1:
-            what = "needs a column" if not places else "has more than one column or index level"
-            raise InputError(f"a batch {what} {key}", column=key)
-    levels = [key for key in ("portfolio_id", "asset") if key in table.index.names]
-    return table.reset_index(level=levels).reset_index(drop=True) if levels else table.reset_index(drop=True)

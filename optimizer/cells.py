@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
-from equipoise.optimizer.portfolio import blank
+from equipoise.constraints.numbers import LARGEST, SMALLEST, blank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,8 +70,15 @@ def floats(column: pd.Series[Any]) -> tuple[Array, NDArray[np.bool_]]:
     """The numbers of a column, NaN where the cell is blank, and the mask of cells that are no plain numbers.
 
     A plain number is one whose decimal value its float alone tells: a float, an integer up to 2⁵³, or a text of
-    at most 15 digits. The others may still be numbers: `Portfolio` takes them cell by cell.
+    at most 15 digits, of a size that `numbers` allows. The others may still be numbers: `Portfolio` takes them cell
+    by cell.
     """
+    values, strange = _floats(column)
+    size = np.abs(values)
+    return values, strange | (size > LARGEST) | ((size < SMALLEST) & (size > 0))
+
+
+def _floats(column: pd.Series[Any]) -> tuple[Array, NDArray[np.bool_]]:
     import pandas as pd
 
     whole = pd.api.types.is_integer_dtype(column.dtype)
@@ -89,7 +96,7 @@ def _plain(cell: Any) -> float | None:
         return cell
     if blank(cell):
         return np.nan
-    if isinstance(cell, bool | np.bool_):
+    if isinstance(cell, bool | np.bool_ | np.timedelta64):  # a length of time is an integer to numpy
         return None
     if isinstance(cell, float | np.floating) or (isinstance(cell, str) and _SHORT_NUMBER.fullmatch(cell)):
         return float(cell)

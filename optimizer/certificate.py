@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from equipoise.constraints.base import Array
+from equipoise.optimizer.dust import without_dust
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status, close_enough
 
-#: Trades below this fraction of NAV are taken for a solver's noise, if all rules hold without them.
-_DUST = 1e-7
+#: Trades below this fraction of NAV are taken for a conic solver's noise, if all rules hold without them.
+_NOISE = 1e-7
 _BISECTIONS = 100
 _ROUNDS = 5  # of one budget price after the other
 _TIGHT = 1e-12  # a gap of this part of the objective leaves nothing to look for
@@ -168,13 +169,13 @@ def cleaned(problem: Problem, raw: Array) -> Array:
     inside = np.clip(raw, problem.lower, problem.upper)
     weights = problem.settled(inside)
     quiet = np.where(
-        np.abs(inside - problem.before) < _DUST, np.clip(problem.before, problem.lower, problem.upper), inside
+        np.abs(inside - problem.before) < _NOISE, np.clip(problem.before, problem.lower, problem.upper), inside
     )
     for bound in (problem.lower, problem.upper):
         quiet = np.where(np.abs(quiet - bound) < 1e-9, bound, quiet)
-    quiet = problem.settled(quiet)
-    worse = problem.objective(quiet) - problem.objective(weights)
-    quietly = problem.violation(quiet, envelopes=False) <= FEASIBILITY_TOLERANCE
-    if quietly and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
-        return quiet
+    for still in (problem.settled(quiet), without_dust(problem, weights)):
+        worse = problem.objective(still) - problem.objective(weights)
+        keeps = problem.violation(still) <= FEASIBILITY_TOLERANCE
+        if keeps and worse <= 1e-9 * abs(problem.objective(weights)) + 1e-15:
+            return still
     return weights

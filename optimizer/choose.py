@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from equipoise.constraints.base import Bound
 from equipoise.optimizer import newton
-from equipoise.optimizer.certificate import certified
+from equipoise.optimizer.conflict import kept, with_cash_positive
 from equipoise.optimizer.explain import at_once, explain
 from equipoise.optimizer.holding import holding
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Attempt, Prices, Solution, Status, close_enough
+from equipoise.optimizer.solution import Attempt, Solution, Status, close_enough
 
 
 @dataclass(frozen=True)
@@ -54,18 +51,40 @@ def solve(problem: Problem) -> Solution:
     contradiction = at_once(problem)
     if contradiction is not None:
         return Solution(contradiction.status, "none", explanation=contradiction.text)
-    return holding(problem) or (_of_two_forms(problem) if problem.kinked else _of_one_form(problem))
+    return holding(problem) or (_of_two_forms(problem) if problem.kinked else _explained(problem))
+
+
+def _explained(problem: Problem) -> Solution:
+    """The answer; where there is none, why."""
+    answer = _of_one_form(problem)
+    if answer.weights is not None:
+        return answer
+    found = explain(problem)
+    if found.status is Status.UNSOLVED and [a.said for a in answer.attempts[-1:]] == ["infeasible"]:
+        # Called infeasible, but not proven: the other solvers' turn.
+        from equipoise.optimizer import program
+
+        later = program.solve(problem, first=int(answer.solver != newton.NAME))
+        answer = replace(later, attempts=answer.attempts + later.attempts)
+        if answer.weights is not None:
+            return answer
+    verdict = "conflict proven" if found.status is Status.INFEASIBLE else "no conflict proven"
+    attempts = (*answer.attempts, Attempt("elastic program", "explained", verdict))
+    return replace(answer, status=found.status, explanation=found.text, attempts=attempts)
 
 
 def _of_one_form(problem: Problem) -> Solution:
+    """The answer of newton or of the program; without weights, `status` UNSOLVED."""
+    from equipoise.optimizer import program
+
     if newton.refusal(problem) is not None:
-        return _by_program(problem)
-    answer, attempt, problem = newton.answered(problem)
+        return program.solve(problem)
+    answer, attempt = newton.solution(problem)
     if answer is not None:
         return answer
-    if attempt.said == "infeasible" and (found := explain(problem)).status is Status.INFEASIBLE:
-        return Solution(found.status, newton.NAME, explanation=found.text, attempts=(attempt,))
-    handed_on = _by_program(problem)
+    if attempt.said == "infeasible":  # proven
+        return Solution(Status.UNSOLVED, newton.NAME, attempts=(attempt,))
+    handed_on = program.solve(problem)
     return replace(handed_on, attempts=(attempt, *handed_on.attempts))
 
 
@@ -73,47 +92,36 @@ def _of_two_forms(problem: Problem) -> Solution:
     """Rows whose slope depends on the sign of the cash: with the cash kept positive they are exact, with the
     steeper slope they are safe; the better answer counts. Bounds and proofs are those of the relaxation."""
     relaxed = replace(problem, cash_side="long")
-    free = np.full(problem.shape, np.inf)
-    floor = -free
-    floor[list(problem.cashes)] = 0.0
-    kept = Bound(label="cash floor", lower=floor, upper=free)
-    positive = replace(problem, pieces=(*problem.pieces, ("cash kept positive", kept)))
-    loosest = _of_one_form(relaxed)
+    loosest = _explained(relaxed)
     if loosest.weights is None:
         return loosest  # what a relaxation cannot keep cannot be kept
-    found = [
-        replace(answer, problem=answer.problem or form)
-        for form in (positive, problem)
-        if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
-    ]
-    if not found:
+    if kept(relaxed, loosest.weights) is not None:
+        return _as_asked(problem, loosest)  # what is best of more is best
+    best = min(of_stricter_forms(problem), key=lambda answer: answer.objective, default=None)
+    if best is not None and close_enough(best.objective, loosest.bound):
+        return replace(best, status=Status.OPTIMAL, bound=loosest.bound)
+    if problem.envelopes:
+        from equipoise.optimizer import program
+
+        exact = program.solve(relaxed)  # where envelopes count the cash as it is
+        if exact.weights is not None and kept(relaxed, exact.weights) is not None:
+            return _as_asked(problem, exact)
+    if best is None:
         text = "No answer passed the check, and no conflict between the rules was proven."
         return replace(loosest, status=Status.UNSOLVED, weights=None, prices=None, explanation=text)
-    best = min(found, key=lambda answer: answer.objective)
-    status = Status.OPTIMAL if close_enough(best.objective, loosest.bound) else Status.FEASIBLE
-    return replace(best, status=status, bound=loosest.bound)
+    return replace(best, status=Status.FEASIBLE, bound=loosest.bound)
 
 
-def _by_program(problem: Problem) -> Solution:
-    from equipoise.optimizer import program
+def of_stricter_forms(problem: Problem) -> list[Solution]:
+    """The answers, each with its form as its problem: with the cash kept positive, and with the steeper slope."""
+    return [
+        replace(answer, problem=answer.problem or form)
+        for form in (with_cash_positive(problem), problem)
+        if at_once(form) is None and (answer := _of_one_form(form)).weights is not None
+    ]
 
-    answer = program.solve(problem)
-    if answer.status is not Status.UNSOLVED:
-        return answer
-    problem = answer.problem or problem
-    found = explain(problem)
-    if found.status is Status.UNSOLVED and answer.attempts and answer.attempts[-1].said == "infeasible":
-        # Called infeasible, but not proven: the other solvers' turn.
-        later = program.solve(problem, first=1)
-        answer = replace(later, attempts=answer.attempts + later.attempts)
-        if answer.status is not Status.UNSOLVED:
-            return answer
-    if found.status is Status.UNSOLVED and problem.violation(problem.before) <= ROUNDING_TOLERANCE:
-        # What is held keeps every rule: a plan, if not a proven one; the bound says how far it may be.
-        held = certified(problem, problem.before.copy(), Prices.none(problem), "holding")
-        form = problem if problem.found else None
-        attempts = (*answer.attempts, Attempt("holding", "keeps every rule", "accepted"))
-        return replace(held, attempts=attempts, problem=form)
-    verdict = "conflict proven" if found.status is Status.INFEASIBLE else "no conflict proven"
-    attempts = (*answer.attempts, Attempt("elastic program", "explained", verdict))
-    return replace(answer, status=found.status, explanation=found.text, attempts=attempts)
+
+def _as_asked(problem: Problem, answer: Solution) -> Solution:
+    """A relaxation's answer, which keeps the rules, as one of the problem."""
+    form = None if answer.problem is None else replace(answer.problem, cash_side=problem.cash_side)
+    return replace(answer, problem=form)

@@ -5,12 +5,13 @@ Everything that runs chunks in parallel, stores or streams them meets the solver
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from equipoise.optimizer.batch import RESULT_COLUMNS, Plans, keyed, solve_batch
+from equipoise.optimizer.batch import RESULT_COLUMNS, Plans, solve_batch
+from equipoise.optimizer.batch_input import keyed
 from equipoise.optimizer.effort import Effort
 from equipoise.optimizer.message import Message, compact, encode, joined, listed, typed
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
@@ -46,13 +47,18 @@ class Chunk(NamedTuple):
 
 
 def solve_chunk(
-    rebalancer: Rebalancer, table: pd.DataFrame, universe: frozenset[str], spent: Effort = _DEFAULT
+    rebalancer: Rebalancer,
+    table: pd.DataFrame,
+    universe: frozenset[str],
+    spent: Effort = _DEFAULT,
+    begun: Callable[[], None] | None = None,
 ) -> Chunk:
-    """The portfolios of a table. `universe`: the labels that rules may name beyond a portfolio's own.
+    """The portfolios of a table. `universe`: the labels that rules may name beyond a portfolio's own; `begun`: see
+    `solve_batch`.
 
     What a portfolio gets does not depend, in any bit, on the others in the table.
     """
-    plans = solve_batch(rebalancer, table, universe, spent)
+    plans = solve_batch(rebalancer, table, universe, spent, begun=begun)
     return Chunk(plans.results, plans.orders)
 
 

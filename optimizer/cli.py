@@ -1,8 +1,9 @@
 """The command `equipoise`: rebalance tables by a policy in a file.
 
 The last line of standard output is one JSON object, whatever happens. Exit codes: 0 all is verified; 1 bad
-input or usage; 2 some portfolio is infeasible or unsolved (its row says so, the output is complete);
-3 an internal error. Progress and errors go to standard error.
+input or usage, also if no portfolio of a batch can be read, and nothing is written; 2 some portfolio is infeasible,
+unsolved or cannot be read (its row says so, the output is complete); 3 an internal error. Progress and errors go to
+standard error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from equipoise.optimizer.report import clean
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.optimizer.batch import Plans
     from equipoise.optimizer.effort import Spent
     from equipoise.optimizer.policy_file import PolicyFile
 
@@ -59,8 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary = {"status": "error", "message": message}
     try:
         print(json.dumps({**summary, "exit_code": code}, allow_nan=False), flush=True)
-    except BrokenPipeError:  # the reader has gone; keep Python from complaining once more as it ends
+    except OSError as error:  # keep Python from complaining once more as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # the reader has gone, or wants no more
+            print(f"equipoise: {_failure(error)[1]}", file=sys.stderr)
+            code = code or BAD_INPUT
     return code
 
 
@@ -69,6 +72,8 @@ def _failure(error: BaseException) -> tuple[int, str]:
         return BAD_INPUT, clean(error)
     if isinstance(error, BrokenPipeError):
         return BAD_INPUT, "standard output was closed before the end"
+    if isinstance(error, OSError):  # files are named where they are read and written
+        return BAD_INPUT, clean(f"{error.filename or 'standard output'}: {error.strerror or error}")
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
     return INTERNAL, clean(f"internal error, please report it: {type(error).__name__}: {error}")
@@ -125,16 +130,18 @@ def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from equipoise.optimizer import output
+    from equipoise.optimizer import files, output
 
     policy, table = _policy(options), _read(options.table)
     if "portfolio_id" in table.columns:
         raise InputError(f"{options.table} has a column portfolio_id; use `equipoise batch`", column="portfolio_id")
+    digests = _digests(options)
+    files.check_writable(options.out)
     plan = policy.rebalancer.solve(table, **_spent(options))
-    files = output.plan_files(plan, policy, _digests(options))
-    output.write_files(options.out, files)
+    contents = output.plan_files(plan, policy, digests)
+    output.write_files(options.out, contents, inputs=_inputs(options).values())
     print(plan)
-    print(f"\nwritten to {clean(options.out)}: {', '.join(files)}")
+    print(f"\nwritten to {clean(options.out)}: {', '.join(contents)}")
     return OK if plan.status.ok else INCOMPLETE, {
         "status": plan.status.name,
         "verified": plan.status.ok,
@@ -147,22 +154,40 @@ def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from equipoise.optimizer import output
+    from equipoise.optimizer import files, output
+    from equipoise.optimizer.batch import solve_batch
+    from equipoise.optimizer.effort import Effort
 
     policy = _policy(options)
     table, unknown = _batch_table(options)
+    digests = _digests(options)
+    files.check_writable(options.out)
     count = table["portfolio_id"].nunique(dropna=False)
     print(f"equipoise: {count:,} portfolios, {len(table):,} rows", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    plans = _without(policy.rebalancer.solve_batch(table, allocate=options.allocate, **_spent(options)), unknown)
+    plans = solve_batch(
+        policy.rebalancer,
+        table,
+        spent=Effort(**_spent(options)),
+        unbiased=options.allocate == "unbiased",
+        refused=unknown,
+    )
+    results = plans.results
     seconds = time.perf_counter() - start
     print(f"equipoise: solved in {seconds:.1f} s, {count / seconds:,.0f} a second", file=sys.stderr, flush=True)
     summary = output.batch_summary(plans)
-    files = output.batch_files(plans, policy, _digests(options), summary)
-    output.write_files(options.out, files)
+    output.check_readable(summary["statuses"], next(iter(results["message"])))
+    contents = output.batch_files(plans, policy, digests, summary)
+    output.write_files(options.out, contents, inputs=_inputs(options).values())
     print("\n".join(f"{number:>9,}  {name}" for name, number in summary["statuses"].items()))
-    _list([f"{plan.name}: {plan.status.name}: {plan.message}" for plan in plans if not plan.status.ok])
-    print(f"written to {clean(options.out)}: {', '.join(files)}")
+    failed = results[~results["verified"]]
+    _list(
+        [
+            f"{name}: {one}: {why}"
+            for name, one, why in zip(failed.index, failed["status"], failed["message"], strict=True)
+        ]
+    )
+    print(f"written to {clean(options.out)}: {', '.join(contents)}")
     complete = summary["verified"] == count
     return OK if complete else INCOMPLETE, {"status": "verified" if complete else "incomplete", **summary}
 
@@ -173,6 +198,8 @@ def _spent(options: argparse.Namespace) -> Spent:
 
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from equipoise.optimizer.batch_input import unreadable
+
     policy, table = _policy(options), _read(options.table)
     rebalancer = policy.rebalancer
     rules = ", ".join(rule.title for rule in rebalancer.policy.constraints)
@@ -185,34 +212,20 @@ def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         print(f"table: {len(portfolio.assets)} assets, NAV {portfolio.nav:,.2f}; all is well")
         return OK, {"status": "ok", "portfolios": 1, "invalid": 0}
     table, unknown = _batch_table(options)
-    universe = {label for label in table["asset"] if isinstance(label, str)}
-    if rebalancer.accounts and "account" in table.columns:
-        universe |= {f"{account}/{asset}" for account, asset in zip(table["account"], table["asset"], strict=True)}
-    invalid, names = [], []
-    for name, rows in table.groupby("portfolio_id", sort=False, dropna=False):
-        names.append(name)
-        try:
-            if name in unknown:
-                raise InputError(unknown[name], portfolio=name)
-            if not isinstance(name, str):
-                raise InputError("a row has no portfolio_id", column="portfolio_id")
-            rows = rows.drop(columns="portfolio_id")
-            rebalancer.policy.problem(rebalancer.portfolio(rows, name=name, universe=universe))
-        except InputError as error:
-            invalid.append(str(error))
+    count, invalid = table["portfolio_id"].nunique(dropna=False), unreadable(rebalancer, table, unknown)
     _list(invalid)
     print(
-        f"table: {len(names):,} portfolios, {len(table):,} rows; "
+        f"table: {count:,} portfolios, {len(table):,} rows; "
         + (f"{len(invalid):,} invalid" if invalid else "all is well")
     )
     if invalid:
         return BAD_INPUT, {
             "status": "invalid",
-            "portfolios": len(names),
+            "portfolios": count,
             "invalid": len(invalid),
             "message": invalid[0],
         }
-    return OK, {"status": "ok", "portfolios": len(names), "invalid": 0}
+    return OK, {"status": "ok", "portfolios": count, "invalid": 0}
 
 
 def _policy(options: argparse.Namespace) -> PolicyFile:
@@ -225,8 +238,13 @@ def _digests(options: argparse.Namespace) -> dict[str, str]:
     """Of the tables; the policy and its data have theirs in the policy's canonical text."""
     from equipoise.optimizer.output import digest
 
-    files = {"table": options.table, "assets": getattr(options, "assets", None)}
-    return {role: digest(path) for role, path in files.items() if path is not None}
+    return {role: digest(path) for role, path in _inputs(options).items() if role in ("table", "assets")}
+
+
+def _inputs(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that are read."""
+    roles = ("table", "assets", "policy", "returns", "covariance")
+    return {role: path for role in roles if (path := getattr(options, role, None)) is not None}
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -272,20 +290,6 @@ def _batch_table(options: argparse.Namespace) -> tuple[pd.DataFrame, dict[Any, s
     for name, label in zip(lost["portfolio_id"], lost["asset"], strict=True):
         unknown.setdefault(name, f"{InputError(f'{options.assets} has no row for it', asset=label)}")
     return table.join(assets, on="asset"), unknown
-
-
-def _without(plans: Plans, unknown: dict[Any, str]) -> Plans:
-    """The plans, but INVALID_INPUT for portfolios with assets of which nothing is known."""
-    from equipoise.optimizer.batch import Plans
-    from equipoise.optimizer.plan import Plan
-    from equipoise.optimizer.solution import Status
-
-    def kept(plan: Plan) -> Plan:
-        if plan.name not in unknown:
-            return plan
-        return Plan(Status.INVALID_INPUT, plan.name, str(InputError(unknown[plan.name], portfolio=plan.name)))
-
-    return Plans.of([kept(plan) for plan in plans]) if unknown else plans
 
 
 def _list(lines: Sequence[str]) -> None:

@@ -4,8 +4,7 @@ Where numpy takes a whole chunk through memory array by array, here a problem st
 is done, and what is common to all is computed once. The answers agree but for rounding, and numpy certifies both: the
 bounds, the proofs of infeasibility and the checks are the same.
 
-Loading this module loads numba, which keeps machine code on disk and looks for changes in the file of the function
-that is called: whoever changes `compiled_dual` or `compiled_step` touches this file too.
+Loading this module loads numba.
 """
 
 from __future__ import annotations
@@ -34,11 +33,10 @@ from equipoise.optimizer.compiled_dual import (
     Point,
     Problem,
     evaluate,
-    jit,
     multiply,
-    part,
     rebase,
 )
+from equipoise.optimizer.compiled_jit import jit, part
 from equipoise.optimizer.compiled_step import Constants, Room, direct, pin, step
 from equipoise.optimizer.dual import KINKS, Dual
 from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends, infeasible
@@ -84,29 +82,42 @@ class _Shared(NamedTuple):
     scale: Array  # (K,): Σ of the squares of the steepest slopes
 
 
+class _State(NamedTuple):
+    """How far the problems are."""
+
+    centre: Array  # (B, n)
+    before: Array  # (B,): the least residual at these centres
+    soft: Array  # (B,): what is left of the proximal weights
+    done: Flags  # (B,)
+    weights: Array  # (B, n)
+    prices: Array  # (B, K)
+    steps: Indices  # (B,)
+
+
 def iterated(dual: Dual, proximal: float = iteration.PROXIMAL[0]) -> Ends:
     """Newton's method on these problems, one after the other: see `iteration.iterated`."""
     size, n = dual.assets.before.shape
-    stack = _stacked(dual)
-    ends = Ends(
-        code=np.full(size, UNSOLVED),
+    stack, code = _stacked(dual), np.full(size, UNSOLVED)
+    state = _State(
+        centre=np.empty((size, n)),
+        before=np.full(size, np.inf),
+        soft=np.ones(size),
+        done=np.zeros(size, dtype=np.bool_),
         weights=np.empty((size, n)),
         prices=np.zeros_like(dual.limits),
         steps=np.zeros(size, dtype=np.intp),
     )
-    centre, before, done = np.empty((size, n)), np.full(size, np.inf), np.zeros(size, dtype=np.bool_)
-    soft = np.ones(size)
     open_ = np.arange(size)
     while len(open_):
-        _iterate(stack, open_, _CONSTANTS, proximal, soft, centre, before, done, ends)
-        open_ = open_[~done[open_]]
-        proven = infeasible(dual.take(open_), ends.prices[open_])
-        ends.code[open_[proven]] = INFEASIBLE
-        open_ = open_[~proven & (ends.steps[open_] < iteration.STEPS)]
-    ends.code[done] = SOLVED
-    ends.weights[~done] = np.nan
-    ends.prices[~done] = 0.0
-    return ends
+        _iterate(stack, open_, _CONSTANTS, proximal, state)
+        open_ = open_[~state.done[open_]]
+        proven = infeasible(dual.take(open_), state.prices[open_])
+        code[open_[proven]] = INFEASIBLE
+        open_ = open_[~proven & (state.steps[open_] < iteration.STEPS)]
+    code[state.done] = SOLVED
+    state.weights[~state.done] = np.nan
+    state.prices[~state.done] = 0.0
+    return Ends(code, state.weights, state.prices, state.steps)
 
 
 def _stacked(dual: Dual) -> _Stack:
@@ -143,19 +154,9 @@ def _bands(dual: Dual) -> tuple[Indices, Indices, Flags]:
 
 
 @jit
-def _iterate(
-    stack: _Stack,
-    which: Indices,
-    constants: Constants,
-    proximal: float,
-    softs: Array,  # what is left of the proximal weights
-    centres: Array,
-    befores: Array,
-    done: Flags,
-    ends: Ends,
-) -> None:
+def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: float, state: _State) -> None:
     """Take these problems on until they are done, or to where `iteration` looks for a proof of infeasibility."""
-    n, count, rows = ends.weights.shape[1], ends.prices.shape[1], stack.cost.shape[1]
+    n, count, rows = state.weights.shape[1], state.prices.shape[1], stack.cost.shape[1]
     assets, weight, scale = np.empty((12, n)), np.empty(n), np.empty(count)
     pinned = np.empty(count, dtype=np.bool_)
     shared = _Shared(np.empty((4, rows, n)), np.empty((4, rows), dtype=np.bool_), np.empty(n), np.empty(count))
@@ -193,17 +194,17 @@ def _iterate(
     for number in range(len(which)):
         b = which[number]
         problem = _one(stack, b, assets, shared, base, number == 0 or not stack.shared)
-        centre, least = centres[b], befores[b]
+        centre, least = state.centre[b], state.before[b]
         _weigh(problem, shared.squares, weight, proximal, constants)
-        if ends.steps[b] == 0:
-            _begin(problem, centre, ends.prices[b])
+        if state.steps[b] == 0:
+            _begin(problem, centre, state.prices[b])
         _scale(problem, weight, shared.scale, scale)
         for i in range(n):
-            weight[i] *= softs[b]
-        total[:] = ends.prices[b]
+            weight[i] *= state.soft[b]
+        total[:] = state.prices[b]
         _smooth(stack, b, problem, weight, centre, total, here)
         evaluate(problem, here)
-        resumed = ends.steps[b] > 0
+        resumed = state.steps[b] > 0
         while True:
             residual = pin(problem, here, pinned)
             size = 0.0
@@ -212,17 +213,17 @@ def _iterate(
                 if p >= problem.factors:
                     size += abs(total[p])
             stalled = residual <= constants.nearly and residual > constants.stalled * least
-            stalled = stalled or (residual <= constants.nearly and ends.steps[b] == constants.rays[-1])
+            stalled = stalled or (residual <= constants.nearly and state.steps[b] == constants.rays[-1])
             still = residual > constants.recentre or _still(problem, here, weight, centre, total, room, constants)
-            done[b] = (residual <= constants.exact or stalled) and (still or ends.steps[b] == constants.rays[-1])
-            if done[b] or (not resumed and (size > constants.far or ends.steps[b] in constants.rays)):
+            state.done[b] = (residual <= constants.exact or stalled) and (still or state.steps[b] == constants.rays[-1])
+            if state.done[b] or (not resumed and (size > constants.far or state.steps[b] in constants.rays)):
                 break
             least, resumed = min(least, residual), False
             if not still:
                 least = np.inf
                 for i in range(n):
-                    weight[i] *= max(constants.softer, constants.softest / softs[b])
-                softs[b] = max(softs[b] * constants.softer, constants.softest)
+                    weight[i] *= max(constants.softer, constants.softest / state.soft[b])
+                state.soft[b] = max(state.soft[b] * constants.softer, constants.softest)
                 centre[:] = here.weights
                 _smooth(stack, b, problem, weight, centre, total, here)
                 evaluate(problem, here)
@@ -230,10 +231,10 @@ def _iterate(
             direct(problem, here, pinned, residual, scale, room, constants)
             step(problem, here, there, room, residual, constants)
             here, there = there, here
-            ends.steps[b] += 1
-        befores[b] = least
-        ends.prices[b] = total
-        ends.weights[b] = here.weights
+            state.steps[b] += 1
+        state.before[b] = least
+        state.prices[b] = total
+        state.weights[b] = here.weights
 
 
 @part

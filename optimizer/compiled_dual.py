@@ -6,46 +6,19 @@ move enter the Hessian. Loading this module loads numba.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
+from equipoise.optimizer.compiled_jit import jit, part, summed
 
-F = TypeVar("F", bound=Callable[..., Any])
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 #: The first axis of `Problem.assets`: the coefficients of `Separable`, in its order.
 CURVATURE, CENTRE, SLOPE, LONG, SHORT, BUY, SELL, QUADRATIC, IMPACT, BEFORE, LOWER, UPPER = range(12)
-
-
-def jit(function: F) -> F:
-    """Compiled when it is first called, and kept on disk where that is possible."""
-    return _compiled(function, inline="never")
-
-
-def part(function: F) -> F:
-    """The same, as a part of the one function that calls it: a call would count references to every array."""
-    return _compiled(function, inline="always")
-
-
-def summed(function: F) -> F:
-    """The same for long sums, which the processor takes side by side: in an order that depends on its kind."""
-    return _compiled(function, inline="never", fastmath={"reassoc", "contract"})
-
-
-def _compiled(function: F, **options: Any) -> F:
-    to_machine_code: Any = numba.njit
-    options |= {"error_model": "numpy"}
-    try:
-        result: F = to_machine_code(cache=True, **options)(function)
-    except RuntimeError:  # no directory can be written to
-        result = to_machine_code(**options)(function)
-    return result
 
 
 class Problem(NamedTuple):

@@ -24,11 +24,10 @@ from equipoise.optimizer.compiled_dual import (
     curve,
     curved,
     evaluate,
-    jit,
-    part,
     respond,
     see,
 )
+from equipoise.optimizer.compiled_jit import jit, part
 
 
 class Constants(NamedTuple):

@@ -12,15 +12,16 @@ at all, is not (`Fees`): convex programs leave it out, which makes them a bound,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import LARGEST, Account, Array, Numbers, check_range
+from equipoise.constraints.base import Account, Array, Declared, Numbers, check_range
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import LARGEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +90,8 @@ class Fees:
         return np.divide(self.minimum / self.nav, self.rate, out=np.zeros_like(self.rate), where=self.rate > 0)
 
 
-class Cost(ABC):
-    """A cost: `terms` gives its coefficients for one portfolio."""
-
-    #: Whether `terms` also serves a stack of portfolios; a class that says so is made with `stacks=True`.
-    stacks: ClassVar[bool] = False
-
-    def __init_subclass__(cls, *, stacks: bool = False) -> None:
-        super().__init_subclass__()
-        cls.stacks = stacks  # not inherited, as with rules
+class Cost(Declared, ABC):
+    """A cost: `terms` gives its coefficients for one portfolio, and with `stacks` those of a stack."""
 
     @abstractmethod
     def terms(self, account: Account) -> CostTerms: ...
@@ -119,8 +113,8 @@ class ProportionalCost(Cost, stacks=True):
     sell: Numbers | None = None
 
     def terms(self, account: Account) -> CostTerms:
-        buy = account.numbers(self.buy, "buy", cash=0.0)
-        sell = buy if self.sell is None else account.numbers(self.sell, "sell", cash=0.0)
+        buy = self.numbers(account, "buy", cash=0.0)
+        sell = buy if self.sell is None else self.numbers(account, "sell", cash=0.0)
         check_range(buy, account, "buy", at_least=0.0)
         check_range(sell, account, "sell", at_least=0.0, at_most=np.nextafter(1.0, 0.0))
         return CostTerms.of(account.shape, buy=buy, sell=sell)
@@ -140,9 +134,9 @@ class ImpactCost(Cost, stacks=True):
     coefficient: Numbers = 1.0
 
     def terms(self, account: Account) -> CostTerms:
-        volatility = account.numbers(self.volatility, "volatility", cash=0.0)
-        volume = account.numbers(self.volume, "volume", cash=1.0)
-        coefficient = account.numbers(self.coefficient, "coefficient", cash=0.0)
+        volatility = self.numbers(account, "volatility", cash=0.0)
+        volume = self.numbers(account, "volume", cash=1.0)
+        coefficient = self.numbers(account, "coefficient", cash=0.0)
         check_range(volatility, account, "volatility", at_least=0.0)
         check_range(coefficient, account, "coefficient", at_least=0.0)
         _check_volume(volume, account)
@@ -160,17 +154,17 @@ class QuadraticCost(Cost, stacks=True):
     volume: Numbers | None = None
 
     def terms(self, account: Account) -> CostTerms:
-        rate = account.numbers(self.rate, "rate", cash=0.0)
+        rate = self.numbers(account, "rate", cash=0.0)
         check_range(rate, account, "rate", at_least=0.0)
         if self.volume is not None:
-            volume = account.numbers(self.volume, "volume", cash=1.0)
+            volume = self.numbers(account, "volume", cash=1.0)
             _check_volume(volume, account)
             rate = rate * account.nav / volume
         return CostTerms.of(account.shape, quadratic=rate)
 
 
 @dataclass(frozen=True)
-class HoldingCost(Cost, stacks=True):
+class HoldingCost(Cost, stacks=True, blanks=("long", "short")):
     """long·w⁺ + short·w⁻ a year: funding and custody of what is held, interest on what is borrowed.
 
     Annual rates as fractions (0.035 is 3.5 % a year); blank: 0. A number is for all assets but the cash; a
@@ -185,7 +179,7 @@ class HoldingCost(Cost, stacks=True):
     def terms(self, account: Account) -> CostTerms:
         long, short = (
             # A number for all is not for the cash; a column or a mapping may name it.
-            account.numbers(given, argument, missing=0.0, cash=0.0 if isinstance(given, int | float) else None)
+            self.numbers(account, argument, missing=0.0, cash=None if isinstance(given, str | Mapping) else 0.0)
             for given, argument in ((self.long, "long"), (self.short, "short"))
         )
         for rates, argument in ((long, "long"), (short, "short")):
@@ -195,7 +189,7 @@ class HoldingCost(Cost, stacks=True):
 
 
 @dataclass(frozen=True)
-class FixedFee(Cost):
+class FixedFee(Cost, blanks=("fee",)):
     """`fee` in cash for each order, whatever its size: a ticket, gas. Blank: none.
 
     Not convex: the search over orders counts it, and so do the cash and every figure of the plan.
@@ -207,14 +201,14 @@ class FixedFee(Cost):
         return CostTerms.of(account.shape)
 
     def fees(self, account: Account) -> Fees:
-        fee = account.numbers(self.fee, "fee", cash=0.0, missing=0.0)
+        fee = self.numbers(account, "fee", cash=0.0, missing=0.0)
         check_range(fee, account, "fee", at_least=0.0)
         none = np.zeros(account.shape)
         return Fees(fee, none, none, account.nav)
 
 
 @dataclass(frozen=True)
-class MinimumCommission(Cost):
+class MinimumCommission(Cost, blanks=("minimum",)):
     """max(minimum, rate · |trade|) for each order: a commission with a floor. `minimum` in cash, blank: none; `rate` a
     fraction of the traded value, the same for buys and sales and below 1.
 
@@ -226,12 +220,12 @@ class MinimumCommission(Cost):
     rate: Numbers = 0.0
 
     def terms(self, account: Account) -> CostTerms:
-        rate = account.numbers(self.rate, "rate", cash=0.0, missing=0.0)
+        rate = self.numbers(account, "rate", cash=0.0, missing=0.0)
         check_range(rate, account, "rate", at_least=0.0, at_most=np.nextafter(1.0, 0.0))
         return CostTerms.of(account.shape, buy=rate, sell=rate)
 
     def fees(self, account: Account) -> Fees:
-        minimum = account.numbers(self.minimum, "minimum", cash=0.0, missing=0.0)
+        minimum = self.numbers(account, "minimum", cash=0.0, missing=0.0)
         check_range(minimum, account, "minimum", at_least=0.0)
         rate = np.where(minimum > 0, self.terms(account).buy, 0.0)
         return Fees(np.zeros(account.shape), minimum, rate, account.nav)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 
 
 class Spent(TypedDict, total=False):
@@ -19,12 +21,38 @@ class Spent(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Clock:
+    """The one limit of time of a portfolio: handed down to everything that takes long, which asks it in its loops."""
+
+    until: float = math.inf  # as time.monotonic counts
+
+    @classmethod
+    def of(cls, seconds: float | None) -> Clock:
+        """From now on."""
+        return cls() if seconds is None else cls(time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds, at least 0."""
+        return math.inf if self.until == math.inf else max(0.0, self.until - time.monotonic())
+
+    @property
+    def over(self) -> bool:
+        return self.until != math.inf and time.monotonic() >= self.until
+
+
+#: No limit.
+ENDLESS = Clock()
+
+
+@dataclass(frozen=True)
 class Effort:
     """How hard to look for a better whole-lot plan, and for a proof.
 
-    effort: how much is spent on a plan whose gap is open: 0 rounds and descends only, 1 is the default; a whole number.
-    exact: whether to go on until the gap is at most `gap` of the objective, or `time_limit` seconds a portfolio are
-        over (None: however long it takes).
+    effort: how much is spent on a plan whose gap is open, in levels of which each starts from what the one before
+        left: 0 rounds and descends only, 1 is the default; a whole number. docs/lots.md says what a level spends.
+    exact: whether to go on after that until the gap is at most `gap` of the objective.
+    time_limit: seconds a portfolio for all of it, with and without `exact` (None: however long it takes).
 
     Raises InputError for a number that is none of these.
     """
@@ -44,6 +72,10 @@ class Effort:
         if self.time_limit is not None:
             check_number(self.time_limit, "time_limit", at_least=0.0)
         object.__setattr__(self, "effort", int(self.effort))
+
+    def clock(self, portfolios: int = 1) -> Clock:
+        """The time of so many portfolios, from now on."""
+        return Clock.of(None if self.time_limit is None else portfolios * self.time_limit)
 
     @classmethod
     def taken(cls, options: dict[str, Any]) -> Effort:

@@ -10,21 +10,22 @@ import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Unpack
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.checkpoint import Checkpoint, opened
 from equipoise.optimizer.chunk import Chunk, empty, flat, from_messages
 from equipoise.optimizer.effort import Effort, Spent
 from equipoise.optimizer.message import Message, joined, length, listed
+from equipoise.optimizer.output import check_readable
 from equipoise.optimizer.progress import Progress
-from equipoise.optimizer.sink import What, sink
+from equipoise.optimizer.sink import What, sinks
 from equipoise.optimizer.solution import Status
 from equipoise.optimizer.stream import Source, Stream, open_stream
 from equipoise.optimizer.tasks import Answer, Parts, Task, given_up, internal, packed, solve_part, solved
@@ -59,7 +60,7 @@ def run(
     executor: None for this process; a number of processes of our own; or any `concurrent.futures.Executor`, such as
         Dask's `Client.get_executor()`.
     chunk: about how many rows are solved at once (20,000). It changes no result.
-    timeout: seconds a portfolio may take, for processes of our own. A chunk of m portfolios has m times as long.
+    timeout: seconds a portfolio may take, for processes of our own: see `workers`. It does not grow with the chunk.
     checkpoint: a directory for finished chunks, from which a run that was killed goes on.
     progress: None for a bar on a terminal (with tqdm), True for a bar or plain lines, False for neither.
     universe: labels that rules may name beyond those of the risk model and, except for an iterator, which can be
@@ -106,6 +107,7 @@ def _started(
     **spent: Unpack[Spent],
 ) -> Generator[Parts, None, None]:
     """`run`, with results and orders as plain arrays."""
+    _check_names(spent)
     if isinstance(executor, int):
         check_number(executor, "executor", at_least=1)
     elif executor is not None and not isinstance(executor, Executor):
@@ -119,6 +121,17 @@ def _started(
         if not isinstance(executor, int):
             raise InputError("needs processes of our own: executor=1 or more", column="timeout", value=timeout)
     return _run(rebalancer, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe, Effort(**spent))
+
+
+def _check_names(spent: Mapping[str, object]) -> None:
+    """Raises InputError for what is left of the options when all others are taken, and says nothing about lots."""
+    for name in spent:
+        if name not in Effort.__dataclass_fields__:
+            from equipoise.optimizer.rebalancer import Options
+
+            raise InputError(
+                f"is no option of a batch; there are {', '.join(sorted(Options.__annotations__))}", column=name
+            )
 
 
 def _run(
@@ -242,22 +255,26 @@ def write(
 ) -> Summary:
     """Solve a batch into files, at constant memory: `results` and `orders` as Parquet, or as CSV by their suffix.
 
-    `options` are those of `run`. The files appear when all is done, and whole. Their bytes depend on the source and
-    the policy alone. Raises InputError as `run` does, and for a path that ends in neither .parquet nor .csv.
+    `options` are those of `run`. The files appear when all is done, whole, and all or none. Their bytes depend on the
+    source and the policy alone. Raises InputError as `run` does, for a path that ends in neither .parquet nor .csv, for
+    one that cannot be written to (finished chunks stay in the checkpoint), and if no portfolio at all could be read.
     """
     begun = time.perf_counter()
     statuses: Counter[str] = Counter()
-    total = 0
-    with ExitStack() as held:
-        paths: dict[What, Any] = {"orders": orders, "results": results}
-        # Closed in reverse: whoever sees the orders finds the results.
-        sinks = [held.enter_context(sink(path, what)) for what, path in paths.items() if path is not None]
-        for parts in held.enter_context(closing(_started(rebalancer, source, **options))):
+    total, first = 0, ""
+    asked: dict[What, Any] = {"results": results, "orders": orders}
+    answers = _started(rebalancer, source, **options)
+    # In this order: whoever sees the orders finds the results.
+    with sinks({what: path for what, path in asked.items() if path is not None}, source) as files, closing(answers):
+        for parts in answers:
             for part_results, part_orders in parts:
-                statuses.update(listed(dict(part_results)["status"]))
+                columns = {name: listed(cells) for name, cells in part_results if name in ("status", "message")}
+                first = first or next(iter(columns["message"]), "")
+                statuses.update(columns["status"])
                 total += length(part_orders)
-            for file in sinks:
+            for file in files:
                 file.add(parts)
+        check_readable(statuses, first)
     return Summary(dict(sorted(statuses.items())), statuses.total(), total, time.perf_counter() - begun)
 
 

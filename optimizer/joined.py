@@ -20,14 +20,14 @@ Risk is that of the economic exposure: rows with the same `underlying` share its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Semicontinuous, Step
-from equipoise.constraints.envelope import Envelope, Plane, Term
+from equipoise.constraints.envelope import Envelope, Modelled, Plane, Term
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.accounts import Accounts, of_holdings
 from equipoise.optimizer.costs import CostTerms
@@ -51,7 +51,8 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         raise InputError("fees for each order cannot be asked of a portfolio in several accounts yet", column="costs")
     account: Portfolio = asked.portfolio
     n = len(account.assets)
-    ordered = sorted(transfers, key=lambda transfer: (transfer.label, transfer.cost, transfer.limit, transfer.delay))
+    one_way = [way for transfer in transfers for way in transfer.ways]
+    ordered = sorted(one_way, key=lambda transfer: (transfer.label, transfer.cost, transfer.limit, transfer.delay))
     ends = tuple(route(transfer, account) for transfer in ordered)
     labels = account.labels("account")
     cashes, names = tuple(account.cashes.values()), list(account.cashes)
@@ -83,7 +84,18 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     )
     budgets = spends @ joint.before
     accounts = Accounts(
-        asked, tuple(ordered), ends, cashes, owner, moves, spends, budgets, pays, build.owed, build.bound_rows
+        asked,
+        tuple(ordered),
+        ends,
+        cashes,
+        owner,
+        moves,
+        spends,
+        budgets,
+        pays,
+        build.owed,
+        build.edges,
+        build.bound_rows,
     )
     risk, cost = build.risk(), build.cost(np.array([transfer.cost for transfer in ordered]))
     return replace(asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts)
@@ -126,7 +138,7 @@ def _limits(
     """What each transfer may move; and rows of accounts without a cash change by transfers alone."""
     none = np.full(len(account.assets), np.inf)
     most = np.array([transfer.limit for transfer in transfers]) * _Flows(account, transfers, ends).price / account.nav
-    least = np.where([transfer.two_way for transfer in transfers], -most, 0.0)
+    least = np.zeros(len(transfers))
     label = "limit of the transfer"
     found: list[tuple[str, Piece]] = [
         ("Transfer", Bound(label=label, lower=np.append(-none, least), upper=np.append(none, most)))
@@ -159,7 +171,22 @@ class _Term:
         return self.term.of(*self._own(weights, trades))
 
     def plane(self, weights: Array, trades: Array) -> Plane:
-        slopes, constant = self.term.plane(*self._own(weights, trades))
+        return self._of_all(self.term.plane(*self._own(weights, trades)))
+
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        import cvxpy as cp
+
+        moves = self.joined.moves
+        n = len(moves)
+        own = {name: part[:n] for name, part in parts.items()}
+        own["weight"] = own["weight"] + moves @ parts["weight"][n:]
+        own["long"], own["short"] = cp.Variable(n, nonneg=True), cp.Variable(n, nonneg=True)
+        value, constraints, plane = self.term.modelled(own)
+        split = own["long"] - own["short"] == own["weight"]
+        return Modelled(value, [*constraints, split], lambda price: self._of_all(plane(price)))
+
+    def _of_all(self, plane: Plane) -> Plane:
+        slopes, constant = plane
         own = Parts(**{name: np.reshape(slope, -1) for name, slope in slopes.items()})  # one problem, or a stack of one
         return {name: c for name, c in self.joined._parts(own).items() if c is not None}, constant
 
@@ -180,6 +207,8 @@ class _Joined:
         self.edges = self._edges()
         before, assets = asked.before, asked.assets
         self.owed = self.touched & (self.edges[1] <= 0)
+        # What is held and moved stays held, whatever the rules say.
+        self.edges[0][self.touched & ~self.owed & (self.edges[0] < 0)] = 0.0
         wrong = self.touched & ~self.owed & (before < 0)
         if wrong.any():
             i = int(np.argmax(wrong))
@@ -288,8 +317,6 @@ class _Joined:
                     ((t, b.label) for t, b in bounds if np.isfinite(edge) and getattr(b, name)[i] == edge),
                     ("Transfer", "no more than there is"),
                 )
-                if sign < 0 and not self.owed[i] and edge < 0:
-                    title, own, edge = "Transfer", "no more than there is", 0.0
                 if np.isfinite(edge):
                     label = f"{own} of {asset}"
                     self.bound_rows[title, label] = (own, asset)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.optimizer import lot_hull, lot_split
+from equipoise.optimizer.effort import ENDLESS, Clock
 from equipoise.optimizer.lot_dual import LotDual, Minimum, Planes, Prices
 from equipoise.optimizer.lot_points import Integers, Lots, Mask, Points
 from equipoise.optimizer.lot_split import Split
@@ -74,33 +75,54 @@ def lot_bound(allowed: Lots, solution: Solution, *, enough: float = np.inf, spli
     `solution` is the convex program's; its prices give a first bound, and nothing more is done if that, or a later
     one, is `enough`. `splits`: how often the risk is split anew.
     """
-    problem, allowed = allowed.problem, allowed.within_budget()
-    assert solution.weights is not None
-    dual = LotDual(allowed, lot_split.given(problem.risk), Planes.of(allowed, solution))
-    points = _first_points(dual, solution.weights)
-    below, above = points.beside(solution.weights)
-    between = np.isfinite(below) & np.isfinite(above)
-    spread = np.where(between, (solution.weights - below) * (above - solution.weights), 0.0)
-    spread[problem.cash] = 0.0
-    variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
-    scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ spread), 1e-14)
-    # The convex optimum may be at the targets, for nothing, where no plan is.
-    scale = max(scale, abs(enough)) if allowed.jumps and np.isfinite(enough) else scale
-    best = LotBound(at_convex_prices(dual, solution).value, dual, points, scale)
-    jumps = allowed.jumps
-    if jumps:
-        spread, splits = spread + _anywhere(allowed, variance, solution.weights), _SPLITS_OF_JUMPS * splits
-    for turn in range(splits if best.value < enough else 0):
-        split = lot_split.favouring(problem.risk, spread) if len(spread) <= LARGEST else None
-        found = maximised(replace(dual, split=split or dual.split), points, scale, enough=enough)
-        best = found if found.value > best.value or best.weights is None else best
-        near = np.isfinite(enough) and enough - best.value <= _NEAR * abs(enough)
-        if best.value >= enough or near or split is None or found.spread is None:
-            break
-        mixed = np.where(np.arange(len(spread)) == problem.cash, 0.0, found.spread)
-        part = 1.0 / (0.5 * turn + 1.5) if jumps else 1.0 / (turn + 2)
-        spread, points = (1.0 - part) * spread + part * mixed, found.points
-    return best
+    return Ascent(allowed, solution, enough).climbed(splits, enough)
+
+
+class Ascent:
+    """The bounds that splits of the risk lead to, one after the other; `best` is the best so far.
+
+    It can be stopped and gone on with: more splits begin where fewer ended.
+    """
+
+    def __init__(self, allowed: Lots, solution: Solution, enough: float = np.inf, clock: Clock = ENDLESS) -> None:
+        problem, allowed = allowed.problem, allowed.within_budget()
+        assert solution.weights is not None
+        self.dual = LotDual(allowed, lot_split.given(problem.risk), Planes.of(allowed, solution), clock)
+        self.points = _first_points(self.dual, solution.weights)
+        below, above = self.points.beside(solution.weights)
+        between = np.isfinite(below) & np.isfinite(above)
+        self.spread = np.where(between, (solution.weights - below) * (above - solution.weights), 0.0)
+        self.spread[problem.cash] = 0.0
+        variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+        scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ self.spread), 1e-14)
+        # The convex optimum may be at the targets, for nothing, where no plan is.
+        scale = max(scale, abs(enough)) if allowed.jumps and np.isfinite(enough) else scale
+        self.best = LotBound(at_convex_prices(self.dual, solution).value, self.dual, self.points, scale)
+        if allowed.jumps:
+            self.spread = self.spread + _anywhere(allowed, variance, solution.weights)
+        self.turn, self.ended = 0, False
+
+    def climbed(self, splits: int, enough: float) -> LotBound:
+        """The best bound after so many splits in all, or from when on it is `enough`, or nearly."""
+        many = splits * (_SPLITS_OF_JUMPS if self.dual.allowed.jumps else 1)
+        while self.turn < many and not self.ended and self.best.value < enough and not self.dual.clock.over:
+            self._step(enough)
+            if np.isfinite(enough) and enough - self.best.value <= _NEAR * abs(enough):
+                break
+        return self.best
+
+    def _step(self, enough: float) -> None:
+        """One split, and its bound."""
+        allowed, spread, best = self.dual.allowed, self.spread, self.best
+        split = lot_split.favouring(allowed.problem.risk, spread) if len(spread) <= LARGEST else None
+        found = maximised(replace(self.dual, split=split or self.dual.split), self.points, best.scale, enough=enough)
+        self.best = found if found.value > best.value or best.weights is None else best
+        self.ended = split is None or found.spread is None
+        if found.spread is not None:
+            mixed = np.where(np.arange(len(spread)) == allowed.problem.cash, 0.0, found.spread)
+            part = 1.0 / (0.5 * self.turn + 1.5) if allowed.jumps else 1.0 / (self.turn + 2)
+            self.spread, self.points = (1.0 - part) * spread + part * mixed, found.points
+        self.turn += 1
 
 
 def _anywhere(allowed: Lots, variance: Array, weights: Array) -> Array:
@@ -119,6 +141,8 @@ def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np
     if not np.all(points.valid.any(axis=0)):
         return replace(best, value=np.inf)
     for _ in range(rounds):
+        if dual.clock.over:
+            break
         mixture = lot_hull.solve(dual, points, scale, enough)
         if mixture is None:
             break

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.base import Array, part
 from equipoise.optimizer.dual import Dual
 from equipoise.optimizer.lot_grid import Grid
-from equipoise.optimizer.lot_points import SLACK, Mask
+from equipoise.optimizer.lot_points import SLACK, TIE, Mask, first
 from equipoise.optimizer.separable import Separable
 
 _PAIRS = 24, 0.8, 80  # buys and sales that are tried with each other: at least, for each asset, and at most
@@ -51,7 +51,7 @@ class States:
 def better(one: States, other: States) -> Mask:
     """Where the first is better: by the violation, then by the objective."""
     within = one.violation <= SLACK
-    lower = (other.violation > SLACK) | (one.objective < other.objective)
+    lower = (other.violation > SLACK) | (one.objective < other.objective - TIE * np.abs(other.objective))
     return np.asarray(np.where(within, lower, one.violation < other.violation * (1 - 1e-9) - 1e-16))
 
 
@@ -185,7 +185,7 @@ class _Moves:
         item = np.arange(size)[:, None]
         sides = []
         for side in (self.change > 0, self.change < 0):
-            order = np.argpartition(np.where(side, score, np.inf), count - 1, axis=1)[:, :count]
+            order = np.argsort(np.where(side, score, np.inf), axis=1, kind="stable")[:, :count]
             sides.append((order, np.where(side[item, order], self.gain[item, order], np.inf)))
         (up, gain_up), (down, gain_down) = sides
         loaded = [
@@ -214,7 +214,7 @@ def _chosen(gain: Array, left: Array, violation: Array, worth: Array) -> Mask:
     come nearer to them, or into them."""
     item = np.arange(len(gain))
     fine = np.where(left <= SLACK, gain, np.inf)
-    best = np.argmin(fine, axis=1)
+    best = first(fine, TIE / _WORTH * worth)
     reached = fine[item, best]
     outside = violation > SLACK
     good = np.where(outside, reached < np.inf, reached < -worth)
@@ -222,7 +222,8 @@ def _chosen(gain: Array, left: Array, violation: Array, worth: Array) -> Mask:
     if len(lost):
         missed = np.where(gain[lost] < np.inf, left[lost], np.inf)
         least = missed.min(axis=1, keepdims=True)
-        best[lost] = np.argmin(np.where(missed <= least, gain[lost], np.inf), axis=1)
+        nearest = np.where(missed <= least * (1 + 1e-9), gain[lost], np.inf)
+        best[lost] = first(nearest, TIE / _WORTH * worth[lost])
         good[lost] = least[:, 0] < violation[lost] * (1 - 1e-6)
     made = np.zeros(gain.shape, dtype=bool)
     made[item[good], best[good]] = True

@@ -25,7 +25,7 @@ from equipoise.optimizer import dual as duals
 from equipoise.optimizer import newton
 from equipoise.optimizer.dual import Dual
 from equipoise.optimizer.lot_descent import descended, evaluated
-from equipoise.optimizer.lot_grid import Grid
+from equipoise.optimizer.lot_grid import Grid, ten_to
 from equipoise.optimizer.lot_points import Mask
 from equipoise.optimizer.lot_stack import LotPlans
 from equipoise.optimizer.problem import Problem
@@ -55,7 +55,7 @@ def turns(number: int, problem: Problem, plans: LotPlans, weights: Array) -> Ite
     stack = problem.portfolio
     exactly = np.where(plans.accepted[:, None], (weights - problem.before) / plans.grid.size, 0.0)
     exactly[problem.cash] = 0.0
-    unit = plans.grid.lot / 10.0**plans.grid.decimals
+    unit = plans.grid.lot / ten_to(plans.grid.decimals)
     for form, out, capped in newton.forms(problem):
         members = np.flatnonzero(form & plans.accepted & out)
         if not len(members):

@@ -33,7 +33,7 @@ def dived(search: Search, bound: LotBound, best: State | None) -> State | None:
     for _ in range(_STEPS):
         for state in _suggested(search, found):
             best = _better(search, state, best)
-        if found.mixed is None or not undecided.any():
+        if found.mixed is None or not undecided.any() or search.clock.over:
             break
         decided, allowed = _decided(found, undecided)
         if len(allowed.empty()):

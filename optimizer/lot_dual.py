@@ -22,6 +22,7 @@ import numpy as np
 
 from equipoise.constraints.base import Array, Parts, part
 from equipoise.optimizer.discrete import Counts
+from equipoise.optimizer.effort import ENDLESS, Clock
 from equipoise.optimizer.lot_points import Lots, Points
 from equipoise.optimizer.lot_split import Split
 from equipoise.optimizer.separable import Separable
@@ -79,6 +80,7 @@ class LotDual:
     allowed: Lots
     split: Split
     planes: Planes
+    clock: Clock = ENDLESS  # of those who maximise it
 
     @cached_property
     def counts(self) -> Counts:

@@ -11,7 +11,6 @@ Land and Doig (1960) for branch and bound.
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from equipoise.constraints.base import Array
 from equipoise.optimizer import lot_split
 from equipoise.optimizer.lot_bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lot_dive import dived_around
-from equipoise.optimizer.lot_points import SLACK, Lots
+from equipoise.optimizer.lot_points import SLACK, Lots, Points
 from equipoise.optimizer.lot_polish import FINE, decided, polished
 from equipoise.optimizer.lot_search import Search, State
 
@@ -30,26 +29,8 @@ _POLISH = 8  # every so many nodes the search goes on from the node's plan, ever
 _SEED, _STAYING = 21, 0.85  # of what a search goes on from now and then: the part of the best plan
 _DIVE = 80  # every so many nodes a dive around the best plan starts from the node
 _MIXED_SHARE = 0.01  # of no trade, or no position, in a mixture that is worth splitting there
+_GAP = 1e-6  # of the objective: nodes within it are closed
 _MIXED = 1e-9  # of a lot: a mixture that stays this near to its mean is a point
-
-
-@dataclass(frozen=True)
-class Exact:
-    """How far to prove: until the gap is at most this fraction of the objective, or the seconds, or nodes, are over."""
-
-    gap: float = 1e-6
-    time_limit: float | None = 60.0
-    nodes: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Proof:
-    """The best plan known (None: there is none), a bound on every plan, the nodes, and whether all were seen."""
-
-    best: State | None
-    bound: float
-    nodes: int
-    complete: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,40 +48,71 @@ class _Node:
         return self.bound < other.bound
 
 
-def proven(search: Search, root: LotBound, best: State | None, exact: Exact) -> Proof:
-    """The best plan within the root's lots, starting from `best`."""
-    until = np.inf if exact.time_limit is None else time.monotonic() + exact.time_limit
-    tree = _Tree(search, best, root.scale, exact.gap)
-    spread = np.zeros(len(root.dual.split.own)) if root.spread is None else root.spread
-    heap = [_Node(root.value, root, spread)] if root.value < tree.limit else []
-    nodes, closed = 0, np.inf
-    while heap:
-        if heap[0].bound >= tree.limit:
-            closed = min(closed, heap[0].bound)
-            break
-        if time.monotonic() >= until or (exact.nodes is not None and nodes >= exact.nodes):
-            return Proof(tree.best, min(heap[0].bound, closed), nodes, False)
-        node = heapq.heappop(heap)
-        if node.jumps is None and (node := tree.decided(node)).bound >= tree.limit:
-            closed = min(closed, node.bound)
-            continue
-        for child in tree.children(node):
-            nodes += 1
-            if child.bound < tree.limit:
-                heapq.heappush(heap, child)
-            else:
-                closed = min(closed, child.bound)
-    bound = min(closed, tree.best.objective if tree.best is not None else np.inf)
-    return Proof(tree.best, max(bound, root.value), nodes, True)
+class Tree:
+    """The nodes that are left, and the best plan so far: grown by so many nodes at a time.
 
+    `strict`: the search asks for more than the rules do, so that a plan that it refuses is not refuted. `gap`: of the
+    objective, within which no better plan is looked for; it may be less than what is asked for in the end.
+    """
 
-class _Tree:
-    """What all nodes share: the best plan so far, and the search that improves it."""
-
-    def __init__(self, search: Search, best: State | None, scale: float, gap: float) -> None:
-        self.search, self.best, self.scale, self.gap = search, best, scale, gap
+    def __init__(self, search: Search, root: LotBound, best: State | None, gap: float, *, strict: bool) -> None:
+        self.search, self.best, self.scale, self.strict = search, best, root.scale, strict
+        self.gap = min(gap, _GAP)
+        self.root, self.closed, self.nodes, self.unclear = root.value, np.inf, 0, False
         self.seen, self.rng = 0, np.random.default_rng(_SEED)
         self.worst = _worst(search.allowed)
+        spread = np.zeros(len(root.dual.split.own)) if root.spread is None else root.spread
+        self.heap = [_Node(root.value, root, spread)]
+
+    @property
+    def open(self) -> bool:
+        """Whether a node is left that may hold a plan that is better, by more than the gap."""
+        return bool(self.heap) and self.heap[0].bound < self.limit
+
+    @property
+    def none(self) -> bool:
+        """Whether it is proven that there is no plan."""
+        return self.best is None and not self.open and not self.unclear
+
+    @property
+    def bound(self) -> float:
+        """What no plan's objective is below; infinite if there is none."""
+        left = min(self.closed, self.heap[0].bound if self.heap else np.inf)
+        return max(self.root, min(left, np.inf if self.best is None else self.best.objective))
+
+    def grow(self, nodes: float = np.inf, gap: float = 0.0) -> None:
+        """So many nodes more, until the gap is at most this part of the objective, or the time is over."""
+        last, clock = self.nodes + nodes, self.search.clock
+        while self.open and self.nodes < last and not clock.over:
+            if self.best is not None and self.best.objective - self.bound <= gap * abs(self.best.objective):
+                break
+            node = heapq.heappop(self.heap)
+            if node.jumps is None and (node := self._decided(node)).bound >= self.limit:
+                self.closed = min(self.closed, node.bound)
+                continue
+            before = self.nodes
+            for child in self._children(node):
+                self.nodes += 1
+                if child.bound < self.limit:
+                    heapq.heappush(self.heap, child)
+                else:
+                    self.closed = min(self.closed, child.bound)
+                if clock.over:
+                    self._left_out(node)  # the children not seen
+                    break
+            if self.nodes == before:
+                self._leaf(node)
+
+    def _leaf(self, node: _Node) -> None:
+        """Looks at the only plan of a node."""
+        lots = node.found.dual.allowed
+        state = self.search.state(*self.search.allowed.snapped(*lots.closest(lots.problem.before)))
+        self._seen(state)
+        if self.strict and state.violation > SLACK:
+            self._left_out(node)
+
+    def _left_out(self, node: _Node) -> None:
+        self.closed, self.unclear = min(self.closed, node.bound), True
 
     @property
     def limit(self) -> float:
@@ -109,7 +121,7 @@ class _Tree:
             return self.worst
         return self.best.objective - max(self.gap * abs(self.best.objective), 1e-15)
 
-    def decided(self, node: _Node) -> _Node:
+    def _decided(self, node: _Node) -> _Node:
         """The node with the bound of fine lots, and what that suggests as a plan."""
         told = decided(node.found) if self.search.allowed.jumps else None
         if told is None:
@@ -124,7 +136,7 @@ class _Tree:
         if state.violation <= SLACK and (self.best is None or state.better_than(self.best)):
             self.best = state
 
-    def children(self, node: _Node) -> Iterator[_Node]:
+    def _children(self, node: _Node) -> Iterator[_Node]:
         found = node.found
         at = found.weights if found.weights is not None else found.dual.allowed.problem.before
         # With fine lots all jumps are decided first: then the bound is that of a convex program.
@@ -182,7 +194,7 @@ def _jump(found: LotBound, spread: Array, *, mixed: bool = True) -> list[Lots] |
     apart = held * (1.0 - held) * (of_order + of_name * (problem.before == 0)) + gone * (1.0 - gone) * of_name
     variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
     saved = 0.5 * problem.aversion * variance * spread + apart
-    can_stay = allowed.holds & (allowed.lowest <= 0) & (allowed.highest >= 0)
+    can_stay = allowed.stays
     several = can_stay.astype(int) + allowed.closable + np.any(np.less_equal(*allowed.intervals), axis=0)
     undecided = allowed.jumping & (several > 1) & (can_stay | allowed.closable)
     if not undecided.any():
@@ -216,12 +228,11 @@ def _parts(allowed: Lots, at: Array, spread: Array) -> Iterator[Lots]:
     mixed = variance * np.where(np.isfinite(below) & np.isfinite(above) & (above > below), spread, 0.0)
     if np.all(mixed <= np.max(variance) * (_MIXED * allowed.size) ** 2):
         # Nothing is mixed, yet the node is open: any asset with more than one point.
-        several = points.distinct().valid.sum(axis=0) > 1
+        several = allowed.several()
         if not several.any():
             return
         i = int(np.argmax(several))
-        low = np.sort(points.weights[points.valid[:, i], i])
-        cut = 0.5 * (low[0] + low[1])
+        cut = _beside(allowed, points, i)
     else:
         i = int(np.argmax(mixed))
         cut = 0.5 * (below[i] + above[i])
@@ -236,6 +247,19 @@ def _parts(allowed: Lots, at: Array, spread: Array) -> Iterator[Lots]:
         part = replace(allowed, lowest=lowest, highest=highest, closable=closable)
         if not len(part.empty()):
             yield part
+
+
+def _beside(allowed: Lots, points: Points, i: int) -> float:
+    """A weight between two points of this asset: of those given, or of one of them and the next."""
+    near = np.sort(points.weights[points.valid[:, i], i])
+    if near[-1] > near[0]:
+        return float(0.5 * (near[0] + near[near > near[0]][0]))
+    low, high = (edge[:, i] for edge in allowed.intervals)
+    before, each = allowed.problem.before, slice(i, i + 1)
+    lots = before[i] + allowed.size[i] * np.concatenate([low[low <= high], high[low <= high]])
+    ends = np.concatenate([lots, before[each][allowed.stays[each]], np.zeros(1)[allowed.closable[each]]])
+    away = ends[np.argmax(np.abs(ends - near[0]))] - near[0]
+    return float(near[0] + 0.5 * np.sign(away) * min(allowed.size[i], abs(away)))
 
 
 def _worst(allowed: Lots) -> float:

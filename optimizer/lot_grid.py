@@ -21,7 +21,9 @@ from equipoise.optimizer.problem import Problem
 
 _DIGITS = 1e15
 _DECIMALS = 22  # powers of ten up to this one are floats exactly
-_FINEST = 0.01  # a lot finer than this part of the quantum is taken by powers of ten together
+_LEAST = -323
+#: The floats nearest to the powers of ten from 10^_LEAST on: `10.0**array` is off by a bit on some processors.
+_POWERS = np.array([float(f"1e{exponent}") for exponent in range(_LEAST, 309)])
 _DOUBTFUL = 1e-12  # a minimum so near to a whole number of lots is counted in fractions
 _MOST = 2.0**53
 
@@ -64,7 +66,7 @@ class Grid:
     def units(self, lots: Array, closed: Mask) -> Array:
         """The traded quantities as the floats that stand for them."""
         whole, decimals = self.whole(lots, closed)
-        return np.asarray(whole / 10.0**decimals)
+        return np.asarray(whole / ten_to(decimals))
 
     def counted(self, lots: Array) -> Mask:
         """Which portfolios' quantities (B,) are small enough to be exact."""
@@ -123,16 +125,17 @@ def grid(problem: Problem, lower: Array, quantity: Array, price: Array, nav: Arr
     step, shape, cash = problem.step, problem.shape, problem.cash
     assert step is not None
     given = np.broadcast_to(np.asarray(step.lot, dtype=float), shape)
-    quantum = np.floor(np.log10(QUANTUM * (nav / price)))
-    power = np.maximum(quantum, 0.0)
+    quantum = exponents(QUANTUM * (nav / price))
     with np.errstate(all="ignore"):
-        lot = np.where(given > 0, given, 10.0 ** np.clip(power, 0, _DECIMALS) / 10.0 ** np.clip(-quantum, 0, _DECIMALS))
-        finest = _FINEST * 10.0**quantum
-        while np.any(fine := lot < finest * (1 - 1e-9)):
-            lot = np.where(fine, lot * 10.0, lot)
+        lot = np.where(given > 0, given, ten_to(quantum))
         of_lot, of_held = decimals(lot), decimals(np.abs(quantity))
+        # Finer lots are taken by powers of ten together.
+        joined = np.where(of_lot >= 0, np.maximum(quantum - exponents(lot), 0), 0)
+        whole, of_lot = np.round(lot * ten_to(of_lot)), of_lot - joined
+        lot = np.where(joined > 0, whole * ten_to(np.maximum(-of_lot, 0)) / ten_to(np.maximum(of_lot, 0)), lot)
+        of_lot = np.where(joined > 0, np.maximum(of_lot, 0), of_lot)
         digits = np.maximum(of_lot, of_held)
-        scale = 10.0**digits
+        scale = ten_to(digits)
         fits = (of_lot >= 0) & (of_held >= 0) & (np.abs(quantity) * scale < _DIGITS) & (lot * scale < _DIGITS)
         fits &= np.abs(quantum) <= _DECIMALS
         lots, held = (np.where(fits, np.round(x * scale), 1.0).astype(np.int64) for x in (lot, quantity))
@@ -154,6 +157,16 @@ def grid(problem: Problem, lower: Array, quantity: Array, price: Array, nav: Arr
     return Grid(
         before, size, least, low, high, closable, lots, held, np.maximum(digits, 0), np.asarray(fits.all(axis=-1))
     )
+
+
+def ten_to(powers: Integers) -> Array:
+    """10^powers."""
+    return np.asarray(_POWERS[powers - _LEAST])
+
+
+def exponents(values: Array) -> Integers:
+    """Of the largest powers of ten that are not above these values > 0."""
+    return np.asarray(np.searchsorted(_POWERS, values, side="right") - 1 + _LEAST)
 
 
 def decimals(values: Array) -> Integers:

@@ -7,9 +7,10 @@ it fall apart into those that leave a position long enough and those that leave 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,22 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 #: The search keeps rules to within half of what the exact check allows.
 SLACK = 0.5 * ROUNDING_TOLERANCE
+#: Of the objective: what is nearer to each other is the same, and the first of them counts, so that the rounding of
+#: sums, which differs between processors, has no say.
+TIE = 1e-12
 #: How far weights may be from adding up to 1 before lots are left out for it.
 _BUDGET = 1e-9
-#: Assets without a lot trade in decimal steps worth at most this fraction of NAV.
-QUANTUM = 1e-10
-#: Lots finer than this part of it are taken by powers of ten together, so that their number is a float exactly.
-_FINEST = Fraction(1, 100)
+#: Assets without a lot trade in decimal steps worth at most this fraction of NAV: finer steps gain nothing, and below
+#: 1e-10 of NAV it is the rounding of sums that decides on them, which differs between processors.
+QUANTUM = 1e-7
 #: More lots than there are.
 _MANY = 2**62
+
+
+def first(values: Array, tie: Any) -> Any:
+    """The first of the smallest along the last axis, but for a difference of `tie` (…)."""
+    least = values.min(axis=-1)
+    return np.argmax(values <= (least + tie)[..., None], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +105,7 @@ class Lots:
         for i, given in enumerate(step.lot):
             price = float(portfolio.price[i])
             finest = _quantum(portfolio.nav / price)
-            lots.append(_at_least(exact(given), finest * _FINEST) if given > 0 else finest)
+            lots.append(_at_least(exact(given), finest) if given > 0 else finest)
             # Minimums are inclusive; they are compared as the decimals that the user wrote.
             need = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / portfolio.exact_price[i])
             least.append(min(max(1, -((-need) // lots[-1])), _MANY))
@@ -135,6 +144,17 @@ class Lots:
         return not self.minimums and not self.apart.any() and bool(self.holds.all())
 
     @cached_property
+    def stays(self) -> Mask:
+        """Whether no trade is a point."""
+        return np.asarray(self.holds & (self.lowest <= 0) & (self.highest >= 0))
+
+    def several(self) -> Mask:
+        """The assets with more than one point."""
+        low, high = self.intervals
+        lots = np.maximum(high.astype(float) - low.astype(float) + 1.0, 0.0).sum(axis=0)
+        return np.asarray((lots + self.stays + self.closable > 1) & (np.arange(len(lots)) != self.problem.cash))
+
+    @cached_property
     def intervals(self) -> tuple[Integers, Integers]:
         """The lots (J, n) from and to which orders go, J = 2 or 4: bought and sold, each ending long or short."""
         low, high, least = self.lowest, self.highest, self.least
@@ -152,7 +172,7 @@ class Lots:
         if self.plain:
             return (lots >= self.lowest) & (lots <= self.highest)
         low, high = self.intervals
-        found = (lots == 0) & self.holds & (self.lowest <= 0) & (self.highest >= 0)
+        found = (lots == 0) & self.stays
         for start, end in zip(low, high, strict=True):
             found |= (lots >= start) & (lots <= end)
         return np.asarray(found)
@@ -182,8 +202,7 @@ class Lots:
     def empty(self) -> NDArray[np.intp]:
         """The assets for which no point at all lies within their bounds."""
         low, high = self.intervals
-        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
-        return np.flatnonzero(~(holds | np.any(low <= high, axis=0) | self.closable))
+        return np.flatnonzero(~(self.stays | np.any(low <= high, axis=0) | self.closable))
 
     def within_budget(self) -> Lots:
         """The same plans: without lots that leave the others, at their least and their most, no way to add up to 1."""
@@ -218,9 +237,8 @@ class Lots:
         zero = np.zeros_like(lots)
         inside = np.clip(lots, np.minimum(low, high), high)
         options = np.concatenate([inside, zero[None]])
-        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
         valid = np.concatenate(
-            [np.broadcast_to(low <= high, inside.shape), np.broadcast_to(holds, inside.shape[1:])[None]]
+            [np.broadcast_to(low <= high, inside.shape), np.broadcast_to(self.stays, inside.shape[1:])[None]]
         )
         away = (options - lots).astype(np.float64)
         wrong_side = (away != 0) & ((away > 0) != upwards)
@@ -239,8 +257,7 @@ class Lots:
         nothing = np.zeros_like(exactly)
         nearest = [np.minimum(np.maximum(k, a), b) for a, b in zip(low, high, strict=True) for k in (down, up)]
         lots = np.stack([*nearest, nothing, nothing])
-        holds = self.holds & (self.lowest <= 0) & (self.highest >= 0)
-        valid = np.concatenate([np.repeat(low <= high, 2, axis=0), holds[None], self.closable[None]])
+        valid = np.concatenate([np.repeat(low <= high, 2, axis=0), self.stays[None], self.closable[None]])
         lots = np.where(valid, lots, 0.0)
         closed = np.zeros(valid.shape, dtype=bool)
         closed[-1] = self.closable
@@ -273,6 +290,12 @@ class Lots:
     def trades(self, lots: Integers, closed: Mask) -> Array:
         """z of these numbers of lots, in fractions of NAV."""
         return np.where(closed, -self.problem.before, lots * self.size)
+
+    def traded(self, quantities: tuple[Fraction, ...]) -> tuple[Integers, Mask]:
+        """The whole lots, and closes, next to these quantities: what `quantities` is made of."""
+        closed = self.closable & np.array([q % lot != 0 for q, lot in zip(quantities, self.lot, strict=True)])
+        lots = np.array([q // lot for q, lot in zip(quantities, self.lot, strict=True)], dtype=np.int64)
+        return np.where(closed, 0, lots), closed
 
     def quantities(self, lots: Integers, closed: Mask) -> tuple[Fraction, ...]:
         """The traded quantities, exact."""
@@ -314,7 +337,8 @@ def _zero(problem: Problem, lots: list[Fraction]) -> tuple[Mask, Mask, Integers,
 
 def _quantum(units: float) -> Fraction:
     """The power of ten just below `QUANTUM` of the NAV, in units of an asset of which NAV buys `units`."""
-    return Fraction(10) ** int(np.floor(np.log10(QUANTUM * units)))
+    # Of the decimals that stand for the float: the last bit of a logarithm differs between processors.
+    return Fraction(10) ** Decimal(repr(QUANTUM * float(units))).adjusted()
 
 
 def _at_least(lot: Fraction, finest: Fraction) -> Fraction:

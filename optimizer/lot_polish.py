@@ -24,10 +24,10 @@ FINE = 1e-3
 
 def polished(search: Search, state: State) -> State:
     """This plan, or the better one with the same orders in other sizes."""
-    if not np.any(search.allowed.size < FINE):
+    if search.clock.over or not np.any(search.allowed.size < FINE):
         return state
     points = state.lots, state.closed
-    answer = _solved(_program(search.problem, *_sides(search.allowed, *points), _fees(search.allowed, *points)))
+    answer = solved(_program(search.problem, *_sides(search.allowed, *points), _fees(search.allowed, *points)))
     if answer is None or answer.weights is None:
         return state
     best, trades = state, answer.weights - search.problem.before
@@ -53,7 +53,7 @@ def decided(found: LotBound) -> tuple[LotBound, Array] | None:
     if likeliest is None or not np.any(allowed.size < FINE):
         return None
     points = allowed.snapped(*likeliest)
-    answer = _solved(_program(allowed.problem, *_sides(allowed, *points), _fees(allowed, *points)))
+    answer = solved(_program(allowed.problem, *_sides(allowed, *points), _fees(allowed, *points)))
     if answer is None or answer.weights is None:
         return None
     minimum = at_convex_prices(dual, answer)
@@ -61,7 +61,8 @@ def decided(found: LotBound) -> tuple[LotBound, Array] | None:
     return replace(found, value=max(found.value, minimum.value), points=more), answer.weights
 
 
-def _solved(program: Problem) -> Solution | None:
+def solved(program: Problem) -> Solution | None:
+    """The convex answer; None if there is none."""
     if np.any(program.lower > program.upper):
         return None
     if newton.refusal(program) is None:

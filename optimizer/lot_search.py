@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Parts, part
 from equipoise.optimizer.discrete import Counts
-from equipoise.optimizer.lot_points import SLACK, Integers, Lots, Mask
+from equipoise.optimizer.effort import ENDLESS, Clock
+from equipoise.optimizer.lot_points import SLACK, TIE, Integers, Lots, Mask, first
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
 
 _PAIRS = 40  # the best moves of each direction that are tried in pairs
@@ -38,6 +39,7 @@ class State:
         """First by the violation, then by the objective."""
         if self.violation > SLACK:
             return self.violation < other.violation * (1 - 1e-9) - 1e-16
+        worth = max(worth, TIE * abs(other.objective))
         return other.violation > SLACK or self.objective < other.objective - worth
 
 
@@ -72,8 +74,8 @@ class _Form:
 class Search:
     """The descent of one portfolio. `run` returns the best state from a starting point."""
 
-    def __init__(self, allowed: Lots, margin: float = 0.0) -> None:
-        self.allowed = allowed
+    def __init__(self, allowed: Lots, margin: float = 0.0, clock: Clock = ENDLESS) -> None:
+        self.allowed, self.clock = allowed, clock
         self.problem = problem = allowed.problem
         risk, cash = problem.risk, problem.cash
         self.risk = _Form(risk.factors, risk.specific, problem.target, cash)
@@ -115,6 +117,8 @@ class Search:
 
     def run(self, state: State) -> State:
         for _ in range(_SWEEPS):
+            if self.clock.over:
+                break
             worth = max(_WORTH * abs(state.objective), 1e-16)
             better = self._swept(state, worth)
             if better is None:
@@ -269,7 +273,7 @@ class Sweep:
         violations, before = np.where(self.left, self.violations(), np.inf), self.violation
         fine = violations <= SLACK
         if fine.any():
-            best = int(np.argmin(np.where(fine, self.gain, np.inf)))
+            best = int(first(np.where(fine, self.gain, np.inf), TIE / _WORTH * worth))
             return [best] if before > SLACK or self.gain[best] < -worth else []
         best = int(np.lexsort((self.gain, violations))[0])
         return [best] if before > SLACK and violations[best] < before * (1 - 1e-6) else []
@@ -296,9 +300,10 @@ class Sweep:
             at = change[both]
             left += np.maximum(room + at[:, None] + at + form.between(asset, asset) * product, 0.0)
         fine = left <= SLACK
-        if fine.any() and np.isfinite(best := np.min(np.where(fine, gain, np.inf))):
-            which = int(np.argmin(np.where(fine, gain, np.inf)))
-            if before <= SLACK and best >= -worth:
+        within = np.where(fine, gain, np.inf).ravel()
+        if np.isfinite(within.min()):
+            which = int(first(within, TIE / _WORTH * worth))
+            if before <= SLACK and within[which] >= -worth:
                 return []
         else:
             left = np.where(np.isfinite(gain), left, np.inf)

@@ -24,18 +24,19 @@ from equipoise.optimizer import dual as duals
 from equipoise.optimizer import lot_split, newton
 from equipoise.optimizer.costs import CostTerms
 from equipoise.optimizer.dual import Dual
-from equipoise.optimizer.effort import Effort
+from equipoise.optimizer.effort import Clock, Effort
 from equipoise.optimizer.factored import of_checked
 from equipoise.optimizer.lot_bound import LARGEST
 from equipoise.optimizer.lot_descent import States, better, descended, evaluated
-from equipoise.optimizer.lot_grid import Grid, grid
+from equipoise.optimizer.lot_grid import Grid, grid, ten_to
+from equipoise.optimizer.lot_levels import GAP_ABSOLUTE, NEAR, SEED, STAYING, WORTH, close
 from equipoise.optimizer.lot_points import SLACK, Integers, Mask
 from equipoise.optimizer.lot_prices import Priced, beside, maximised, priced
-from equipoise.optimizer.lots import GAP_ABSOLUTE, NEAR, SEED, STAYING, WORTH, LotPlan, close, worth
+from equipoise.optimizer.lots import LotPlan, worth
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Solution
 
-_WAVE, _WAVES = 4, 3  # restarts at once, and waves for each unit of effort
+_WAVE, _WAVES = 4, 3  # restarts at once, and waves
 _TINY = 0.1  # of a gap that is not worth an effort: a descent that is so near to the bound has arrived
 _COUNTS = 0.1  # of the objective: a gap with which a plan counts
 _SMALL = 50  # assets up to which
@@ -99,7 +100,7 @@ class LotPlans:
     def counted(self, lot: Any) -> Integers:
         """How many lots of these sizes (B, n) are traded; −1 where that is no whole number, or there are no lots."""
         whole, digits = self.grid.whole(self.lots, self.closed)
-        size = np.broadcast_to(np.asarray(lot, dtype=float), whole.shape) * 10.0**digits
+        size = np.broadcast_to(np.asarray(lot, dtype=float), whole.shape) * ten_to(digits)
         with np.errstate(divide="ignore", invalid="ignore"):
             # A lot is a whole number of units, or, where many fine lots are taken together, a part of one.
             each = np.where(size >= 0.5, np.round(size), 1.0).astype(np.int64)
@@ -123,7 +124,7 @@ def _only(terms: Step | CostTerms, names: frozenset[str]) -> bool:
     return not any(value is not None and np.any(np.asarray(value) != 0) for value in others)
 
 
-def alone(problem: Problem, solution: Solution, spent: Effort) -> Tried:
+def alone(problem: Problem, solution: Solution, spent: Effort, clock: Clock | None = None) -> Tried:
     """The plan of one portfolio, taken as a stack of one."""
     if not taken_whole(problem) or solution.weights is None or solution.prices is None:
         return Tried(None, False)
@@ -137,11 +138,15 @@ def alone(problem: Problem, solution: Solution, spent: Effort) -> Tried:
         objective=np.array([solution.objective]),
         bound=np.array([solution.bound]),
     )
-    return planned(stack, convex, spent).tried(0)
+    return planned(stack, convex, spent, clock).tried(0)
 
 
-def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
-    """Whole-lot plans of a stack of problems. With `spent.exact` only what is proven to the gap counts."""
+def planned(problem: Problem, convex: Convex, spent: Effort, clock: Clock | None = None) -> LotPlans:
+    """Whole-lot plans of a stack of problems. What counts: without effort every plan, with the default one that of a
+    gap of 10 %, else one that no more effort would be spent on, and with `spent.exact` one that is proven.
+
+    Without a `clock`, each chunk of portfolios has the time of all of them together.
+    """
     before, weights = problem.before, convex.weights
     solved = np.asarray(~np.isnan(weights).any(axis=1) & (problem.lower <= problem.upper).all(axis=1))
     weights = np.where(solved[:, None], weights, before)
@@ -168,15 +173,22 @@ def planned(problem: Problem, convex: Convex, spent: Effort) -> LotPlans:
                 at = members[start : start + size]
                 with np.errstate(all="ignore"):
                     group = _Group.of(problem, points, whole, replace(convex, weights=weights), at, capped, kind)
-                    states, bound = group.solved(spent.effort)
+                    states, bound = group.solved(spent.effort, clock or spent.clock(len(at)))
                     _record(plans, states, bound, at)
     settled = problem.settled(before + points.trades(plans.lots, plans.closed))
     found = fit & (plans.objective < np.inf) & points.counted(np.where(plans.closed, 0.0, plans.lots))
     objective = np.where(found, problem.objective(settled), np.inf)
     gap, part = objective - plans.bound, np.abs(objective)
-    within = gap <= (spent.gap * part if spent.exact else np.maximum(_COUNTS * part, GAP_ABSOLUTE))
-    near = ~debts | (objective <= worth(convex.objective))
+    within = gap <= np.minimum(_counts(spent.effort, objective), spent.gap * part if spent.exact else np.inf)
+    near = ~debts | (objective <= worth(convex.objective)) | (spent.effort == 0)
     return replace(plans, accepted=found & within & near, weights=settled, objective=objective)
+
+
+def _counts(effort: int, objective: Array) -> Any:
+    """The gap up to which a plan counts."""
+    if not effort:
+        return np.inf
+    return np.maximum(_COUNTS * np.abs(objective), GAP_ABSOLUTE) if effort == 1 else close(objective)
 
 
 def _record(plans: LotPlans, states: States, bound: Array, at: Any) -> None:
@@ -214,17 +226,17 @@ class _Group:
         arrays = {name: getattr(self, name)[at] for name in ("weights", "rows", "bound", "cash")}
         return replace(self, dual=self.dual.take(at), grid=self.grid.take(at), whole=self.whole.take(at), **arrays)
 
-    def solved(self, effort: int) -> tuple[States, Array]:
-        """The best plans found, and bounds on all plans (B,)."""
+    def solved(self, effort: int, clock: Clock) -> tuple[States, Array]:
+        """The best plans found, and bounds on all plans (B,): the same for any effort above 0."""
         best = self._first()
         bound = np.maximum(self.bound, priced(self.dual, self.whole, self._prices(), plain=self.plain).value)
         bound = np.where(np.isfinite(bound), bound, self.bound)
         open_ = np.flatnonzero((best.objective - bound > close(best.objective)) & (best.violation <= SLACK))
-        if effort and len(open_):
+        if effort and len(open_) and not clock.over:
             group, there = self.take(open_), best.take(open_)
             mixture = group._maximised(there.objective)
             bound[open_] = np.maximum(bound[open_], mixture.value)
-            best.put(open_, group._again(there, mixture, bound[open_], effort))
+            best.put(open_, group._again(there, mixture, bound[open_], clock))
         return best, bound
 
     def _prices(self) -> Array:
@@ -308,15 +320,15 @@ class _Group:
         )
         return replace(self, dual=split)
 
-    def _again(self, best: States, mixture: Priced, bound: Array, effort: int) -> States:
+    def _again(self, best: States, mixture: Priced, bound: Array, clock: Clock) -> States:
         """The best plans from the likeliest lots on, and from draws of the mixture."""
         n = self.weights.shape[1]
         chance = np.random.default_rng(SEED)
         left = np.arange(len(best.at))
         own = replace(_copied(best), at=np.arange(len(best.at)))
-        for wave in range(_WAVES * effort):
+        for wave in range(_WAVES):
             at = left[own.objective[left] - bound[left] > close(own.objective[left])]
-            if not len(at):
+            if not len(at) or clock.over:
                 break
             group, some, now = self.take(at), mixture.take(at), own.take(at)
             starts = []

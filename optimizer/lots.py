@@ -5,48 +5,35 @@ optimum's while that costs next to nothing), moves by lots (`lot_search`) among 
 (`lot_points`), and keeps every rule, trading costs included. Where it finds no plan within the rules, a small
 integer program (`lot_program`) says whether there is one.
 
-Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on
-from the lots that the bound likes best and from draws around them, and, where orders or positions cost or count for
-being one, from dives (`lot_dive`); draws and dives are seeded, so that the same problem has the same plan.
+Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on by
+levels of effort (`lot_levels`), and in exact mode by branch and bound until it is closed.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row, Semicontinuous
 from equipoise.constraints.custom import tightened
-from equipoise.optimizer.lot_bound import LotBound, lot_bound, relaxed
-from equipoise.optimizer.lot_dive import dived, dived_around
-from equipoise.optimizer.lot_exact import Exact, proven
+from equipoise.optimizer.effort import ENDLESS, Clock, Effort
+from equipoise.optimizer.lot_bound import relaxed
+from equipoise.optimizer.lot_levels import Found, Way
 from equipoise.optimizer.lot_points import SLACK, Lots
-from equipoise.optimizer.lot_polish import polished
+from equipoise.optimizer.lot_polish import polished, solved
 from equipoise.optimizer.lot_search import Search, State
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Solution
 
 _CUSTOM_TRIES = 5
-#: How much is spent on a plan whose gap is open, unless asked for more.
-EFFORT = 1
-_RESTARTS, _PATIENCE = 12, 6  # for each unit of effort: draws, and draws without a better plan
-_OF_JUMPS = 3  # times as many where orders or positions cost or count for being one
-WORTH, NEAR = 1e-7, 0.05  # of the objective: what makes a plan better, and the gap at which patience ends
-GAP_RELATIVE, GAP_ABSOLUTE = 1e-4, 1e-8  # a gap this small is not worth an effort: of the objective, of NAV
-SEED = 20
 _UNFOUND = "no plan in whole lots was found that keeps all rules"
 _PROVEN = "no plan in whole lots keeps all rules (proven)"
-STAYING = (0.0, 0.75)  # the part of the assets that stay where they are in the best plan, in turn
-STAYING_OF_JUMPS = (0.75, 0.9, 0.85, 0.5)
 _SUPPORTED = 8  # how often the rows of envelopes that a plan breaks are added
-_DIVE = 6  # where there are jumps, every so many turns a dive takes the place of a draw
-_EXACT_SPLITS = 4  # of the root of a branch and bound
-_NODES = 40  # of a branch and bound, for each unit of effort, where there are jumps and the gap is wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +80,6 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
 
     Custom rules do not say how far that is: they get the margin `custom`.
     """
-    from equipoise.optimizer.program import solve
-
     problem, size, cash = search.problem, search.allowed.size, search.problem.cash
     rates = problem.cost
     cost = size * (np.maximum(rates.buy, rates.sell) + 2.0 * rates.quadratic + 1.5 * rates.impact)
@@ -122,7 +107,8 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
     inner = replace(problem.relaxation, pieces=pieces, found=found)
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None
-    return solve(inner).weights
+    answer = None if search.clock.over else solved(inner)
+    return None if answer is None else answer.weights
 
 
 def _norms(cone: Cone, cash: int) -> Array:
@@ -134,54 +120,53 @@ def _norms(cone: Cone, cash: int) -> Array:
 def rounded(
     problem: Problem,
     solution: Solution,
+    spent: Effort,
+    clock: Clock = ENDLESS,
     *,
     asked: Problem | None = None,
     margin: float = 0.0,
-    effort: int = EFFORT,
-    exact: Exact | None = None,
+    start: LotPlan | None = None,
 ) -> tuple[LotPlan | None, str]:
     """The best whole-lot plan found near the convex optimum, with its proof; or None and why there is none.
 
     `asked` is the problem that the bound is of, where `problem` is a stricter form of it (see `choose`). Rows are kept
-    by `margin` of NAV more: for a plan that missed the exact check by a rounding error. `effort` says how much is
-    spent on a plan whose gap is not closed: how many restarts, and how often the bound is improved. `exact` asks for
-    branch and bound after that.
+    by `margin` of NAV more: for a plan that missed the exact check by a rounding error. `start`: a plan known before.
+
+    One level of effort after the other starts from the plan, the bound and the tree of nodes that the one before left,
+    and exact mode goes on from there: more effort, or more time, goes further on the same way.
     """
     assert solution.weights is not None
-    began = time.monotonic()
-    found, reason = _first(problem, solution.weights, margin)
-    if found is None and exact is None:
-        return None, reason
+    searching = partial(Search, margin=margin, clock=clock)
+    strict = asked is not None and bool(asked.kinked)
+    found, reason = _first(problem, solution.weights, searching, max(1, spent.effort))
+    found = _begun(found, start)
     whole = relaxed(asked if asked is not None else problem)
-    enough = found.best.objective - close(found.best.objective, exact) if found is not None else np.inf
-    allowed = _allowed(whole, found)
-    bound = lot_bound(allowed, solution, enough=enough, splits=1 + effort if effort else 0)
-    if found is not None and bound.value < enough and effort:
-        found = improved(found, bound, effort)
-        enough = found.best.objective - close(found.best.objective, exact)
-    if exact is not None and bound.value < enough:
-        more = lot_bound(allowed, solution, enough=enough, splits=_EXACT_SPLITS)
-        bound = more if more.value > bound.value or bound.weights is None else bound
-    if exact is None and found is not None and allowed.jumps and effort:
-        # Where orders cost or count, draws can miss the plan that a few nodes find.
-        far = found.best.objective - bound.value > NEAR * abs(found.best.objective)
-        exact = Exact(GAP_RELATIVE, time_limit=None, nodes=_NODES * effort) if far else None
-    if exact is None or (found is not None and bound.value >= enough):
-        return _plan(found, bound.value), ""
-    search = Search(allowed if whole is problem else Lots.of(problem, problem.lower), margin)
-    if exact.time_limit is not None:
-        exact = replace(exact, time_limit=max(0.0, exact.time_limit - (time.monotonic() - began)))
-    proof = proven(search, bound, found.best if found is not None else None, exact)
-    if proof.best is None:
-        return None, reason.replace(_UNFOUND, _PROVEN) if proof.complete else reason
-    return _plan(Found(search, proof.best, problem.lower), proof.bound), ""
+    allowed = Lots.of(whole, whole.lower)
+
+    def everywhere() -> Search:
+        return searching(allowed if whole is problem else Lots.of(problem, problem.lower))
+
+    way = Way(allowed, solution, found, everywhere, gap=spent.gap, strict=strict, clock=clock)
+    for level in range(1, spent.effort + 1):
+        if way.arrived or clock.over:
+            break
+        way.level(level)
+    if spent.exact:
+        way.to_the_end()
+    if way.found is None:
+        if strict:  # what a stricter form cannot keep, the rules may
+            reason = reason.replace(_PROVEN, _UNFOUND)
+        return None, reason.replace(_UNFOUND, _PROVEN) if way.tree is not None and way.tree.none else reason
+    return _plan(way.found, way.bound), ""
 
 
-def _allowed(problem: Problem, found: Found | None) -> Lots:
-    """All lots of this problem; the search that was made may have them already."""
-    if found is not None and found.search.problem is problem and np.array_equal(found.lower, problem.lower):
-        return found.search.allowed
-    return Lots.of(problem, problem.lower)
+def _begun(found: Found | None, start: LotPlan | None) -> Found | None:
+    """From the better one of what was found and a plan known before."""
+    if found is None or start is None:
+        return found
+    allowed = found.search.allowed
+    state = found.search.state(*allowed.snapped(*allowed.traded(start.quantities)))
+    return replace(found, best=state) if state.better_than(found.best) else found
 
 
 def _plan(found: Found | None, bound: float) -> LotPlan | None:
@@ -191,23 +176,19 @@ def _plan(found: Found | None, bound: float) -> LotPlan | None:
     return LotPlan(allowed.quantities(best.lots, best.closed), best.weights, bound)
 
 
-def close(objective: Any, exact: Exact | None = None) -> Any:
-    """The gap at which no more effort is spent."""
-    if exact is not None:
-        return exact.gap * abs(objective)
-    return np.maximum(GAP_RELATIVE * abs(objective), GAP_ABSOLUTE)
-
-
-def _first(problem: Problem, optimum: Array, margin: float) -> tuple[Found | None, str]:
+def _first(
+    problem: Problem, optimum: Array, searching: Callable[[Lots], Search], effort: int
+) -> tuple[Found | None, str]:
     """The best plan from the optimum rounded, or None and why there is none."""
     # The safe side first: no debt above the optimum's. The rules' own bounds come in where that leaves no plan, or
     # only one that loses more than safety is worth.
     safe = np.where(optimum < 0, np.maximum(problem.lower, np.minimum(optimum, problem.upper)), problem.lower)
-    first, reason = _searched(problem, optimum, safe, margin)
+    safer = bool(np.any(safe > problem.lower))
+    first, reason = _searched(problem, optimum, safe, searching, 0 if safer else effort)
     good = first is not None and first.best.objective <= worth(problem.relaxation.objective(optimum))
-    if good or not np.any(safe > problem.lower):
+    if good or not safer:
         return first, reason
-    second, reason = _searched(problem, optimum, problem.lower, margin)
+    second, reason = _searched(problem, optimum, problem.lower, searching, effort)
     if first is not None and (second is None or first.best.objective <= worth(second.best.objective)):
         return first, ""
     return second, reason
@@ -218,79 +199,42 @@ def worth(objective: Any) -> Any:
     return objective + np.maximum(0.01 * abs(objective), 1e-7)
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A search within these lower bounds, and the best plan that it has found."""
-
-    search: Search
-    best: State
-    lower: Array
-
-
-def improved(found: Found, bound: LotBound, effort: int) -> Found:
-    """The best plan from where the bound says that lots are best, and from lots drawn around there."""
-    search, best, allowed = found.search, found.best, found.search.allowed
-    if bound.weights is None or bound.spread is None or bound.prices is None:
-        return found
-    for start in (allowed.closest(bound.weights), allowed.closest(bound.dual.at(bound.prices).points.weights[0])):
-        reached = search.run(search.state(*start))
-        best = reached if reached.better_than(best) else best
-    jumps, staying = allowed.jumps, STAYING_OF_JUMPS if allowed.jumps else STAYING
-    if jumps and best.objective - bound.value > close(best.objective):
-        best = dived(search, bound, best) or best
-    more = effort * (_OF_JUMPS if jumps else 1)
-    rng, last = np.random.default_rng(SEED), 0
-    for turn in range(_RESTARTS * more):
-        gap = best.objective - bound.value
-        near = jumps or gap <= NEAR * abs(best.objective)
-        tired = turn - last >= _PATIENCE * more and near
-        if gap <= close(best.objective) or tired:
-            break
-        if jumps and turn % _DIVE == _DIVE - 1 and gap > NEAR * abs(best.objective):
-            reached = dived_around(search, bound, best, rng)
-            last = turn if reached is not best else last
-            best = reached
-            continue
-        # The hulls' mixture of lots: drawn by its shares where it jumps, or by its means and spreads.
-        likely = bound.drawn(rng) if jumps else None
-        drawn = bound.weights + np.sqrt(bound.spread) * rng.standard_normal(len(bound.weights))
-        lots, closed = allowed.snapped(*likely) if likely else allowed.closest(drawn)
-        stays = rng.random(len(lots)) < staying[turn % len(staying)]
-        state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
-        reached = search.run(state)
-        if reached.better_than(best, WORTH * abs(best.objective)):
-            best, last = reached, turn
-    return replace(found, best=best)
-
-
 def _searched(
-    problem: Problem, optimum: Array, lower: Array, margin: float, rounds: int = _SUPPORTED
+    problem: Problem,
+    optimum: Array,
+    lower: Array,
+    searching: Callable[[Lots], Search],
+    effort: int,
+    rounds: int = _SUPPORTED,
 ) -> tuple[Found | None, str]:
-    """The best plan within these lower bounds, or None and why."""
-    from equipoise.optimizer.lot_program import feasible_point
+    """The best plan within these lower bounds, or None and why; without effort no integer program is asked."""
+    from equipoise.optimizer.lot_program import NODES, feasible
 
     allowed = Lots.of(problem, lower)
     if len(none := allowed.empty()):
         return None, _no_point(problem, int(none[0]), allowed)
-    search, reason = Search(allowed, margin), ""
+    search = searching(allowed)
     begun = list(starts(search, optimum))
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]
-    best = min(reached, key=lambda s: (max(s.violation, SLACK), s.objective))
+    best = min(reached, key=_rank)
     if best.violation > SLACK and rounds and problem.beyond(best.weights) > SLACK:
-        return _searched(problem.supported(best.weights), optimum, lower, margin, rounds - 1)
+        return _searched(problem.supported(best.weights), optimum, lower, searching, effort, rounds - 1)
     if best.violation > SLACK and problem.opaque:
         best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
     if best.violation > SLACK and allowed.jumps:
-        best = min((polished(search, state) for state in reached), key=lambda s: (max(s.violation, SLACK), s.objective))
+        best = min((polished(search, state) for state in reached), key=_rank)
+    proven = False
+    if best.violation > SLACK and effort:
+        state, proven = feasible(search, optimum, NODES * effort)
+        best = best if state is None else min(best, state, key=_rank)
     if best.violation > SLACK:
-        point, proven = feasible_point(search, optimum)
-        if point is not None:
-            best = search.run(search.state(*point))
-        reason = _unkept(search, best, proven)
-    if best.violation > SLACK:
-        return None, reason
-    return Found(search, best, lower), ""
+        return None, _unkept(search, best, proven)
+    return Found(search, best), ""
+
+
+def _rank(state: State) -> tuple[float, float]:
+    return max(state.violation, SLACK), state.objective
 
 
 def _custom_tries(search: Search, violation: float) -> Iterator[State]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.optimizer.portfolio import blank
+from equipoise.constraints.numbers import blank
 
 if TYPE_CHECKING:
     import pandas as pd

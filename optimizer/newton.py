@@ -19,14 +19,18 @@ from numpy.typing import NDArray
 from equipoise.constraints.base import Array, Row
 from equipoise.optimizer import dual as duals
 from equipoise.optimizer.dual import KINKS, Dual
+from equipoise.optimizer.dust import without_dust
 from equipoise.optimizer.iteration import INFEASIBLE, PROXIMAL, SOLVED, UNSOLVED, Ends, iterated
-from equipoise.optimizer.problem import SUPPORTS, Problem
+from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Attempt, Prices, Solution, Status
 
 #: What it returns has at most this violation (of NAV), and a gap of at most this fraction or this part of NAV.
 VIOLATION, GAP_RELATIVE, GAP_ABSOLUTE = 1e-10, 1e-9, 1e-14
 #: Numbers in one chunk (problems × assets): they stay in the processor's cache.
 CHUNK = 40_000
+#: How often it adds the rows of envelopes that an answer breaks. Few are enough for maxima of few rows and for norms;
+#: of many assets with many tiers no number is: the program has the exact form.
+SUPPORTS = 12
 
 NAME = "newton"
 
@@ -113,7 +117,7 @@ def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
                 with np.errstate(all="ignore"):
                     dual = duals.of(problem, at, out=out, capped=capped)
                     _record(problem, dual, at, _iterated(problem)(dual, proximal), answers)
-        _certify(problem, answers)
+        _certify(problem, answers, left)
         if not np.any(which & (answers.code == UNSOLVED)):
             break
     return answers
@@ -231,13 +235,19 @@ def _record(problem: Problem, dual: Dual, at: NDArray[np.intp], ends: Ends, answ
     answers.bound[at] = np.where(ends.code == SOLVED, dual.bound(ends.prices), -np.inf)
 
 
-def _certify(problem: Problem, answers: Answers) -> None:
+def _certify(problem: Problem, answers: Answers, tried: NDArray[np.bool_]) -> None:
     """Objective, violation and gap of the weights with the cash at the residual; what is not tight is not solved."""
-    solved = answers.code == SOLVED
+    solved = tried & (answers.code == SOLVED)
     weights = problem.settled(np.where(np.isnan(answers.weights), problem.before, answers.weights))
-    answers.weights[:] = np.where(solved[:, None], weights, np.nan)
-    answers.objective[solved] = problem.objective(weights)[solved]
-    answers.violation[solved] = problem.violation(weights, envelopes=False)[solved]
-    gap = answers.objective - answers.bound
-    tight = gap <= np.maximum(GAP_RELATIVE * np.abs(answers.objective), GAP_ABSOLUTE)
-    answers.code[solved & ~(tight & (answers.violation <= VIOLATION))] = UNSOLVED
+    quiet = without_dust(problem, weights)
+    certain = np.zeros(len(weights), dtype=bool)
+    for found in (weights, quiet) if np.any(quiet != weights) else (weights,):
+        objective, violation = problem.objective(found), problem.violation(found, envelopes=False)
+        tight = objective - answers.bound <= np.maximum(GAP_RELATIVE * np.abs(objective), GAP_ABSOLUTE)
+        kept = tight & (violation <= VIOLATION)
+        better = solved & (kept | ~certain)  # without dust, if that is as certain
+        for values, new in ((answers.objective, objective), (answers.violation, violation), (answers.weights, found)):
+            values[better] = new[better]
+        certain |= kept
+    answers.weights[tried & ~solved] = np.nan
+    answers.code[solved & ~certain] = UNSOLVED

@@ -1,54 +1,44 @@
-"""What an account is worth after some of its orders, exactly, and which next steps are safe.
+"""What the accounts are worth after some of a plan's orders, exactly, and which next steps are safe.
 
-A state is how much of each order is done. An order moves in proportion: a part of it trades that part of its
-value and pays that part of its cost. So everything is linear between two states of one order, but for the rules'
-own bends where a position or the cash changes its sign.
-
-Exact means whole numbers: prices, quantities and coefficients are fractions, so that with units small enough every
-amount is an integer. An order is counted in `quantum`s, cash in 1/`cents`, rules in 1/(`cents`·`grain`).
+A state is how much of each order, and of each transfer, is done. An order moves in proportion: a part of it trades that
+part of its value and pays that part of its convex cost; its fee it pays in full with its first fill. So everything is
+linear between the first fill and the end of a step, but for the rules' own bends where a position or a cash changes
+its sign, and the one of a minimum commission.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from fractions import Fraction
-from operator import add
+from itertools import pairwise
+from operator import sub
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Bound, Cone, Opaque, Piece, Row
-from equipoise.constraints.envelope import Envelope
-from equipoise.constraints.errors import InputError
-from equipoise.constraints.exposure import Leverage
+from equipoise.optimizer.order_model import SMALLEST_SLICE, TEMPORARY, Model, of
+from equipoise.optimizer.order_rules import Titled
 from equipoise.optimizer.plan import Plan
-from equipoise.optimizer.portfolio import exact
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
-
-#: A slice of an order is at least one part in so many; without lots it is a whole number of 1e-9 of the order.
-SMALLEST_SLICE, DIGITS = 10_000, 9
-
 
 #: Whole quanta of an order; a Fraction of one only where the bend of a rule is asked for.
 Quanta: TypeAlias = Any
 
 
 class State(NamedTuple):
-    """An account after some of its orders, and the step that led here. All whole numbers.
+    """The accounts after some of the orders, and the step that led here. All whole numbers.
 
-    `traded`: signed quanta of each order; `slices`: in how many steps. `cash` after the costs `paid`. `rows`: each
-    row less its limit, without the cash's part; `excess`: of each rule (rows, cash floor, cones) by how much it is
-    broken or, below zero, kept. `quantity` of `order` (signed quanta) is the step; `cuts` counts the steps
-    that were less than what was left of their order.
+    `traded`: signed quanta of each order; `slices`: in how many steps. `cash` of each account before the costs `paid`
+    out of it. `rows`: each row less its limit, without the cashes' part; `excess`: of each rule (rows, floors, cones)
+    by how much it is broken or, below zero, kept. `quantity` of `order` (signed quanta) is the step so far: what
+    follows of the same order belongs to it; `cuts` counts the steps that were less than what was left of their order.
     """
 
     traded: tuple[int, ...]
     slices: tuple[int, ...]
-    cash: int
-    paid: int
+    cash: tuple[int, ...]
+    paid: tuple[int, ...]
     rows: tuple[int, ...]
     excess: tuple[int, ...]
     order: int = -1
@@ -57,116 +47,31 @@ class State(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """What is left of an order, or of its part that turns a position around: signed quanta, money, cost.
+    """What is left of an order, or of its part that turns a position around: signed quanta, and money.
 
-    `change`: by how much it raises each row, but for the cash's part. `rank`: what reduces risk first. `frees`: it
-    leaves every rule at least as much room, `uses`: at most as much, whatever other orders did before: a row
-    is a sum over assets, and the cash's part of it is bounded by its steepest slope. (What follows a leg that uses
-    room, when the position has turned around, uses room as well: a row is convex.)
+    `rank`: what reduces risk first. `frees`: it leaves every rule at least as much room, `uses`: at most as much,
+    whatever other orders did before: a row is a sum over positions, each of its parts bounded by its steepest slope.
+    (What follows a leg that uses room, when the position has turned around, uses room as well: a row is convex.)
     """
 
     quantity: int
     money: int
-    cost: int
-    change: tuple[int, ...]
     rank: tuple[int, int, int]
     frees: bool
     uses: bool
 
 
-class Orders:
-    """The orders of a plan, and the rules that are asked after every step.
+class Orders(Model):
+    """The states between the orders, and the steps from one to another."""
 
-    `always`: names of further rules to ask. `temporary_cash`: money from outside that tops the cash up to its
-    floor when it is below; no rule counts it, neither as cash nor as debt.
-    """
-
-    def __init__(self, plan: Plan, always: Collection[str], temporary_cash: float) -> None:
-        assert plan.problem is not None and plan.verified is not None
-        self.problem = problem = plan.problem
-        account, nav = problem.portfolio, plan.verified.nav
-        self.at = [i for i, trade in enumerate(plan.trades) if trade and i != problem.cash]
-        held = [account.exact_quantity[i] for i in self.at]
-        price = [account.exact_price[i] for i in self.at]
-        trades = [plan.trades[i] for i in self.at]
-        self._sizes(held, price, trades)
-
-        cost = [plan.verified.costs[i] / abs(n) for i, n in zip(self.at, self.total, strict=True)]  # of a quantum
-        worth = [q * p for q, p in zip(account.exact_quantity, account.exact_price, strict=True)]
-        money = [p * u for p, u in zip(price, self.quantum, strict=True)]
-        self.cents = math.lcm(*(x.denominator for x in (*worth, *money, *cost)))
-        self.price, self.cost = ([int(x * self.cents) for x in each] for each in (money, cost))
-        self.worth = [int(x * self.cents) for x in worth]
-        self.nav = int(nav * self.cents)
-        # Signed as the order: times the signed trade it is the cost.
-        self.cost = [c if n > 0 else -c for c, n in zip(self.cost, self.total, strict=True)]
-        self._rules(watched(problem, always), Fraction(temporary_cash))
-
-    def _sizes(self, held: list[Fraction], price: list[Fraction], trades: list[Fraction]) -> None:
-        """Each order's quantum, and in quanta: what is held, the order, its slices' unit, least size and split."""
-        step = self.problem.step
-        self.quantum: list[Fraction] = []
-        self.held: list[int] = []
-        self.total: list[int] = []
-        self.unit: list[int] = []
-        self.least: list[int] = []
-        self.split: list[int | None] = []
-        for i, h, p, trade in zip(self.at, held, price, trades, strict=True):
-            lot = exact(step.lot[i]) if step is not None else Fraction(0)
-            least = (
-                max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / p) if step is not None else Fraction(0)
-            )
-            unit = lot or Fraction(10) ** (math.floor(math.log10(abs(trade))) + 1 - DIGITS)
-            shared = math.lcm(h.denominator, trade.denominator, unit.denominator)
-            quantum = Fraction(math.gcd(*(int(x * shared) for x in (h, trade, unit))), shared)
-            sizes = [int(x / quantum) for x in (h, trade, unit)] + [math.ceil(least / quantum)]
-            for into, size in zip((self.held, self.total, self.unit, self.least), sizes, strict=True):
-                into.append(size)
-            self.quantum.append(quantum)
-            self.split.append(_split(*sizes, whole_lots=bool(lot)))
-
-    def _rules(self, pieces: list[tuple[str, Piece]], temporary_cash: Fraction) -> None:
-        rows = [(title, piece) for title, piece in pieces if isinstance(piece, Row)]
-        self.cones = [(title, piece) for title, piece in pieces if isinstance(piece, Cone | Envelope)]
-        n, cash = len(self.problem.assets), self.problem.cash
-        title, floor = max(
-            ((title, float(piece.lower[cash])) for title, piece in pieces if isinstance(piece, Bound)),
-            key=lambda found: found[1],
-            default=("CashFloor", 0.0),
-        )
-        self.names = (*(t for t, _ in rows), title, *(t for t, _ in self.cones))
-        given = [
-            [
-                (np.zeros(n) if (c := getattr(row, name)) is None else np.asarray(c, float)).tolist()
-                for name in row.NAMES
-            ]
-            for _, row in rows
-        ]
-        numbers: set[float] = {x for row in given for coefficients in row for x in coefficients}
-        numbers |= {floor, float(temporary_cash), *(row.upper for _, row in rows)}
-        self.grain = grain = max(x.as_integer_ratio()[1] for x in numbers)  # powers of two
-
-        def whole(x: float) -> int:
-            numerator, denominator = x.as_integer_ratio()
-            return int(numerator * (grain // denominator))
-
-        self.floor = whole(floor) * self.nav
-        self.temporary_cash = int(temporary_cash * self.cents * self.grain)
-        lots = self.problem.step is not None
-        tolerance = int(Fraction(ROUNDING_TOLERANCE if lots else FEASIBILITY_TOLERANCE) * self.nav * self.grain)
-        at_floor = 0 if lots and floor == 0 else tolerance
-        self.limits = (*(tolerance for _ in rows), at_floor, *(tolerance for _ in self.cones))
-        # For each row and order: the slope where the value is positive, where it is negative, and of the trade.
-        self._slopes, self._cash_slopes, starts = [], [], []
-        for (_, row), (weight, long, short, buy, sell) in zip(rows, given, strict=True):
-            slopes = [(whole(w) + whole(a), whole(w) - whole(b)) for w, a, b in zip(weight, long, short, strict=True)]
-            trade = [buy[i] if total > 0 else -sell[i] for i, total in zip(self.at, self.total, strict=True)]
-            self._slopes.append([(*slopes[i], whole(t)) for i, t in zip(self.at, trade, strict=True)])
-            self._cash_slopes.append(slopes[cash])
-            held = sum(_of(s, x) for i, (s, x) in enumerate(zip(slopes, self.worth, strict=True)) if i != cash)
-            starts.append(held - whole(row.upper) * self.nav)
-        self._start_rows = tuple(starts)
+    def __init__(self, plan: Plan, pieces: Sequence[Titled], temporary_cash: float) -> None:
+        super().__init__(plan, pieces, temporary_cash)
         self._legs: dict[tuple[int, int, int], Leg] = {}
+        self.end = self.start()  # all orders done, each in one step
+        for j, total in enumerate(self.total):
+            self.end = self.moved(self.end, j, total)
+        #: Nothing is asked that the plan's own end, with the worst of its levels of cash, does not keep.
+        self.limits: tuple[int, ...] = tuple(map(max, self.tolerances, self.end.excess))
 
     def with_cash(self, temporary_cash: int) -> Orders:
         """The same orders with this temporary cash."""
@@ -179,15 +84,69 @@ class Orders:
         """All orders in full."""
         return tuple(self.total)
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The names of the rules that are asked, each once."""
+        return tuple(dict.fromkeys(name for name in self.names if name != TEMPORARY))
+
+    def moments(self, states: Sequence[State]) -> list[State]:
+        """These states, and those after the first fill of each step that pays a fee."""
+        fills = [self.moved(before, after.order, 0) for before, after in pairwise(states) if self.fee(after.order, 0)]
+        return [*states, *fills]
+
+    def extra_fees(self, states: Sequence[State]) -> list[Fraction]:
+        """What the steps between these states pay in fees beyond one fee for each order, by order, in cash."""
+        found = [-self.fee(j, total) for j, total in enumerate(self.total)]
+        for state, following in zip(states[1:], [*states[2:], None], strict=False):
+            if following is None or following.order != state.order:
+                found[state.order] += self.fee(state.order, state.quantity)
+        return [Fraction(x, self.cents) for x in found]
+
+    @property
+    def pays_fees(self) -> bool:
+        return any(map(bool, self.fixed)) or any(map(bool, self.minimum))
+
     def money(self, excess: int) -> float:
         """An excess in cash."""
         return float(Fraction(excess, self.cents * self.grain))
 
+    def value(self, state: State, row: int) -> Quanta:
+        """What is held in a row that is no cash."""
+        return self.worth[row] + sum(sign * self.price[j] * state.traded[j] for j, sign in self.touching.get(row, ()))
+
+    def weights(self, states: Sequence[State]) -> Any:
+        """What is held in all rows at every moment of these steps (S, n), in fractions of NAV: with the cashes before
+        costs and after them, at the steps' ends and after their first fills."""
+        here, found = self.problem.before.copy(), list[Any]()
+
+        def add(state: State) -> None:
+            for levels in (state.cash, map(sub, state.cash, state.paid)):
+                here[list(self.cashes)] = [x / self.nav for x in levels]  # of whole numbers: rounded once
+                found.append(here.copy())
+
+        for i in self.touching:
+            here[i] = here[i] if i in self.place else self.value(states[0], i) / self.nav
+        add(states[0])
+        for before, after in pairwise(states):
+            if self.fee(after.order, 0):
+                add(self.moved(before, after.order, 0))
+            for i, _ in self._effects(after.order, 0):
+                here[i] = self.value(after, i) / self.nav
+            add(after)
+        return np.array(found)
+
+    def reduces(self, state: State, j: int, quantity: int) -> bool:
+        """Whether this much more of an order brings its position towards zero and not beyond."""
+        at = self.moves[j].at
+        position, traded = (0, 0) if at is None else (self.value(state, at), quantity * self.price[j])
+        return bool(position * traded < 0 and abs(traded) <= abs(position))
+
     # States ------------------------------------------------------------------------------------------------
 
     def start(self) -> State:
-        none, cash = (0,) * len(self.at), self.worth[self.problem.cash]
-        return State(none, none, cash, 0, self._start_rows, self._excess(self._start_rows, cash, cash, none))
+        none, cash = (0,) * len(self.moves), tuple(self.worth[i] for i in self.cashes)
+        state = State(none, none, cash, (0,) * len(cash), self.start_rows, ())
+        return state._replace(excess=self._excess(state))
 
     def left(self, state: State, goal: tuple[int, ...]) -> list[tuple[int, Leg]]:
         """Every order that is not at its goal (signed quanta of each), with its next leg: by rank."""
@@ -201,132 +160,198 @@ class Orders:
             return known
         split = self.split[j]
         stop = split if split is not None and abs(done) < abs(split) < abs(goal) else goal
-        made = self._legs[j, done, goal] = self._leg(j, done, stop)
+        made = self._legs[j, done, goal] = self._leg(state, j, stop - done)
         return made
 
-    def _leg(self, j: int, done: int, stop: int) -> Leg:
-        quantity = stop - done
-        money, cost = quantity * self.price[j], quantity * self.cost[j]
-        change = self._change(j, done, quantity)
-        steepest = [max(slopes) for slopes in self._cash_slopes]
-        if self.temporary_cash:  # below its floor no rule sees the cash move
-            steepest = [max(slope, 0) for slope in steepest]
-        moves = [(x - slope * money, x - slope * (money + cost)) for x, slope in zip(change, steepest, strict=True)]
-        frees = not self.cones and money + cost <= 0 and all(max(move) <= 0 for move in moves)
-        uses = not self.cones and money >= 0 and all(min(move) >= 0 for move in moves)
-        worsens = any(move[1] > 0 for move in moves)
-        rank = 0 if frees else (1 if reduces(self.held[j] + done, quantity) else 3) + worsens
-        return Leg(quantity, money, cost, change, (rank, -abs(money), j), frees, uses)
+    def _leg(self, state: State, j: int, quantity: int) -> Leg:
+        money, move = quantity * self.price[j], self.moves[j]
+        low, high = self._changes(state, j, quantity)
+        cashes = [self._cash_change(j, quantity, k) for k in range(len(self.cashes))]
+        frees = not self.cones and max(high, default=0) <= 0 and min(min(by) for by in cashes) >= 0
+        uses = not self.cones and min(low, default=0) >= 0 and max(max(by) for by in cashes) <= 0
+        worsens = any(x > 0 for x in high[: self.first_edge])
+        # A transfer brings more of a debt, or less; an order opens or adds to a position, or reduces it.
+        grown = move.gains if quantity > 0 else move.loses
+        debts = [i for i in (move.gains, move.loses) if i not in self.place and self.worth[i] < 0]
+        risky = any(i != grown for i in debts) if move.at is None else not self.reduces(state, j, quantity)
+        rank = 0 if frees else (3 if risky else 1) + worsens
+        return Leg(quantity, money, (rank, -abs(money), j), frees, uses)
 
-    def _change(self, j: int, done: int, quantity: Quanta) -> tuple[int, ...]:
-        before, money = (self.held[j] + done) * self.price[j], quantity * self.price[j]
-        return tuple(
-            _of(sides[j], before + money) - _of(sides[j], before) + sides[j][2] * money for sides in self._slopes
-        )
+    def _changes(self, state: State, j: int, quantity: int) -> tuple[list[int], list[int]]:
+        """By how much a leg lowers or raises each row at least and at most, whatever other orders did before."""
+        low, high = [0] * len(self.of_cash), [0] * len(self.of_cash)
+        for i, by in self._effects(j, quantity):
+            value = self.value(state, i)
+            alone = len(self.touching[i]) == 1 and value * (value + by) >= 0 and (value or by)
+            for r, up, down in self.of_row.get(i, ()):
+                slopes = ((up if value + by > 0 or value > 0 else down),) if alone else (up, down)
+                low[r] += min(slope * by for slope in slopes)
+                high[r] += max(slope * by for slope in slopes)
+        for r, slope in self.of_trade[j]:
+            low[r] += slope * quantity * self.price[j]
+            high[r] += slope * quantity * self.price[j]
+        for r, parts in enumerate(self.of_cash):
+            for k, slopes in parts:
+                each = {*slopes, 0} if self.temporary_cash else set(slopes)  # below its floor no rule sees it move
+                changes = [slope * by for slope in each for by in self._cash_change(j, quantity, k)]
+                low[r] += min(changes)
+                high[r] += max(changes)
+        return low, high
+
+    def _cash_change(self, j: int, quantity: int, k: int) -> tuple[int, int]:
+        """What a leg adds to a cash, before its costs and after them."""
+        money, move = quantity * self.price[j], self.moves[j]
+        gross = money * ((self.place.get(move.gains) == k) - (self.place.get(move.loses) == k))
+        paid = quantity * self.cost[j] + self.fixed[j] + self.minimum[j] if self.payer[j] == k else 0
+        return gross, gross - paid
+
+    def _effects(self, j: int, quantity: Quanta) -> list[tuple[int, Quanta]]:
+        """What this much of an order adds to the rows that are no cashes, in money."""
+        money, move = quantity * self.price[j], self.moves[j]
+        return [(i, by) for i, by in ((move.gains, money), (move.loses, -money)) if i not in self.place]
 
     def done(self, state: State, j: int, quantity: Quanta) -> tuple[int, ...]:
         """What is traded of each order after this much more of order j."""
         return (*state.traded[:j], state.traded[j] + quantity, *state.traded[j + 1 :])
 
-    def moved(self, state: State, j: int, quantity: Quanta, *, cut: bool = False) -> State:
-        """The state after this much more of order j (signed quanta), safe or not."""
-        change = self._change(j, state.traded[j], quantity)
-        return self._moved(state, j, quantity, change, cut)
+    def fee(self, j: int, quantity: Quanta) -> Quanta:
+        """What a slice of so many quanta costs for being an order; of 0 quanta: when its first fill comes."""
+        return self.fixed[j] + max(self.minimum[j] - self.rate[j] * abs(quantity), 0)
 
-    def _moved(self, state: State, j: int, quantity: Quanta, change: tuple[int, ...], cut: bool) -> State:
-        cost = quantity * self.cost[j]
-        cash, paid = state.cash - quantity * self.price[j] - cost, state.paid + cost
-        rows = tuple(map(add, state.rows, change))
-        traded = self.done(state, j, quantity)
-        slices = (*state.slices[:j], state.slices[j] + 1, *state.slices[j + 1 :])
-        excess = self._excess(rows, cash, cash + paid, traded)
-        return State(traded, slices, cash, paid, rows, excess, j, quantity, state.cuts + cut)
+    def moved(self, state: State, j: int, quantity: Quanta, *, cut: bool = False) -> State:
+        """The state after this much more of order j (signed quanta; 0: after its first fill), safe or not."""
+        goes_on = state.order == j
+        begun = state.quantity if goes_on else 0
+        rows = list(state.rows)
+        for i, by in self._effects(j, quantity):
+            value = self.value(state, i) if i in self.of_row else 0
+            for r, up, down in self.of_row.get(i, ()):
+                rows[r] += of((up, down), value + by) - of((up, down), value)
+        for r, slope in self.of_trade[j]:
+            rows[r] += slope * quantity * self.price[j]
+        cash, paid, move = list(state.cash), list(state.paid), self.moves[j]
+        for row, sign in ((move.gains, 1), (move.loses, -1)):
+            if row in self.place:
+                cash[self.place[row]] += sign * quantity * self.price[j]
+        fee = self.fee(j, begun + quantity) - (self.fee(j, begun) if goes_on else 0)
+        paid[self.payer[j]] += quantity * self.cost[j] + fee
+        slices = state.slices if goes_on else (*state.slices[:j], state.slices[j] + 1, *state.slices[j + 1 :])
+        traded, cuts = self.done(state, j, quantity), state.cuts + cut
+        made = State(traded, slices, tuple(cash), tuple(paid), tuple(rows), (), j, begun + quantity, cuts)
+        return made._replace(excess=self._excess(made))
 
     def after(self, state: State, j: int, leg: Leg) -> State | None:
         """The state after this leg, or None if it is not safe."""
-        floor = len(state.rows)
-        # Most legs that are not safe fail here, and quickly.
-        if self._below_floor(state.cash - leg.money - leg.cost) > max(self.limits[floor], state.excess[floor]):
-            return None
-        moved = self._moved(state, j, leg.quantity, leg.change, False)
+        moved = self.moved(state, j, leg.quantity)
         return moved if self.safe(state, moved) else None
 
-    def _below_floor(self, cash: int) -> int:
-        return self.floor - self.temporary_cash - cash * self.grain
+    def drawn(self, state: State) -> int:
+        """How much of temporary cash is in use, in units of excess."""
+        return sum(max(x, 0) for x in self._below(state))
 
-    def _excess(self, rows: tuple[int, ...], cash: int, gross: int, traded: tuple[int, ...]) -> tuple[int, ...]:
-        cones: tuple[int, ...] = ()
+    def _below(self, state: State) -> list[int]:
+        """By how much each cash after costs is below its floor."""
+        net = map(sub, state.cash, state.paid)
+        return [floor - cash * self.grain for floor, cash in zip(self.floors, net, strict=True)]
+
+    def _excess(self, state: State) -> tuple[int, ...]:
+        below = self._below(state)
+        found = [*self._rows_with(state), *(x - self.temporary_cash for x in below)]
+        if len(below) > 1:
+            lent = self.temporary_cash or self.nav * self.grain  # none is given: it is the floors that are asked
+            found.append(sum(max(x, 0) for x in below) - lent)
         if self.cones:
-            weights = self.problem.before.copy()
-            values = zip(self.held, traded, self.price, strict=True)
-            weights[self.at] = [(held + done) * price / self.nav for held, done, price in values]
-            weights[self.problem.cash] = cash / self.nav
-            before_costs = weights.copy()
-            before_costs[self.problem.cash] = gross / self.nav
-            moves, states = weights - self.problem.before, (weights, before_costs)
-            over = [Fraction(max(piece.over(w, moves) for w in states)) for _, piece in self.cones]
-            cones = tuple(math.ceil(x * self.nav * self.grain) for x in over)
-        return (*self._rows_with(rows, (cash, gross)), self._below_floor(cash), *cones)
+            over = [
+                max(piece.over(w, w - self.problem.before) for w in self.weights([state])) for _, piece in self.cones
+            ]
+            found += [math.ceil(Fraction(x) * self.nav * self.grain) for x in over]
+        return tuple(found)
 
-    def _rows_with(self, rows: tuple[int, ...], levels: tuple[int, ...]) -> list[int]:
-        """The rows with the worse of these levels of cash."""
-        if self.temporary_cash:
-            levels = tuple(max(cash, self.floor // self.grain) for cash in levels)
-        low, high = min(levels), max(levels)
-        # A row is convex in the cash: the worse level is one of the ends.
-        return [
-            row + max(_of(slopes, low), _of(slopes, high)) for row, slopes in zip(rows, self._cash_slopes, strict=True)
-        ]
+    def _rows_with(self, state: State) -> Iterator[int]:
+        """The rows with the worse level of each cash: after costs, or before them. (A row is convex in it.)"""
+        for row, parts in zip(state.rows, self.of_cash, strict=True):
+            for k, slopes in parts:
+                gross, net = state.cash[k], state.cash[k] - state.paid[k]
+                if self.temporary_cash:
+                    gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
+                row += max(of(slopes, gross), of(slopes, net))
+            yield row
 
     def safe(self, state: State, moved: State) -> bool:
-        """Whether every rule holds after the step, or, if it did not before, is broken by no more than then."""
-        ends = [moved.excess]
-        if self.temporary_cash and self._crosses_floor(state, moved):  # there, what the rules see bends
-            parts = self._bends(state, moved.order, moved.quantity)[:-1]
-            ends += [self.moved(state, moved.order, part * moved.quantity).excess for part in parts]
-        return all(
-            new <= limit or new <= old
-            for end in ends
-            for new, old, limit in zip(end, state.excess, self.limits, strict=True)
-        )
-
-    def _crosses_floor(self, state: State, moved: State) -> bool:
-        levels = (state.cash, moved.cash, state.cash + state.paid, moved.cash + moved.paid)
-        return min(levels) * self.grain < self.floor < max(levels) * self.grain
+        """Whether every rule holds after the step, or, if it did not before, is broken by no more than then; and so
+        from its first fill on."""
+        kept = list(map(max, self.limits, state.excess))
+        if any(new > most for new, most in zip(moved.excess, kept, strict=True)):
+            return False
+        j, quantity = moved.order, moved.traded[moved.order] - state.traded[moved.order]
+        parts = [Fraction(0)] if self.fee(j, 0) else []
+        if self.temporary_cash:  # where a cash crosses its floor, what the rules see bends
+            parts += self._bends(state, j, quantity)[:-1]
+        between = (self.moved(state, j, part * quantity).excess for part in parts)
+        return all(new <= most for excess in between for new, most in zip(excess, kept, strict=True))
 
     # Slices ------------------------------------------------------------------------------------------------
 
     def largest(self, state: State, j: int, quantity: int, aim: Sequence[float]) -> Fraction:
         """The largest part of this trade of order j after which no rule's excess is above `aim`.
 
-        The excess is convex in the part and, but for cones, linear between the points where the asset's value or
-        the cash changes its sign: the part lies where the first rule reaches its aim. (Of a cone the chord is
+        The excess is convex in the part and, but for cones, linear between the points where a row's value or
+        a cash changes its sign: the part lies where the first rule reaches its aim. (Of a cone the chord is
         taken, which lies above it.)
         """
         reached, excess = Fraction(0), state.excess
+        if self.fee(j, 0):
+            excess = self.moved(state, j, 0).excess
+            if any(x > max(to, limit) for x, to, limit in zip(excess, aim, self.limits, strict=True)):
+                return reached
         for part in self._bends(state, j, quantity):
             further = self.moved(state, j, part * quantity if part < 1 else quantity).excess
             over = [(new, old, to) for new, old, to in zip(further, excess, aim, strict=True) if new > to]
             if over:
-                return reached + (part - reached) * min(Fraction(to - old) / (new - old) for new, old, to in over)
+                parts = [Fraction(to - old) / (new - old) for new, old, to in over if new > old]
+                return reached + (part - reached) * max(min(parts, default=Fraction(0)), Fraction(0))
             reached, excess = part, further
         return reached
 
+    def with_reserve(self, aim: Sequence[float], state: State, j: int, quantity: int) -> list[float]:
+        """`aim`, but of a cash that this spends so much is left that the next order's first fill can pay its fee."""
+        found = list(aim)
+        for k in range(len(self.cashes)):
+            left = [i for i, end in enumerate(self.total) if i != j and self.payer[i] == k and state.traded[i] != end]
+            if self._cash_change(j, quantity, k)[1] < 0 and left:
+                found[self.first_floor + k] -= max(self.fee(i, 0) for i in left) * self.grain
+        return found
+
     def _bends(self, state: State, j: int, quantity: int) -> list[Fraction]:
         """The parts of this trade at which what the rules see may bend, and all of it."""
-        money, cost = quantity * self.price[j], quantity * self.cost[j]
-        value, gross = (self.held[j] + state.traded[j]) * self.price[j], state.cash + state.paid
-        levels = {0, self.floor // self.grain} if self.temporary_cash else {0}
-        falls = [
-            (value, -money),
-            *((cash - x, by) for x in levels for cash, by in ((state.cash, money + cost), (gross, money))),
-        ]
-        return [*sorted({Fraction(has, by) for has, by in falls if has * by > 0 and abs(has) < abs(by)}), Fraction(1)]
+        marks, trade = [Fraction(0), Fraction(1)], self.rate[j] * abs(quantity)
+        if 0 < self.minimum[j] < trade:
+            marks.insert(1, Fraction(self.minimum[j], trade))
+        found = set(marks[1:])
+        for start, stop in pairwise(marks):
+            ends = [self._levels(state, j, part * quantity) for part in (start, stop)]
+            found |= {start + (stop - start) * x / (x - y) for x, y in zip(*ends, strict=True) if x * y < 0}
+        return sorted(found)
+
+    def _levels(self, state: State, j: int, quantity: Quanta) -> list[Fraction]:
+        """What bends rules where it is 0, after this much of an order: values of rows, cashes before and after costs,
+        with temporary cash also above their floors."""
+        move, fee = self.moves[j], self.fee(j, quantity) - (self.fee(j, state.quantity) if state.order == j else 0)
+        found = [Fraction(self.value(state, i) + by) for i, by in self._effects(j, quantity)]
+        for k in {self.payer[j], *(self.place[i] for i in (move.gains, move.loses) if i in self.place)}:
+            sign = (self.place.get(move.gains) == k) - (self.place.get(move.loses) == k)
+            gross = Fraction(state.cash[k] + sign * quantity * self.price[j])
+            paid = quantity * self.cost[j] + fee if self.payer[j] == k else 0
+            levels = [gross, gross - state.paid[k] - paid]
+            found += levels
+            if self.temporary_cash:
+                found += [x - self.floors[k] // self.grain for x in levels]
+        return found
 
     def slices(self, state: State, j: int, left: int, part: Fraction) -> list[int]:
         """Quantities of at most this part of what is left, largest first, that lots and minimums allow."""
         size, unit, least = abs(left), self.unit[j], self.least[j]
-        closes = self.held[j] + state.traded[j] + left == 0
+        closes = self.moves[j].exempt and state.traded[j] + left == self.total[j]
         units = min(int(part * size), size if closes else size - least) // unit
         smallest = max(least, -(-abs(self.total[j]) // SMALLEST_SLICE))
         found = [unit * k for k in (units, units - 1) if k > 0 and smallest <= unit * k < size]
@@ -340,59 +365,3 @@ class Orders:
         part = next((end for end in ends if abs(end - part) < least), part)
         part = max(done, part if part in ends or part - done >= least else done)
         return part if self.total[j] > 0 else -part
-
-
-def watched(problem: Problem, always: Collection[str]) -> list[tuple[str, Piece]]:
-    """The rules that must hold after every step.
-
-    Those on the long and short parts of positions (collateral, debt, margin, gross leverage), leverage as a whole,
-    the floors under the cash, and those named in `always`. Raises InputError if a name is of no rule, or of one
-    that cannot be asked.
-    """
-    titles = {title for title, _ in problem.pieces}
-    for name in always:
-        if name not in titles:
-            raise InputError(
-                f"there is no rule of this name; there are {', '.join(sorted(titles))}", column="always", value=name
-            )
-        if any(isinstance(piece, Opaque) for title, piece in problem.pieces if title == name):
-            raise InputError("a custom rule can be asked of the whole plan only", column="always", value=name)
-    named = {*always, *(rule.title for rule in problem.rules if isinstance(rule, Leverage))}
-    found: list[tuple[str, Piece]] = []
-    for title, piece in problem.pieces:
-        match piece:
-            case Row():
-                of_parts = any(c is not None and np.any(c) for c in (piece.long, piece.short))
-                if of_parts or title in named:
-                    found.append((title, piece))
-            case Bound():
-                bounded = np.isfinite(piece.lower) | np.isfinite(piece.upper)
-                alone = not np.any(np.delete(bounded, problem.cash))
-                if (alone or title in named) and np.isfinite(piece.lower[problem.cash]):
-                    found.append((title, piece))
-            case Cone() | Envelope() if title in named or (isinstance(piece, Envelope) and piece.of_holdings):
-                found.append((title, piece))
-    return found
-
-
-def _of(slopes: tuple[int, ...], value: int) -> int:
-    return (slopes[0] if value > 0 else slopes[1]) * value
-
-
-def _split(held: int, total: int, unit: int, least: int, *, whole_lots: bool) -> int | None:
-    """How much of an order closes the position that it turns around; None if it is not to be divided.
-
-    The closing part is in whole lots, as the opening one must be. An order that lot sizes and minimums do not let
-    divide crosses zero in one step.
-    """
-    if held * total >= 0 or abs(total) <= abs(held):
-        return None
-    size = abs(held) // unit * unit if whole_lots else abs(held)
-    if size == 0 or (size < least and size != abs(held)) or abs(total) - size < least:
-        return None
-    return size if total > 0 else -size
-
-
-def reduces(position: int, quantity: int) -> bool:
-    """Whether a trade brings a position towards zero and not beyond."""
-    return position * quantity < 0 and abs(quantity) <= abs(position)

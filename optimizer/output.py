@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from functools import cache
 from importlib import metadata
@@ -23,9 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
+from equipoise.optimizer import files
 from equipoise.optimizer.batch import Plans
+from equipoise.optimizer.order_listing import NONE, SLICES
 from equipoise.optimizer.plan import ORDER_COLUMNS, TRANSFER_COLUMNS, Plan
 from equipoise.optimizer.portfolio import exact
+from equipoise.optimizer.solution import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +57,7 @@ def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
         "cash": policy.rebalancer.cash,
         "orders": order_records(plan),
         "transfers": transfer_records(plan),
+        "sequence": _sequence(plan),
         "positions": _positions(plan),
         "weights": _records(plan.weights.reset_index()),
         "figures": {
@@ -113,14 +116,14 @@ def transfer_records(plan: Plan) -> list[dict[str, Any]]:
 
 def plan_files(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> dict[str, str]:
     """What `equipoise solve` writes; the orders last, so that whoever sees them finds the rest."""
-    files = {
+    contents = {
         "plan.json": plan_json(plan, policy, inputs),
         "weights.csv": csv_text(_records(plan.weights.reset_index()), ("asset", *plan.weights.columns)),
         "checks.csv": csv_text(_records(plan.checks), tuple(plan.checks.columns)),
     }
     if policy.rebalancer.accounts:
-        files["transfers.csv"] = csv_text(transfer_records(plan), TRANSFER_COLUMNS)
-    return files | {"orders.csv": csv_text(order_records(plan), ("asset", *ORDER_COLUMNS))}
+        contents["transfers.csv"] = csv_text(transfer_records(plan), TRANSFER_COLUMNS)
+    return contents | {"orders.csv": csv_text(order_records(plan), ("asset", *ORDER_COLUMNS))}
 
 
 def batch_files(
@@ -139,14 +142,14 @@ def batch_files(
         "inputs": dict(inputs),
         "versions": versions(),
     }
-    files = {
+    contents = {
         "summary.json": json.dumps(_plain(record), indent=1, allow_nan=False) + "\n",
         "results.csv": csv_text(_records(plans.results.reset_index()), ("portfolio_id", *plans.results.columns)),
     }
     if policy.rebalancer.accounts:
         moved = [{"portfolio_id": plan.name, **one} for plan in plans for one in transfer_records(plan)]
-        files["transfers.csv"] = csv_text(moved, ("portfolio_id", *TRANSFER_COLUMNS))
-    return files | {"orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS))}
+        contents["transfers.csv"] = csv_text(moved, ("portfolio_id", *TRANSFER_COLUMNS))
+    return contents | {"orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS))}
 
 
 def batch_summary(plans: Plans) -> dict[str, Any]:
@@ -170,30 +173,31 @@ def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> st
     return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 
-def write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """All files or, if one cannot be written, none: under other names first, then renamed one by one."""
-    tag = uuid.uuid4().hex
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, text in files.items():
-                with (folder / f".{name}.{tag}").open("x", encoding="utf-8", newline="") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for name in files:
-                (folder / f".{name}.{tag}").replace(folder / name)
-        finally:
-            for name in files:
-                (folder / f".{name}.{tag}").unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from error
+def check_readable(statuses: Mapping[str, int], first: str) -> None:
+    """Raises InputError if no portfolio of a batch could be read: that is a bad table, and replaces no file.
+
+    statuses: how many portfolios ended how. first: what is said of the first.
+    """
+    if statuses and set(statuses) == {Status.INVALID_INPUT.name}:
+        raise InputError(f"none of {sum(statuses.values()):,} portfolios can be read, nothing is written; {first}")
+
+
+def write_files(folder: Path, contents: Mapping[str, str], *, inputs: Iterable[Path] = ()) -> None:
+    """All files or, if one cannot be written, none: see `files.replaced`. Raises InputError."""
+    paths = [folder / name for name in contents]
+    with files.replaced(paths, inputs=inputs) as parts:
+        files.clean(folder)
+        for part, text in zip(parts, contents.values(), strict=True):
+            part.write(text.encode("utf-8"))
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, as sha256sum prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a file, as sha256sum prints it. Raises InputError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 @cache
@@ -233,6 +237,14 @@ def _positions(plan: Plan) -> list[dict[str, Any]]:
     after = plan.verified.quantities if plan.verified and plan.status.ok else (None,) * len(portfolio.assets)
     rows = sorted(zip(portfolio.order, portfolio.assets, portfolio.exact_quantity, after, strict=True))
     return [{"asset": asset, "before": before, "after": then} for _, asset, before, then in rows]
+
+
+def _sequence(plan: Plan) -> dict[str, Any]:
+    """Whether the orders are safe on the way as they are listed (see `Plan.listing`); if not so, the steps that are, or
+    what blocks them."""
+    steps = plan.sequence if plan.listing in (SLICES, NONE) else None
+    rows = [asdict(step) for step in steps.steps] if steps is not None else []
+    return {"listing": plan.listing, "reason": steps.reason if steps is not None else "", "steps": rows}
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -16,11 +16,13 @@ from equipoise.optimizer.certificate import reduced_costs
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import MEANT, reasons, sentence
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.solution import Solution, Status, rounded_down
 from equipoise.optimizer.verify import Check, Verified
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from equipoise.optimizer.sequence import OrderSequence
 
 ORDER_COLUMNS = ("side", "quantity", "lots", "price", "notional", "cost", "reason")
 TRANSFER_COLUMNS = ("from", "to", "quantity", "value", "cost", "hours")
@@ -44,7 +46,8 @@ class Plan:
 
     `objective`, `bound` and `gap` are of the plan itself (whole lots, if there are lots), in fractions of NAV
     per year; those of the convex program are in `solution`. There are orders only if `status.ok`, and then
-    every check has passed. `message` says what went wrong where something did.
+    every check has passed. `message` says what went wrong where something did, and which rules are short of what they
+    ask for but need not be made good (`Reserve`).
     """
 
     status: Status
@@ -68,7 +71,9 @@ class Plan:
     @property
     def bound(self) -> float:
         """No plan that keeps the rules, in whole lots if lots are asked for, has an objective below this."""
-        return max(self.solution.bound, self.lot_bound) if self.solution and self.planned is not None else math.nan
+        if self.solution is None or self.planned is None:
+            return math.nan
+        return float(rounded_down(self.objective, max(self.solution.bound, self.lot_bound)))
 
     @property
     def gap(self) -> float:
@@ -109,13 +114,36 @@ class Plan:
 
     @cached_property
     def orders(self) -> pd.DataFrame:
-        """The orders by asset: sales first (they fund the buys), larger ones first."""
+        """The orders by asset, in a sequence that is safe on the way if there is one (`listing`): each is sent when
+        those above are filled. Where that is safe, and elsewhere: sales first (they fund the buys), larger ones first.
+        """
         import pandas as pd
 
         rows = self.order_rows() if self.status.ok else []
         table = pd.DataFrame([row[1:] for row in rows], columns=list(ORDER_COLUMNS))
         table.index = pd.Index([row[0] for row in rows], name="asset", dtype=object)
         return table.astype({"quantity": float, "lots": "Int64", "price": float, "notional": float, "cost": float})
+
+    @property
+    def listing(self) -> str:
+        """Whether the orders, one after the other as `orders` lists them, are safe on the way: "whole", if every rule
+        on the state of the account (cash, collateral, margin, leverage) holds after each of them and at every partial
+        fill; "slices", if that takes some cuts, see `sequence`; "none found"; or "" without orders. With several
+        accounts: together with `transfers`, in the order of `sequence`."""
+        return self._listed[0]
+
+    @cached_property
+    def _listed(self) -> tuple[str, tuple[int, ...]]:
+        from equipoise.optimizer.order_listing import of_plan
+
+        return of_plan(self)
+
+    @cached_property
+    def sequence(self) -> OrderSequence:
+        """The orders, and transfers, as steps that are safe at every partial fill: `sequenced(plan)`."""
+        from equipoise.optimizer.sequence import sequenced
+
+        return sequenced(self)
 
     @cached_property
     def rounding(self) -> pd.DataFrame:
@@ -144,7 +172,8 @@ class Plan:
             cost, price = float(self.verified.costs[i]), float(portfolio.price[i])
             reason = sentence(self.problem, why, i)
             rows.append((portfolio.assets[i], side, float(abs(quantity)), whole, price, notional, cost, reason))
-        return sorted(rows, key=lambda row: (row[1] != "sell", -row[5], row[0]))
+        place = {portfolio.assets[i]: k for k, i in enumerate(self._listed[1])}
+        return sorted(rows, key=lambda row: (place.get(row[0], 0), row[1] != "sell", -row[5], row[0]))
 
     @cached_property
     def transfers(self) -> pd.DataFrame:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.base import Rule, Step, check_number
+from equipoise.constraints.base import Rule, Step
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.accounts import look_through
 from equipoise.optimizer.costs import Cost, total, total_fees
 from equipoise.optimizer.factored import FactoredRisk

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Numbers
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, number
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 
 #: Targets must add up to 1 within this.
 TARGET_SUM_TOLERANCE = 1e-9
-#: No price and no NAV is below this: products of prices, quantities and rates would leave the range of floats.
-SMALLEST = 1e-100
 _PLAIN_NUMBER = r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-_SHOWN = 40  # characters of a cell in a message
 
 
 def read_table(path: str | PathLike[str]) -> pd.DataFrame:
@@ -140,17 +138,20 @@ class Portfolio:
                 f"the targets add up to {total + 1.0:.10g}, not 1; correct them, or divide them by their sum",
                 column="target",
             )
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = quantity * price
-            nav = float(np.sum(value))
-        if not np.isfinite(nav):
+        value = quantity * price
+        nav = float(np.sum(value))
+        if nav > LARGEST:
             i = int(np.argmax(np.abs(value)))
-            raise InputError("quantity times price is too large to add up", asset=assets[i], column="quantity")
-        if 0 < nav < SMALLEST or np.any(price < SMALLEST) or np.any(price > 1 / SMALLEST):
             raise InputError(
-                f"prices and the net asset value must lie between {SMALLEST:g} and {1 / SMALLEST:g}; use another "
-                "unit of account",
-                column="price",
+                f"quantity times price is too large to add up: the net asset value must be at most {LARGEST:g}; use "
+                "another unit of account",
+                asset=assets[i],
+                column="quantity",
+                value=quantity[i],
+            )
+        if 0 < nav < SMALLEST:
+            raise InputError(
+                f"the net asset value must be at least {SMALLEST:g}; use another unit of account", column="price"
             )
         if nav <= 0:
             raise InputError(
@@ -191,25 +192,36 @@ class Portfolio:
         return self.risk
 
     def numbers(
-        self, given: Numbers, argument: str, *, cash: float | None = None, missing: float | None = None
+        self,
+        given: Numbers,
+        argument: str,
+        *,
+        cash: float | None = None,
+        missing: float | None = None,
+        blank: bool | NDArray[np.bool_] = False,
+        where: NDArray[np.bool_] | None = None,
     ) -> Array:
-        """One finite or infinite number an asset: see `Account.numbers`."""
+        """One finite number an asset: see `Account.numbers`."""
+        asked = np.full(self.shape, True) if where is None else where.copy()
+        if cash is not None:
+            asked[list(self._all_cash)] = False
+        other = 0.0 if missing is None else missing
         if isinstance(given, str):
             if given not in self.columns:
                 raise InputError(
                     f"{argument} names a column that the table does not have; it has {', '.join(self.columns)}",
                     column=given,
                 )
-            skip = self._all_cash if cash is not None else ()
-            values = _column(self.columns, given, self.assets, missing=missing, skip=skip)
+            empty = np.broadcast_to(blank, self.shape)
+            values = _column(self.columns, given, self.assets, asked=asked, empty=empty, other=other)
         elif isinstance(given, Mapping):
             known(given, argument, self.universe)
-            values = np.empty(len(self.assets))
+            values = np.full(self.shape, other)
             for i, asset in enumerate(self.assets):
-                one = given.get(asset, missing if i not in self._all_cash or cash is None else cash)
-                if one is None:
+                if asset in given:
+                    values[i] = number(given[asset], asset, argument)
+                elif asked[i] and missing is None:
                     raise InputError(f"{argument} has no entry for this asset; add it", asset=asset, column=argument)
-                values[i] = number(one, asset, argument)
         else:
             values = np.full(len(self.assets), number(given, None, argument))
         if cash is not None:
@@ -248,6 +260,11 @@ class Portfolio:
         labels = self.labels(column)
         found = sorted({label for label in labels if label is not None})
         return {label: np.array([other == label for other in labels]) for label in found}
+
+    def exposure(self, column: str) -> Array:
+        """What a unit of value counts in sums by this label column: see `Account.exposure`."""
+        given = column == "underlying" and "exposure" in self.columns
+        return self.numbers("exposure", "exposure", missing=1.0, blank=True) if given else np.ones(self.shape)
 
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
         if assets is None:
@@ -319,59 +336,28 @@ def _checked_labels(labels: list[Any], cash: str) -> list[str]:
     return labels
 
 
-def blank(value: Any) -> bool:
-    """Whether a cell is empty, whatever its type calls that."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    if isinstance(value, Decimal):
-        return value.is_nan()
-    return isinstance(value, str | float | np.floating) and (value != value or value == "")
-
-
-def number(value: Any, asset: str | None, column: str) -> float:
-    """This cell or argument as a float, infinite or not, or an InputError that names the place."""
-    try:
-        found = float(value) if not isinstance(value, bool | np.bool_) else np.nan
-    except (TypeError, ValueError, OverflowError):
-        found = np.nan
-    if np.isnan(found):
-        shown = _shortened(value) if isinstance(value, int | str) else value
-        raise InputError("must be a number; correct or remove it", asset=asset, column=column, value=shown)
-    return found
-
-
-def _shortened(value: int | str) -> int | str:
-    # An integer of thousands of digits is refused by str() itself.
-    if isinstance(value, str):
-        return value[:_SHOWN]
-    return value if abs(value) < 10**_SHOWN else f"an integer of more than {_SHOWN} digits"
-
-
 def _column(
     columns: Mapping[str, NDArray[Any]],
     column: str,
     assets: tuple[str, ...],
     *,
-    missing: float | None = None,
-    skip: tuple[int, ...] = (),
+    asked: NDArray[np.bool_] | None = None,
+    empty: NDArray[np.bool_] | None = None,
+    other: float = 0.0,
 ) -> Array:
-    """A column as finite floats; blanks become `missing`, or are errors; the rows `skip` are not looked at."""
+    """A column as finite floats. Where it is not `asked` for, or blank and may be `empty`, it is `other`."""
     if column not in columns:
         raise InputError(f"the table has no such column; it has {', '.join(columns) or 'none at all'}", column=column)
-    values = np.zeros(len(assets))
+    values = np.full(len(assets), other)
     for i, cell in enumerate(columns[column]):
-        if i in skip:
+        if asked is not None and not asked[i]:
             continue
-        if blank(cell):
-            if missing is None:
-                raise InputError(
-                    "the cell is blank; give every asset a number (0 where that is meant)",
-                    asset=assets[i],
-                    column=column,
-                )
-            values[i] = missing
-            continue
-        values[i] = number(cell, assets[i], column)
-        if np.isinf(values[i]):
-            raise InputError("must be finite; correct or remove it", asset=assets[i], column=column, value=cell)
+        if not blank(cell):
+            values[i] = number(cell, assets[i], column)
+        elif empty is None or not empty[i]:
+            raise InputError(
+                "the cell is blank; give every asset a number (0, or a limit too wide to matter, where that is meant)",
+                asset=assets[i],
+                column=column,
+            )
     return values

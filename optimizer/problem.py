@@ -53,9 +53,6 @@ from equipoise.optimizer.separable import Separable
 #: rules allow, so that no program is unbounded.
 OUTER_BOUND = 100.0
 
-#: How often solvers add the rows of envelopes that an answer breaks: for maxima of rows it ends, for norms it is quick.
-SUPPORTS = 50
-
 
 def _figure(value: Any) -> Figure:
     return value if np.ndim(value) else float(value)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
+from equipoise.optimizer.account_closing import emptied
+from equipoise.optimizer.choose import of_stricter_forms
 from equipoise.optimizer.choose import solve as solve_convex
 from equipoise.optimizer.costs import Cost
 from equipoise.optimizer.discrete import held_keeps
-from equipoise.optimizer.effort import Effort, Spent
+from equipoise.optimizer.effort import Clock, Effort, Spent
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio, exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import Risk
+from equipoise.optimizer.shortfall import shortfalls
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
 from equipoise.optimizer.transfers import Transfer
 from equipoise.optimizer.transfers import portfolio as in_accounts
@@ -123,16 +126,17 @@ class Rebalancer:
     ) -> Plan:
         """The verified plan for one portfolio: columns quantity, price, target, and those the rules name.
 
-        With whole lots, `effort` says how much is spent on closing a plan's gap (0: rounded only), and `exact` asks
-        for the best plan and its proof: until its gap is at most `gap` of the objective, or `time_limit` seconds are
-        over (None: however long it takes). The gap of the plan says how far that came.
+        With whole lots, `effort` says how much is spent on closing a plan's gap (0: rounded only), and `exact` goes on
+        to the best plan and its proof: until its gap is at most `gap` of the objective. `time_limit` ends either after
+        so many seconds (None: however long it takes). The gap of the plan says how far that came.
 
         Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
         `message` say why.
         """
         spent = Effort(effort, exact, gap, time_limit)
+        clock = spent.clock()
         problem = self.problem(table, name=name)
-        return finished(problem, solve_convex(problem), spent)
+        return finished(problem, solve_convex(problem), spent, clock=clock)
 
     def solve_batch(self, source: Source, **options: Unpack[Options]) -> Plans:
         """A plan for every `portfolio_id` of a long table, in the order of their first rows.
@@ -213,12 +217,19 @@ def _in_chunks(options: Options) -> dict[str, Any]:
     return others
 
 
-def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tried: Tried | None = None) -> Plan:
+def finished(
+    problem: Problem,
+    solution: Solution,
+    spent: Effort = _DEFAULT,
+    tried: Tried | None = None,
+    clock: Clock | None = None,
+) -> Plan:
     """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check.
 
-    Lots are those of stacks (of one, unless it was `tried`), or where these have none that counts, of `lots`.
+    Lots are those of stacks (of one, unless it was `tried`), or where these have none that counts, of `lots`. The
+    clock is that of `spent` from now on, unless it runs already.
     """
-    name, asked = problem.portfolio.name, problem
+    name, asked, clock = problem.portfolio.name, problem, clock or spent.clock()
     if solution.problem is not None:
         problem = replace(solution.problem, fees=asked.fees)
     if solution.weights is None:
@@ -226,32 +237,36 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tri
     if problem.found:
         asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
     weights, bound = solution.weights, solution.bound
-    whole = problem.discrete
+    whole, stuck = problem.discrete, ""
     holds = solution.status is Status.NO_TRADE and held_keeps(problem)
     if holds:
+        solution = replace(solution, solver="holding")  # whoever found that
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole and problem.accounts is not None:
         from equipoise.optimizer.account_least import decided
         from equipoise.optimizer.account_lots import rounded as rounded_in_accounts
 
-        decision = decided(problem, solution)
+        decision = decided(problem, solution, clock)
         if decision is None:
             why = "no choice of the least positions was found that keeps all rules"
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
         weights, bound, fixed = decision.weights, max(bound, decision.bound), {}
         if problem.step is not None:
             start = replace(solution, weights=weights)
-            in_lots, why = rounded_in_accounts(decision.problem, start, effort=spent.effort)
+            in_lots, why = rounded_in_accounts(decision.problem, start, effort=spent.effort, clock=clock)
             if in_lots is None:
                 return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
             weights, fixed = in_lots.weights, in_lots.quantities
         every = [fixed.get(i, trade) for i, trade in enumerate(_continuous(decision.problem, weights))]
-        paid = verify(problem, every, whole_lots=False).costs
-        trades = problem.accounts.closed(every, paid, fixed=fixed)
+        trades, stuck = emptied(decision.problem, every, fixed=fixed)
         checked = verify(problem, trades, whole_lots=False)
     elif whole:
-        found, why = _in_lots(asked, problem, solution, spent, tried)
+        found, why = _in_lots(asked, problem, solution, spent, tried, clock)
+        for answer in of_stricter_forms(asked.relaxation) if found is None and asked.kinked else ():
+            if found is None and answer.problem is not None:
+                problem = replace(answer.problem, fees=asked.fees)
+                found, why = _in_lots(asked, problem, answer, spent, None, clock)
         if found is None:
             return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
         chosen, checked = found
@@ -259,19 +274,20 @@ def finished(problem: Problem, solution: Solution, spent: Effort = _DEFAULT, tri
     else:
         trades = _continuous(problem, weights)
         if problem.accounts is not None:
-            trades = problem.accounts.closed(trades, verify(problem, trades, whole_lots=False).costs)
+            trades, stuck = emptied(problem, trades)
         checked = verify(problem, trades, whole_lots=False)
     status = solution.status
     if whole and not holds:
         closed = close_enough(problem.objective(weights), bound)
         status = (Status.OPTIMAL if any(trades) else Status.NO_TRADE) if closed else Status.FEASIBLE
-    plan = Plan(status, name, "", problem, solution, checked, trades, weights, bound)
+    [said] = shortfalls(problem)
+    plan = Plan(status, name, said, problem, solution, checked, trades, weights, bound)
     if not checked.passed:
         broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
         return Plan(
             Status.UNSOLVED,
             name,
-            f"the orders did not pass the exact check: {broken}",
+            f"the orders did not pass the exact check: {broken}{stuck and f' ({stuck})'}",
             problem,
             solution,
             checked,
@@ -284,10 +300,9 @@ _Checked: TypeAlias = "tuple[LotPlan, Verified]"
 
 
 def _in_lots(
-    asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None
+    asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None, clock: Clock
 ) -> tuple[_Checked | None, str]:
     """The whole-lot plan; None and why there is none."""
-    from equipoise.optimizer.lot_exact import Exact
     from equipoise.optimizer.lot_stack import Tried, alone
     from equipoise.optimizer.lots import rounded
 
@@ -295,19 +310,18 @@ def _in_lots(
         return None if plan is None else (plan, verify(problem, plan.quantities, whole_lots=True))
 
     if tried is None:
-        tried = alone(problem, solution, spent) if asked is problem else Tried(None, False)
+        tried = alone(problem, solution, spent, clock) if asked is problem else Tried(None, False)
     first = checked(tried.plan)
     if first is not None and not first[1].passed:
         first = None
     if first is not None and tried.counts:
         return first, ""
-    proof = Exact(spent.gap, spent.time_limit) if spent.exact else None
-    found, why = rounded(problem, solution, asked=asked, effort=spent.effort, exact=proof)
+    start = first[0] if first is not None else None
+    found, why = rounded(problem, solution, spent, clock, asked=asked, start=start)
     second = checked(found)
     if second is not None and not second[1].passed:
         # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-        margin = 4 * ROUNDING_TOLERANCE
-        again, _ = rounded(problem, solution, asked=asked, margin=margin, effort=spent.effort, exact=proof)
+        again, _ = rounded(problem, solution, spent, clock, asked=asked, margin=4 * ROUNDING_TOLERANCE)
         second = checked(again) or second
     if first is None or second is None:
         return first or second, why

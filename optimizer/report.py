@@ -9,9 +9,17 @@ import numpy as np
 
 from equipoise.constraints.base import Row
 from equipoise.constraints.envelope import Envelope
+from equipoise.optimizer.order_listing import NONE, SLICES, WHOLE
 
 if TYPE_CHECKING:
     from equipoise.optimizer.plan import Plan
+
+
+LISTED = {
+    WHOLE: "safe after each order, and at any partial fill, in the order of plan.orders",
+    SLICES: "safe if some orders are cut into slices: see plan.sequence",
+    NONE: "no safe order of the orders was found: see plan.sequence",
+}
 
 
 def text(plan: Plan) -> str:
@@ -80,6 +88,8 @@ def _figures(plan: Plan) -> list[str]:
     moved = plan.transfers
     if len(moved):
         rows.append(["transfers", f"{len(moved)}, of {moved['value'].sum():,.2f}; see plan.transfers"])
+    if plan.listing:
+        rows.append(["on the way", LISTED[plan.listing]])
     rows.append(["trading cost", f"{plan.cost:,.2f} ({1e4 * plan.cost / nav:.2f} bp of NAV)"])
     rows += [[name, value] for name, value in _ratios(plan)]
     gap = max(plan.gap, 0.0)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.checkpoint import sync_folder
 from equipoise.optimizer.chunk import empty, flat, from_messages
+from equipoise.optimizer.files import clean, replaced
 from equipoise.optimizer.message import Message, joined
 from equipoise.optimizer.output import SCHEMA_VERSION, csv_text
 
@@ -37,31 +36,22 @@ class Sink(Protocol):
 
 
 @contextmanager
-def sink(path: str | os.PathLike[str], what: What) -> Iterator[Sink]:
-    """A file for results or orders, Parquet or CSV by the suffix of its path.
+def sinks(paths: Mapping[What, str | os.PathLike[str]], source: object = None) -> Iterator[list[Sink]]:
+    """Files for these, in this order, Parquet or CSV by the suffix of each path; not the file of the source.
 
-    It is written under another name and renamed at the end of the context, or removed if that ends by an error.
+    They are written under other names and renamed at the end of the context, all or, if it ends by an error, none.
     """
-    place = Path(path)
     kinds: dict[str, Callable[[IO[bytes], What], Sink]] = {".parquet": _Parquet, ".pq": _Parquet, ".csv": _Csv}
-    if place.suffix not in kinds:
-        raise InputError(f"must end in one of {', '.join(kinds)}", column=what, value=str(place))
-    part = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("xb")
-    except OSError as error:
-        raise InputError(f"{place}: cannot be written to: {error.strerror}", column=what) from error
-    try:
-        with file:
-            with closing(kinds[place.suffix](file, what)) as writer:
-                yield writer
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(place)
-        sync_folder(place.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    places = [Path(path) for path in paths.values()]
+    for what, place in zip(paths, places, strict=True):
+        if place.suffix not in kinds:
+            raise InputError(f"must end in one of {', '.join(kinds)}", column=what, value=str(place))
+    inputs = [Path(source)] if isinstance(source, str | os.PathLike) else []
+    with replaced(places, inputs=inputs) as files, ExitStack() as held:
+        for folder in {place.parent for place in places}:
+            clean(folder)
+        made = [kinds[place.suffix](file, what) for place, file, what in zip(places, files, paths, strict=True)]
+        yield [held.enter_context(closing(one)) for one in made]
 
 
 class _Csv:

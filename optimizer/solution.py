@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.base import Array
+from equipoise.constraints.numbers import ROUNDING_TOLERANCE as ROUNDING_TOLERANCE
 from equipoise.optimizer.problem import Problem
 
 #: A convex answer counts only if no rule is broken by more than this fraction of NAV.
 FEASIBILITY_TOLERANCE = 1e-9
-#: What the rounding of limits and weights to floating point may explain, in fractions of NAV.
-ROUNDING_TOLERANCE = 1e-12
 #: It is called optimal if its gap is at most this fraction of the objective, or this fraction of NAV a year.
 GAP_RELATIVE, GAP_ABSOLUTE = 1e-6, 1e-11
 
@@ -87,9 +87,20 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        return self.objective - self.bound
+        return self.objective - float(rounded_down(self.objective, self.bound))
 
 
-def close_enough(objective: float, bound: float) -> bool:
-    """Whether a gap is small enough to call the answer optimal."""
-    return objective - bound <= max(GAP_ABSOLUTE, GAP_RELATIVE * abs(objective))
+def rounded_down(objective: Any, bound: Any) -> Any:
+    """The bound as it is reported, of one plan or of many: not above the plan's own objective.
+
+    A bound holds for plans that keep every limit to the last bit. Limits are kept within a tolerance, so that a plan's
+    objective may be below it by that tolerance times the limits' prices, and by rounding. What is more than that would
+    be a false certificate, and stays to be seen.
+    """
+    explained = bound - objective <= FEASIBILITY_TOLERANCE + GAP_RELATIVE * np.abs(objective)
+    return np.where(explained, np.minimum(bound, objective), bound)
+
+
+def close_enough(objective: Any, bound: Any) -> Any:
+    """Whether a gap, or each of many, is small enough to call the answer optimal."""
+    return objective - bound <= np.maximum(GAP_ABSOLUTE, GAP_RELATIVE * np.abs(objective))

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Numbers
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, number
 from equipoise.optimizer.cells import BLANK, WRONG, Coded, coded, floats
 from equipoise.optimizer.factored import FactoredRisk, same
-from equipoise.optimizer.portfolio import SMALLEST, TARGET_SUM_TOLERANCE, Portfolio, blank, number
+from equipoise.optimizer.portfolio import TARGET_SUM_TOLERANCE, Portfolio
 from equipoise.optimizer.portfolio import known as checked_names
 
 if TYPE_CHECKING:
@@ -133,20 +134,28 @@ class Stack:
         return self.risk
 
     def numbers(
-        self, given: Numbers, argument: str, *, cash: float | None = None, missing: float | None = None
+        self,
+        given: Numbers,
+        argument: str,
+        *,
+        cash: float | None = None,
+        missing: float | None = None,
+        blank: bool | NDArray[np.bool_] = False,
+        where: NDArray[np.bool_] | None = None,
     ) -> Array:
-        """One finite or infinite number an asset: see `Account.numbers`."""
+        """One finite number an asset: see `Account.numbers`."""
+        asked = np.full(self.shape, True) if where is None else where.copy()
+        if cash is not None:
+            asked[self.cash] = False
+        other = 0.0 if missing is None else missing
         if isinstance(given, str):
             column, strange = self.source.floats(given)
             values, wrong = np.take(column, self.rows), np.take(strange, self.rows)
-            empty = np.isnan(values) & ~wrong
-            wrong |= np.isinf(values) if missing is not None else ~np.isfinite(values)
-            if missing is not None:
-                values[empty] = missing
-            if cash is not None:
-                wrong[self.cash] = False
+            empty = np.isnan(values) & ~wrong & blank
+            wrong = (wrong | np.isnan(values)) & asked & ~empty
+            values[empty | ~asked] = other
         elif isinstance(given, Mapping):
-            values, wrong = self._mapped(given, argument, missing, cash is not None)
+            values, wrong = self._mapped(given, argument, missing is None, other, asked)
         else:
             values, wrong = np.full(self.shape, number(given, None, argument)), None
         if wrong is not None and wrong.any():
@@ -156,11 +165,11 @@ class Stack:
         return values
 
     def _mapped(
-        self, given: Mapping[str, float], argument: str, missing: float | None, skip: bool
+        self, given: Mapping[str, float], argument: str, all_named: bool, other: float, asked: NDArray[np.bool_]
     ) -> tuple[Array, NDArray[np.bool_]]:
-        """A mapping's numbers, and the mask of assets without one; with `skip`, the cash needs none."""
+        """A mapping's numbers, `other` where it has none, and the mask of assets whose number is wrong or absent."""
         size = len(self.universe)
-        values, absent = np.full(size, np.nan if missing is None else missing), np.full(size, missing is None)
+        values, absent = np.full(size, other), np.full(size, all_named)
         wrong = np.zeros(size, dtype=bool)
         for asset in checked_names(given, argument, self.source.known):
             code = self.source.codes[asset]
@@ -169,10 +178,7 @@ class Stack:
                 values[code] = number(given[asset], asset, argument)
             except InputError:  # if anybody holds it
                 wrong[code] = True
-        lacking = absent[self.codes]
-        if skip:
-            lacking[self.cash] = False
-        return values[self.codes], lacking | wrong[self.codes]
+        return values[self.codes], (absent[self.codes] & asked) | wrong[self.codes]
 
     def labels(self, column: str) -> NDArray[Any]:
         """The labels of one of the columns that the stack was made for (B, n), None where there is none."""
@@ -188,6 +194,11 @@ class Stack:
         if column not in self.labelled:
             raise NotStackable
         return self.labelled[column]
+
+    def exposure(self, column: str) -> Array:
+        """What a unit of value counts in sums by this label column: see `Account.exposure`."""
+        given = column == "underlying" and "exposure" in self.source.columns
+        return self.numbers("exposure", "exposure", missing=1.0, blank=True) if given else np.ones(self.shape)
 
     def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
         if assets is None:
@@ -273,7 +284,7 @@ def stacks(
         for column in ("quantity", "target", "price"):
             values, strange = source.floats(column)
             doubtful |= strange | ~np.isfinite(values)
-        doubtful |= ~((values >= SMALLEST) & (values <= 1 / SMALLEST))
+        doubtful |= values <= 0
         for column in sorted(set(label_columns) & source.columns.keys()):
             groups[column] = coded(table[source.columns[column]], whole=True).ordered()
             doubtful |= groups[column].codes == WRONG
@@ -335,11 +346,11 @@ def _stack(
     quantity, price, target = (np.take(source.floats(c)[0], rows) for c in ("quantity", "price", "target"))
     is_cash = codes == source.codes.get(cash, -1)
     at = np.arange(len(rows)), np.argmax(is_cash, axis=1)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # of portfolios that are odd already
         nav = np.sum(quantity * price, axis=-1, keepdims=True)
         off = np.abs(np.sum(target, axis=-1) - 1.0)
     sound = is_cash.any(axis=1) & (price[at] == 1.0) & (off <= TARGET_SUM_TOLERANCE)
-    sound &= (np.isfinite(nav) & (nav >= SMALLEST))[:, 0]
+    sound &= ((nav >= SMALLEST) & (nav <= LARGEST))[:, 0]
     labelled = {name: Coded(group.names, group.codes[rows]) for name, group in groups.items()}
     return Stack(tuple(names), places, codes, at, quantity, price, target, nav, rows, source, labelled), sound
 

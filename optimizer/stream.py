@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import blank
 from equipoise.optimizer import message
 from equipoise.optimizer.chunk import keyed
 from equipoise.optimizer.message import Message
-from equipoise.optimizer.portfolio import blank
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,18 +28,17 @@ class Structure:
     cones: tuple[tuple[int, bytes], ...]
     #: What each entry takes of each budget, where there are several.
     budgets: tuple[tuple[int, ...], bytes, bytes] | None = None
-    #: For each row 0, or a number: those of the same number may be exceeded together, at a price of 1 for each number;
-    #: then the total excess is the objective.
-    elastic: bytes | None = None
+    #: Whether limits may give way, by the least excess that is needed (`program.Gives`).
+    elastic: bool = False
 
     @classmethod
-    def of(cls, problem: Problem, elastic: NDArray[np.intp] | None = None) -> Structure:
+    def of(cls, problem: Problem, *, elastic: bool = False) -> Structure:
         rows, cost = problem.rows, problem.cost
         # The cash has a row for its floor, which counts the costs; a second lower bound would only be in the way.
         others = np.isin(np.arange(len(problem.assets)), problem.cashes, invert=True)
         accounts = problem.accounts
         straight = cost.long + cost.short == 0  # one slope on both sides of 0
-        fixed = (problem.lower == problem.upper) & others
+        fixed = (problem.lower == problem.upper) & others & (not elastic)  # there each side gives way by itself
         return cls(
             assets=len(problem.assets),
             factors=len(problem.risk.factors),
@@ -47,7 +46,8 @@ class Structure:
             specific=where(problem.risk.specific != 0),
             fixed=where(fixed),
             lower=where(others & ~fixed & (problem.lower > -problem.outer)),
-            upper=where(~fixed & (problem.upper < problem.outer)),
+            # An elastic program may leave all open; then a point is found among those that are not too far.
+            upper=where(~fixed & ((problem.upper < problem.outer) | (elastic & ~others))),
             costs=tuple((name, where(getattr(cost, name) != 0)) for name in ("buy", "sell", "quadratic", "impact")),
             carry=(
                 *((name, where(~straight & (getattr(cost, name) != 0))) for name in ("long", "short")),
@@ -66,7 +66,7 @@ class Structure:
             ),
             cones=tuple((len(cone.matrix), where(cone.diagonal != 0)) for _, cone in problem.cones),
             budgets=(accounts.cashes, accounts.spends.tobytes(), accounts.pays.tobytes()) if accounts else None,
-            elastic=None if elastic is None else np.asarray(elastic, dtype=np.int32).tobytes(),
+            elastic=elastic,
         )
 
 

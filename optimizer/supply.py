@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ the rows of all parts in the input's order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from equipoise.constraints.base import Array
 from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.cells import Coded
+from equipoise.optimizer.order_listing import LISTINGS, Listing, listed, unsearched
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import reasons
-from equipoise.optimizer.solution import GAP_ABSOLUTE, GAP_RELATIVE, Status
+from equipoise.optimizer.shortfall import shortfalls
+from equipoise.optimizer.solution import Status, close_enough, rounded_down
 from equipoise.optimizer.verify_stack import StackVerified
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ RESULT_COLUMNS = (
     "turnover",
     "cost",
     "orders",
+    "listing",
     "solver",
     "message",
 )
@@ -84,8 +87,8 @@ class Part:
     orders: dict[str, Column]
 
 
-def of_stack(solved: Solved) -> Part:
-    """The rows of the portfolios that passed."""
+def of_stack(solved: Solved, search: Callable[[int], Listing] = unsearched) -> Part:
+    """The rows of the portfolios that passed. `search`: the listing of one portfolio, where arrays do not find it."""
     problem, checked, stack = solved.problem, solved.checked, solved.problem.portfolio
     passed = np.flatnonzero(checked.passed)
     traded = (checked.trades != 0) & checked.passed[:, None]
@@ -94,7 +97,12 @@ def of_stack(solved: Solved) -> Part:
     # Sales first, larger ones first, then by asset; what is not traded comes last. Read as integers, floats above 0
     # are in the order of their size, and those below are before them, in the same order.
     key = ~np.negative(checked.money).view(np.int64) - traded
+    money = checked.money if len(passed) == len(traded) else np.where(traded, checked.money, 0.0)
+    ranks, listing = listed(problem, money, checked.costs, stack.nav, search)
     order = np.argsort(key, axis=1, kind="stable")
+    if ranks is not None:
+        ranks = np.where(traded, ranks, ranks.max(initial=0) + 1)
+        order = np.take_along_axis(order, np.argsort(np.take_along_axis(ranks, order, 1), axis=1, kind="stable"), 1)
     order += np.arange(0, order.size, order.shape[1])[:, None]
     at = order[np.arange(order.shape[1]) < counts[:, None]]
 
@@ -115,37 +123,40 @@ def of_stack(solved: Solved) -> Part:
     return Part(
         places=stack.places[passed],
         names=[stack.names[i] for i in passed.tolist()],
-        results=_results(solved, counts, passed),
+        results=_results(solved, counts, listing, passed),
         counts=counts[passed],
         assets=Coded(stack.universe, of_orders(stack.codes)),
         orders=orders,
     )
 
 
-def _results(solved: Solved, counts: Indices, passed: Indices) -> dict[str, Column]:
+def _results(solved: Solved, counts: Indices, listing: Indices, passed: Indices) -> dict[str, Column]:
     problem = solved.problem
     nav, objective = problem.portfolio.nav[:, 0], solved.objective
-    gap = objective - solved.bound
-    optimal = gap <= np.maximum(GAP_ABSOLUTE, GAP_RELATIVE * np.abs(objective))
+    bound = rounded_down(objective, solved.bound)
+    gap = objective - bound
+    optimal = close_enough(objective, bound)
     found = np.where(optimal, *(_STATUSES.index(status.name) for status in (Status.OPTIMAL, Status.FEASIBLE)))
-    found = np.where(solved.held, _STATUSES.index(Status.NO_TRADE.name), found)
+    found = np.where(solved.held | (optimal & (counts == 0)), _STATUSES.index(Status.NO_TRADE.name), found)
     buy, _ = KINDS["one_way"]
+    said = _coded(shortfalls(problem))
     columns: dict[str, NDArray[Any]] = {
         "status": found,
         "verified": solved.checked.passed,
         "nav": nav,
         "objective": objective,
-        "bound": solved.bound,
+        "bound": bound,
         "gap": gap,
         "tracking_error_before": problem.tracking_error(problem.before),
         "tracking_error": problem.tracking_error(solved.weights),
         "turnover": buy * np.abs(solved.checked.money).sum(axis=1) / nav,
         "cost": solved.checked.costs.sum(axis=1),
         "orders": counts,
+        "listing": listing,
         "solver": solved.held.astype(np.intp),
-        "message": np.zeros(len(nav), dtype=np.intp),
+        "message": said.codes,
     }
-    texts = {"status": _STATUSES, "solver": (solved.solver, "holding"), "message": ("",)}
+    texts = {"status": _STATUSES, "listing": LISTINGS, "solver": (solved.solver, "holding"), "message": said.names}
     return {
         name: Coded(texts[name], values[passed]) if name in texts else values[passed]
         for name, values in columns.items()
@@ -171,6 +182,7 @@ def of_plans(placed: Sequence[tuple[int, Plan]]) -> Part:
         "turnover": _floats([plan.turnover for plan in plans]),
         "cost": _floats([plan.cost for plan in plans]),
         "orders": counts,
+        "listing": _coded([plan.listing for plan in plans]),
         "solver": _coded([plan.solver for plan in plans]),
         "message": _coded([plan.message for plan in plans]),
     }
@@ -212,7 +224,7 @@ def results(parts: Sequence[Part]) -> pd.DataFrame:
 
 
 def orders(parts: Sequence[Part]) -> pd.DataFrame:
-    """All orders, keyed by portfolio_id and asset: portfolios in the input's order, sales first, larger ones first."""
+    """All orders, keyed by portfolio_id and asset: portfolios in the input's order, orders as in `Plan.orders`."""
     import pandas as pd
 
     parts = parts or [of_plans([])]

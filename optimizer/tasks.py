@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -25,6 +26,10 @@ _DEFAULT = Effort()
 
 #: A chunk's results and orders, in parts: [results, orders] each.
 Parts: TypeAlias = list[list[Message]]
+
+
+def _unheard() -> None:
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +81,22 @@ def _unsendable(why: str) -> InputError:
     )
 
 
-def solve_part(job: bytes, table: Message) -> list[Message]:
+def solve_part(job: bytes, table: Message, begun: Callable[[], None] = _unheard) -> list[Message]:
     """What a worker does, of whatever executor."""
     rebalancer, universe, spent = unpacked(job)
-    return solved(rebalancer, universe, table, spent)
+    return solved(rebalancer, universe, table, spent, begun)
 
 
-def solved(rebalancer: Rebalancer, universe: frozenset[str], table: Message, spent: Effort = _DEFAULT) -> list[Message]:
-    """Results and orders of some whole portfolios."""
+def solved(
+    rebalancer: Rebalancer,
+    universe: frozenset[str],
+    table: Message,
+    spent: Effort = _DEFAULT,
+    begun: Callable[[], None] = _unheard,
+) -> list[Message]:
+    """Results and orders of some whole portfolios. Raises MemoryError if there is too little for them together."""
     with one_thread():
-        return to_messages(solve_chunk(rebalancer, message.decode(table), universe, spent))
+        return to_messages(solve_chunk(rebalancer, message.decode(table), universe, spent, begun))
 
 
 @cache

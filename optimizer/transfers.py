@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.constraints.base import check_number
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.portfolio import Portfolio, blank
+from equipoise.constraints.numbers import blank, check_number
+from equipoise.optimizer.portfolio import Portfolio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,8 @@ class Transfer:
 
     cost: the part of the moved value that it costs (0.001 is 10 basis points), paid out of the cash of the account
     `paid_by`: unless given that which it leaves, else that which it reaches, else the settlement cash. limit: the
-    most that may be moved, in units. two_way: also back, at the same cost and limit. delay: the hours until it
+    most that may be moved, in units. two_way: also back, at the same cost and limit (unless `paid_by` is given, paid by
+    the account that the way back leaves). delay: the hours until it
     arrives, if that is after the plan's end: what was sent is then a row "in transit" of its own, counted in the
     NAV and in every exposure, but not at its destination. With 0 it arrives before it is used there.
     """
@@ -67,7 +68,13 @@ class Transfer:
 
     @property
     def label(self) -> str:
-        return f"{self.source} {'<->' if self.two_way else '->'} {self.destination}"
+        return f"{self.source} -> {self.destination}"
+
+    @property
+    def ways(self) -> tuple[Transfer, ...]:
+        """The transfers that go one way: of one that goes two, the way back is paid where that leaves."""
+        there = replace(self, two_way=False)
+        return (there, replace(there, source=self.destination, destination=self.source)) if self.two_way else (there,)
 
     @property
     def arrival(self) -> str:

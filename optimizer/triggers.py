@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from equipoise.constraints.bands import DriftBand, Width
-from equipoise.constraints.base import check_number
+from equipoise.constraints.bands import DriftBand, Width, outside
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.report import clean
 from equipoise.optimizer.solution import ROUNDING_TOLERANCE
@@ -299,15 +299,15 @@ class Drift(Trigger):
         width = np.where(w > b, high - b, np.where(w < b, b - low, np.minimum(high - b, b - low)))
         if not np.isfinite(width).any():
             return Due(repr(self), False, 0.0, inf, "NAV", "no asset has a drift band")
-        outside = int(np.sum(value > width + ROUNDING_TOLERANCE))
+        fired = int(np.sum(outside(w, low, high)))
         i = int(np.argmin(np.round(width - value, 12)))  # of those that are equal but for rounding, the first
-        side = "inside the edge of" if not outside else "above" if w[i] > b[i] else "below"
+        side = "inside the edge of" if not fired else "above" if w[i] > b[i] else "below"
         reason = (
             f"{clean(names[i])} at {_percent(w[i])} is {_percent(abs(width[i] - value[i]))} {side} its band "
             f"{_percent(low[i])} to {_percent(high[i])}, target {_percent(b[i])}"
         )
-        reason += f" ({outside - 1} more outside)" if outside > 1 else ""
-        return Due(repr(self), outside > 0, float(value[i]), float(width[i]), "NAV", reason, names[i])
+        reason += f" ({fired - 1} more outside)" if fired > 1 else ""
+        return Due(repr(self), fired > 0, float(value[i]), float(width[i]), "NAV", reason, names[i])
 
 
 def _percent(share: float) -> str:

@@ -62,11 +62,14 @@ class Verified:
         return all(check.passed for check in self.checks)
 
 
-def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) -> Verified:
+def verify(
+    problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool, paid: Sequence[Fraction] | None = None
+) -> Verified:
     """Check these traded quantities (signed units, one an asset, 0 for the cash) against the raw table.
 
     Bounds of 0 are exact. Rules stated in floating point (a band around 0.1) are kept if they are not broken by
     more than 1e-12 of NAV; where quantities are not whole lots but a continuous solver's answer, by 1e-9.
+    `paid`: what each trade costs, in cash, where it is not sent as one order.
     """
     accounts = problem.accounts
     if accounts is None:
@@ -78,20 +81,20 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     price = account.exact_price
     nav = sum((q * p for q, p in zip(account.exact_quantity, price, strict=True)), Fraction(0))
     traded = [q * p for q, p in zip(trades, rates.portfolio.exact_price, strict=True)]
-    costs = [_cost(rates, i, x, nav) for i, x in enumerate(traded)]
+    costs = paid_for(rates, trades) if paid is None else list(paid)
     if accounts is None:
         after = [q + x for q, x in zip(account.exact_quantity, trades, strict=True)]
         after[problem.cash] -= sum(traded, Fraction(0)) - traded[problem.cash] + sum(costs, Fraction(0))
-        cashes, paid = [problem.cash], [sum(costs, Fraction(0))]
+        cashes, each = [problem.cash], [sum(costs, Fraction(0))]
     else:
         after = accounts.settled(trades, costs)
-        cashes, paid = list(accounts.cashes), accounts.costs_of(costs)
+        cashes, each = list(accounts.cashes), accounts.costs_of(costs)
     every, problem = trades, asked
     trades, traded = trades[: len(price)], traded[: len(price)]
     value = [q * p for q, p in zip(after, price, strict=True)]
     # Rules hold for the cash after costs and before them: a floor for the one, a cap for the other.
     earlier = list(value)
-    for cash, cost in zip(cashes, paid, strict=True):
+    for cash, cost in zip(cashes, each, strict=True):
         earlier[cash] += cost
 
     def found(slack: Fraction, *, exact_limit: bool = False, **what: object) -> Check:
@@ -131,7 +134,7 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
             case Opaque():
                 w = np.array([float(x / nav) for x in value])
                 z = np.array([float(x / nav) for x in traded])
-                for cash, cost in zip(cashes, paid, strict=True):
+                for cash, cost in zip(cashes, each, strict=True):
                     w[cash] += float(cost / nav)  # custom rules see the cash before costs
                     z[cash] = w[cash] - account.before[cash]
                 broken = piece.violation(w, z)
@@ -149,8 +152,25 @@ def verify(problem: Problem, trades: Sequence[Fraction], *, whole_lots: bool) ->
     )
 
 
+def paid_for(problem: Problem, trades: Sequence[Fraction]) -> list[Fraction]:
+    """What each of these trades (and transfers) costs, in cash."""
+    account = problem.portfolio
+    value = [q * p for q, p in zip(account.exact_quantity, account.exact_price, strict=True)]
+    nav = sum(value, Fraction(0))  # nothing is held of a transfer
+    return [_cost(problem, i, x * p, nav) for i, (x, p) in enumerate(zip(trades, account.exact_price, strict=True))]
+
+
 def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction:
-    """What this trade costs, in cash: exact rates times exact money; bent costs rounded up."""
+    """What this trade costs, in cash, as one order."""
+    cost, fees = convex_cost(problem, i, traded, nav), problem.fees
+    if fees is not None and traded:
+        lacking = exact(float(fees.minimum[i])) - exact(float(fees.rate[i])) * abs(traded)
+        cost += exact(float(fees.fixed[i])) + max(lacking, Fraction(0))
+    return cost
+
+
+def convex_cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction:
+    """The same without fees for each order: exact rates times exact money; bent costs rounded up."""
     terms, size = problem.cost, abs(traded)
     if not size:
         return Fraction(0)
@@ -162,9 +182,6 @@ def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction
         # √z from above: an integer square root at 2⁻¹²⁸.
         root = Fraction(math.isqrt(math.ceil(z * 2**256)) + 1, 2**128)
         cost += Fraction(float(terms.impact[i])) * size * root
-    if (fees := problem.fees) is not None:
-        lacking = exact(float(fees.minimum[i])) - exact(float(fees.rate[i])) * size
-        cost += exact(float(fees.fixed[i])) + max(lacking, Fraction(0))
     return cost
 
 
@@ -195,7 +212,7 @@ def _bounds(
                 detail=bound.label,
                 asset=asset,
                 value=float(value[i] / nav),
-                limit=limit,
+                limit=limit + float(bound.relaxed[i]) if at_least and bound.relaxed is not None else limit,
                 at_least=at_least,
             )
 

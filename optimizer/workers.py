@@ -5,21 +5,27 @@ doing. Such a part is split, and split again, until single portfolios are left; 
 and only what fails then is given up: a process that the system ended for want of memory, or somebody by hand,
 must not cost an innocent portfolio its plan.
 
+A time limit is one for each portfolio. A worker says when it begins with one, or with a stack of them, and is given
+up when it has said nothing for so long; what it was doing is split as above. So a portfolio that hangs costs its limit
+once for each split, however large the chunk was, and a stack that takes longer as a whole is solved in smaller ones.
+
 Processes are spawned, never forked: a fork in a process with threads may hang for ever. Their numerical libraries
 use one thread each, for there is one worker a core, and as sums over several threads may differ in the last bit.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
@@ -73,10 +79,10 @@ class _Chunk:
 class _Worker:
     """One process, the pipe to it, and what it is doing."""
 
-    def __init__(self, job: bytes, warm: bool) -> None:
+    def __init__(self, job: bytes, timed: bool) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_work, args=(theirs, job, warm), daemon=True)
+        self.process: SpawnProcess = context.Process(target=_work, args=(theirs, job, timed), daemon=True)
         with _one_thread_in_children():
             self.process.start()
         theirs.close()
@@ -98,7 +104,7 @@ class _Worker:
 class Workers:
     """`count` processes that work on chunks; a context manager. See the module for what happens to failures.
 
-    timeout: seconds a portfolio; a part of m portfolios is given up after m·timeout. None: no limit.
+    timeout: seconds a portfolio, or a stack of them. None: no limit.
     """
 
     def __init__(self, job: bytes, count: int, timeout: float | None = None) -> None:
@@ -136,16 +142,20 @@ class Workers:
     def _hand_out(self) -> None:
         beside = sum(not part.alone for part in self._queue) + self._busy()
         while len(self._workers) < min(self._count, max(1, beside)):
-            self._workers.append(_Worker(self._job, warm=self._timeout is not None))
+            self._workers.append(_Worker(self._job, timed=self._timeout is not None))
         for worker in self._workers:
             part = self._next() if worker.ready and worker.part is None else None
             if part is None:
                 continue
             worker.part = part
-            if self._timeout is not None:
-                worker.deadline = time.monotonic() + self._timeout * (part.last - part.first)
+            self._begun(worker)
             with suppress(OSError):  # it has just died: `_collect` will see that
                 worker.pipe.send(part.chunk.task.part(part.first, part.last))
+
+    def _begun(self, worker: _Worker) -> None:
+        """It has begun something, which may take as long as a portfolio."""
+        if self._timeout is not None:
+            worker.deadline = time.monotonic() + self._timeout
 
     def _busy(self) -> int:
         return sum(worker.part is not None for worker in self._workers)
@@ -179,6 +189,9 @@ class Workers:
             return
         if kind == "unsendable":
             raise content
+        if kind == "begun":
+            self._begun(worker)
+            return
         part, worker.part, worker.deadline = worker.part, None, float("inf")
         if kind == "ready":
             worker.ready, self._failed_starts = True, 0
@@ -215,6 +228,8 @@ class Workers:
 
 
 def _ending(code: int | None) -> str:
+    if code == errno.ENOMEM:
+        return "too little memory"
     if code is not None and code < 0:
         with suppress(ValueError):
             return f"signal {signal.Signals(-code).name}"
@@ -235,26 +250,42 @@ def _one_thread_in_children() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(pipe: Connection, job: bytes, warm: bool) -> None:
-    """The life of a worker."""
+def _work(pipe: Connection, job: bytes, timed: bool) -> None:
+    """The life of a worker. `timed`: whether there is a limit of time, so that it says what it begins."""
+
+    def begun() -> None:
+        if timed:
+            pipe.send(("begun", None))
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # the parent has gone
         try:
             unpacked(job)
         except InputError as error:
             pipe.send(("unsendable", error))
             return
-        if warm:
+        if timed:
             import_program()  # its seconds must not count against the first portfolios
         pipe.send(("ready", None))
         while True:
             table = pipe.recv()
             reply: tuple[str, object]
             try:
-                reply = "answer", solve_part(job, table)
+                reply = "answer", solve_part(job, table, begun)
+            except MemoryError:  # perhaps others' fault, and what is left of this process may be too little as well
+                os._exit(errno.ENOMEM)
             except Exception as error:
                 reply = "error", internal(error)
             pipe.send(reply)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can stop nobody: without this, a worker that hangs would do so for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def import_program() -> None:

@@ -186,8 +186,9 @@ def network(case: Case) -> tuple[str, float, dict[str, float]]:
         if np.isfinite(most):
             kept += [go <= most, come <= most]
         ends = (table.loc[transfer.source, "account"], table.loc[transfer.destination, "account"])
-        payer = transfer.paid_by or next((a for a in ends if a in CASHES), "exchange")
-        fees[payer] = fees[payer] + transfer.cost * (go + come)
+        for amount, order in ((go, ends), (come, ends[::-1])):  # the account that it leaves, else that it reaches
+            payer = transfer.paid_by or next((a for a in order if a in CASHES), "exchange")
+            fees[payer] = fees[payer] + transfer.cost * amount
         moved += go + come
     after: dict[str, Any] = {}
     for i in rows:

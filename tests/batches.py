@@ -14,6 +14,7 @@ import pandas as pd
 from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, LongOnly
 from equipoise.constraints.base import Account, Piece, Rule
+from equipoise.constraints.errors import NotStackable
 from equipoise.optimizer import ProportionalCost
 from equipoise.optimizer.chunk import Chunk, flat
 from equipoise.optimizer.message import encode, to_bytes
@@ -45,7 +46,8 @@ def harmed(table: pd.DataFrame, harm: float, *names: str) -> pd.DataFrame:
 @dataclass(frozen=True, kw_only=True)
 class Harm(Rule):
     """What the column `harm` says: 1 ends the process, 2 hangs, 3 ends it but for the first time only (`mark` is
-    there from then on), 4 waits a little, 5 raises unless numerical libraries use one thread."""
+    there from then on), 4 waits a little, 5 raises unless numerical libraries use one thread, 6 waits longer, in no
+    stack, 7 lacks memory, 8 lacks it for the first time only, 9 hangs unless `mark` is there."""
 
     mark: str = ""
 
@@ -53,6 +55,9 @@ class Harm(Rule):
         harm = account.numbers("harm", "harm").max()
         if harm == 1:
             os._exit(3)
+        if harm == 9 and not Path(self.mark).exists():
+            Path(self.mark).with_suffix(".hangs").touch()
+            time.sleep(600)
         if harm == 2:
             time.sleep(600)
         if harm == 3 and not Path(self.mark).exists():
@@ -62,6 +67,13 @@ class Harm(Rule):
             time.sleep(0.05)
         if harm == 5 and any(os.environ.get(f"{name}_NUM_THREADS") != "1" for name in ("OMP", "OPENBLAS", "MKL")):
             raise RuntimeError("more threads than one")
+        if harm == 6:
+            if len(account.shape) > 1:
+                raise NotStackable
+            time.sleep(0.1)
+        if harm == 7 or (harm == 8 and not Path(self.mark).exists()):
+            Path(self.mark).touch()
+            raise MemoryError("too much")
         return ()
 
 

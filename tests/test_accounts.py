@@ -192,7 +192,7 @@ def test_supplying_does_not_change_the_exposure() -> None:
 def test_what_one_account_lacks_is_said() -> None:
     plan = rebalancer([health(2.0), NoTrade(["exchange/ETH"])], [REPAY]).solve(table())
     assert plan.status is Status.INFEASIBLE
-    assert "the cash floor of wallet reaches -8 % at best while In" in plan.message  # 400 of 5000
+    assert "the cash floor of wallet reaches -8 % at best" in plan.message  # 400 of 5000
 
 
 def test_limits_of_a_transfer() -> None:
@@ -392,6 +392,41 @@ def test_what_a_plan_says() -> None:
     assert due.fired and due.name == "ETH" and due.value == pytest.approx(0.7)
 
 
+def test_a_band_on_an_underlying_is_on_all_of_it() -> None:
+    """Cash and a loan of the same currency are one exposure: within its band nothing is repaid; `exposure` counts."""
+    rules = [
+        LongOnly(except_=["aave/USDC owed"]),
+        ShortOnly(["aave/USDC owed"]),
+        DriftBand(absolute=0.05, by="underlying"),
+    ]
+    rows = pd.DataFrame(
+        [
+            ("exchange", "USDT", "USD", 720_000.0, 1.0, 0.22, 1.0),
+            ("exchange", "ETH", "ETH", 200.0, 2_000.0, 0.0, 1.0),
+            ("exchange", "ETH call", "ETH", 1_000.0, 40.0, 0.04, 10.0),
+            ("wallet", "USDC", "USD", 0.0, 1.0, 0.0, 1.0),
+            ("aave", "ETH", "ETH", 180.0, 2_000.0, 0.74, 1.0),
+            ("aave", "USDC owed", "USD", -520_000.0, 1.0, 0.0, 1.0),
+        ],
+        columns=["account", "asset", "underlying", "quantity", "price", "target", "exposure"],
+    )
+    transfers = [Transfer("exchange/USDT", "wallet/USDC"), Transfer("wallet/USDC", "aave/USDC owed")]
+    made = Rebalancer(cash={"exchange": "USDT", "wallet": "USDC"}, constraints=rules, transfers=transfers)
+    # Of a NAV of 1,000,000: 200,000 net in USD for 220,000 wanted, 1,160,000 in ETH for 1,140,000 wanted.
+    plan = made.solve(rows)
+    assert plan.status is Status.OPTIMAL, plan.message
+    assert plan.transfers.empty
+    band = plan.checks[plan.checks["rule"] == "DriftBand"].set_index("detail")
+    after = plan.exposures["after"]
+    assert band.loc["ETH above its band", "value"] == pytest.approx(after["ETH"], abs=1e-12)
+    assert band.loc["ETH above its band", "limit"] == pytest.approx(1.14 + 0.05)
+    assert band.loc["USD above its band", "value"] == pytest.approx(after["USD"], abs=1e-12)
+    # A drift of the exposure is what fires, and what is mended.
+    drifted = rows.assign(quantity=rows["quantity"].where(rows["asset"] != "ETH call", 2_000.0))
+    drifted.loc[0, "quantity"] -= 40_000.0
+    assert made.solve(drifted).exposures.loc["ETH", "after"] <= 1.19 + 1e-9
+
+
 def test_a_batch_of_portfolios_in_accounts(tmp_path: Path) -> None:
     """One by one, with the same plans as alone; a bad one costs only itself; in processes too."""
     made = rebalancer([health(1.7)], [SUPPLY, WITHDRAW, BRIDGE, REPAY])
@@ -446,3 +481,27 @@ def test_the_next_table() -> None:
     rows["quantity"] = plan.quantities["after"].to_numpy()
     assert list(plan.quantities.index) == ["/".join(label) for label in rows.index]
     assert made.solve(rows).transfers["value"].sum() < 1e-4
+
+
+@pytest.mark.parametrize(("paid_by", "payer"), [(None, "wallet/USDC"), ("exchange", "exchange/USDT")])
+def test_the_way_back_is_paid_where_it_leaves(paid_by: str | None, payer: str) -> None:
+    """600 flow back to the exchange for 1 %: 6, paid by the account that they leave unless another is named."""
+    rows = pd.DataFrame(
+        [("exchange", "USDT", 100.0, 1.0), ("wallet", "USDC", 1_006.0, 0.0)],
+        columns=["account", "asset", "quantity", "target"],
+    ).assign(price=1.0, underlying="USD")
+    made = Rebalancer(
+        cash={"exchange": "USDT", "wallet": "USDC"},
+        constraints=[CashFloor(money=694.0 if paid_by else 700.0)],
+        transfers=[Transfer("exchange/USDT", "wallet/USDC", cost=0.01, two_way=True, paid_by=paid_by)],
+    )
+    plan = made.solve(rows)
+    assert plan.status.ok and plan.verified is not None and plan.problem is not None, plan.message
+    assert plan.transfers[["from", "to"]].to_numpy().tolist() == [["wallet/USDC", "exchange/USDT"]]
+    moved = Fraction(max(plan.trades))
+    assert float(moved) == pytest.approx(600.0, abs=1e-4)
+    fee = moved / 100
+    paid = {"exchange/USDT": 100 + moved, "wallet/USDC": 1006 - moved}
+    paid[payer] -= fee
+    after = dict(zip(plan.asked.assets, plan.verified.quantities, strict=True))
+    assert after == paid and plan.verified.cost == fee

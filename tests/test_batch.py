@@ -150,3 +150,14 @@ def test_holding_is_said_to_be_best() -> None:
     assert plans.results["status"].tolist() == [Status.NO_TRADE.name] * 3
     assert len(plans.orders) == 0
     assert plans["P001"].status is Status.NO_TRADE
+
+
+def test_whole_lots_that_are_best_held_are_no_trade_as_they_are_alone() -> None:
+    table = pd.DataFrame(
+        {"quantity": [5.0, 500.0], "price": [100.0, 1.0], "target": [0.53, 0.47], "lot": [1.0, 0.0]},
+        index=pd.Index(["A", "USD"], name="asset"),
+    )
+    rebalancer = Rebalancer(cash="USD", constraints=[LongOnly(), LotSize("lot")])
+    together = rebalancer.solve_batch(table.reset_index().assign(portfolio_id="one"))
+    assert together.results.loc["one", "status"] == rebalancer.solve(table).status.name == "NO_TRADE"
+    assert together["one"].status.name == "NO_TRADE"

@@ -281,6 +281,45 @@ class TestBatch:
         assert said in summary["message"]
         assert not (folder.path / "out").exists()
 
+    def test_what_a_table_of_assets_lacks_costs_its_portfolio_only(self, folder):
+        """Also if the portfolio could be solved without it; in the order of the input."""
+        assets = folder.write("assets.csv", "asset,sector\nA,1\nB,1\nUSD,1\n")
+        table = "portfolio_id,asset,quantity,price,target\n"
+        for name, asset in (("1", "B"), ("2", "X"), ("3", "B")):
+            table += f"{name},A,60,1,0.4\n{name},{asset},30,1,0.5\n{name},USD,10,1,0.1\n"
+        code, _, out, _ = folder.on("batch", table, "--assets", assets)
+        assert code == 2
+        results = folder.csv("results.csv")
+        assert [row["portfolio_id"] for row in results] == ["1", "2", "3"]
+        assert [row["status"] == "INVALID_INPUT" for row in results] == [False, True, False]
+        assert "  2: INVALID_INPUT: portfolio '2', asset 'X'" not in out and "assets.csv has no row" in out
+        code, summary, _, _ = folder.on("check", table, "--assets", assets)
+        assert (code, summary["invalid"]) == (1, 1)
+        assert summary["message"] == results[1]["message"]
+
+    def test_a_forgotten_table_of_assets_leaves_the_files_of_last_night(self, folder):
+        assets = folder.write("assets.csv", "asset,price,target\nA,1,0.4\nB,1,0.5\nUSD,1,0.1\n")
+        table = "portfolio_id,asset,quantity\n1,A,60\n1,B,30\n1,USD,10\n2,A,60\n2,B,30\n2,USD,10\n"
+        assert folder.on("batch", table, "--assets", assets)[0] == 0
+        before = {path.name: path.read_bytes() for path in (folder.path / "out").iterdir()}
+        code, summary, _, _ = folder.on("batch", table)
+        assert code == 1
+        assert "none of 2 portfolios can be read, nothing is written; portfolio '1'" in summary["message"]
+        assert {path.name: path.read_bytes() for path in (folder.path / "out").iterdir()} == before
+
+    def test_no_plan_is_made_one_by_one(self, folder, monkeypatch):
+        """Results and orders come from the arrays: a plan in fractions takes a hundred times as long."""
+
+        def made(*_):
+            raise AssertionError
+
+        monkeypatch.setattr("equipoise.optimizer.batch._made", made)
+        assert folder.on("batch", THREE)[0] == 2
+        monkeypatch.setattr("equipoise.optimizer.portfolio.Portfolio.from_table", None)
+        good = THREE[: THREE.index("stuck")]
+        assert folder.on("batch", good)[0] == 0
+        assert folder.on("check", good)[0] == 0
+
 
 class TestCheck:
     def test_all_is_well(self, folder):
@@ -356,6 +395,35 @@ def test_output_that_cannot_be_written(folder):
     folder.write("out", "a file where the folder should be")
     code, summary, _, _ = folder.on("solve", TABLE)
     assert code == 1 and "cannot be written to" in summary["message"]
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(folder, monkeypatch):
+    folder.write("out", "a file where the folder should be")
+    monkeypatch.setattr(Rebalancer, "solve", None)
+    code, summary, _, _ = folder.on("solve", TABLE)
+    assert code == 1 and "a file stands where a folder is needed" in summary["message"]
+
+
+def test_the_output_is_none_of_the_inputs(folder):
+    (folder.path / "out").mkdir()
+    table = folder.write("out/orders.csv", TABLE)
+    code, summary, _, _ = folder.run(
+        "solve", table, "--policy", folder.path / "policy.toml", "--out", folder.path / "out"
+    )
+    assert code == 1 and "orders.csv: is read from, or written to, already" in summary["message"]
+    assert Path(table).read_text() == TABLE
+    assert [path.name for path in (folder.path / "out").iterdir()] == ["orders.csv"]
+
+
+def test_standard_output_that_is_full(folder, monkeypatch):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        where = ("--policy", str(folder.path / "policy.toml"), "--out", str(folder.path / "out"))
+        code = main(["solve", folder.write("t.csv", TABLE), *where])
+    assert code == 1
+    assert "standard output: No space left on device" in folder.capsys.readouterr().err
 
 
 def test_all_files_or_none(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -17,7 +20,7 @@ from test_newton import bits, stacked
 from equipoise import Rebalancer
 from equipoise.constraints import Turnover
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer import compiled, compiled_dual, iteration, newton
+from equipoise.optimizer import compiled, compiled_dual, compiled_jit, iteration, newton
 from equipoise.optimizer.compiled_dual import BUY, IMPACT, LONG, QUADRATIC, SELL, SHORT, SLOPE
 from equipoise.optimizer.digest import policy_digest
 from equipoise.optimizer.dual import Dual
@@ -171,20 +174,88 @@ def test_what_has_not_converged_is_handed_on(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_it_runs_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """numba raises where it finds no directory to write to; then the code is compiled for this process only."""
-    compile_ = numba.njit
 
-    def without_a_place(*functions: Any, cache: bool = False, **options: Any) -> Any:
-        def refuse(function: Any) -> Any:
-            raise RuntimeError(f"cannot cache function {function.__name__!r}: no locator available")
+    def nowhere(function: Any) -> Any:
+        raise RuntimeError(f"cannot cache function {function.__name__!r}: no locator available")
 
-        return refuse if cache else compile_(*functions, **options)
-
-    monkeypatch.setattr(numba, "njit", without_a_place)
+    monkeypatch.setattr("numba.core.caching.FunctionCache", nowhere)
 
     def twice(x: float) -> float:
         return 2.0 * x
 
-    assert compiled_dual.jit(twice)(4.0) == 8.0
+    assert compiled_jit.jit(twice)(4.0) == 8.0
+
+
+INNER = """
+from typing import NamedTuple
+from machine.compiled_jit import jit, part
+
+class Pair(NamedTuple):
+    first: float
+    second: float
+
+@part
+def inlined(x):
+    return {slope} * x
+
+@jit
+def called(pair):
+    return {intercept} + pair.first
+"""
+OUTER = """
+from machine.compiled_jit import jit
+from machine.compiled_inner import Pair, called, inlined
+
+@jit
+def outer(x):
+    return called(Pair(inlined(x), x))
+"""
+
+
+def test_machine_code_on_disk_follows_every_source_it_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`outer` calls functions of another file, which changes, while its own file stays as it is."""
+    package = tmp_path / "machine"
+    package.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(slope: float, intercept: float, inner: str = INNER) -> tuple[float, int]:
+        """What a new process would find: the value, and how much of the machine code was on disk."""
+        (package / "compiled_inner.py").write_text(inner.format(slope=slope, intercept=intercept))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "machine"]:
+            monkeypatch.delitem(sys.modules, name)
+        importlib.invalidate_caches()
+        outer = importlib.import_module("machine.compiled_outer").outer
+        return outer(2.0), sum(outer.stats.cache_hits.values())
+
+    (package / "__init__.py").write_text("")
+    (package / "compiled_jit.py").write_text(Path(compiled_jit.__file__).read_text())
+    (package / "compiled_outer.py").write_text(OUTER)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # sources of one size within one second look alike to it
+    assert run(3.0, 1.0) == (7.0, 0)
+    assert run(3.0, 1.0) == (7.0, 1)
+    assert run(4.0, 1.0) == (9.0, 0)
+    assert run(4.0, 5.0) == (13.0, 0)
+    swapped = INNER.replace("first: float\n    second", "second: float\n    first")
+    assert run(4.0, 5.0, swapped) == (7.0, 0)
+    monkeypatch.setattr(np, "__version__", "0.0")
+    assert run(4.0, 5.0, swapped) == (7.0, 0)
+
+
+def test_machine_code_is_made_of_nothing_else() -> None:
+    """What compiled functions name is of the modules that their key on disk is made of, or a number, or numpy's."""
+    modules = [sys.modules[f"equipoise.optimizer.{name}"] for name in ("compiled", "compiled_dual", "compiled_step")]
+    functions = [one for module in modules for one in vars(module).values() if hasattr(one, "py_func")]
+    assert len(functions) >= 15
+    for function in functions:
+        named, code = function.py_func.__globals__, function.py_func.__code__
+        for used in (named[name] for name in code.co_names if name in named):
+            home = used.__name__ if inspect.ismodule(used) else getattr(used, "__module__", "")
+            assert isinstance(used, int | float) or home.startswith(("numpy", "equipoise.optimizer.compiled")), used
+    for signature in compiled._iterate.signatures:
+        for kind in (kind for kind in signature if isinstance(kind, numba.types.BaseNamedTuple)):
+            assert kind.instance_class.__module__.startswith("equipoise.optimizer.compiled")
 
 
 def test_numba_is_loaded_when_it_is_first_used() -> None:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equipoise import Rebalancer
 from equipoise.constraints import (
+    BorrowLimit,
     CashBand,
     CashFloor,
     CollateralRatio,
@@ -22,6 +24,7 @@ from equipoise.constraints import (
     InputError,
     Leverage,
     NoTrade,
+    Reserve,
     Rule,
     ShortOnly,
     TradeLimit,
@@ -111,7 +114,7 @@ def test_the_greater_of_two_widths() -> None:
     assert found["C"] == pytest.approx((-0.01, 0.09))
 
 
-@given(st.floats(0.0, 1.0))
+@given(st.one_of(st.just(0.0), st.floats(1e-100, 1.0)))
 @settings(deadline=None, max_examples=50)
 def test_the_5_25_rule_switches_at_20_percent(target: float) -> None:
     """Above a target of 20 % the 5 points are the lesser, below it the quarter."""
@@ -127,13 +130,15 @@ def test_a_band_that_is_not_symmetric() -> None:
 
 
 def test_a_band_for_each_asset() -> None:
-    """Widths by asset, or from a column; an asset without one has no band."""
+    """Widths by asset, or from a column; an asset that is not named has no band, and no cell may be blank."""
     found = band(DriftBand(absolute={"A": 0.1, "C": 0.02}), SIX_TEN_FOUR)
     assert found["A"] == pytest.approx((0.5, 0.7))
     assert found["B"] == (-np.inf, np.inf)
     assert found["C"] == pytest.approx((0.02, 0.06))
     portfolio = holding(SIX_TEN_FOUR, width={"A": 0.1, "B": np.nan, "C": 0.02, "USD": 0.5})
-    low, high = DriftBand(absolute="width").band(portfolio)
+    with pytest.raises(InputError, match="asset 'B', column 'width': the cell is blank"):
+        DriftBand(absolute="width").band(portfolio)
+    low, high = DriftBand(absolute="width", assets=["A", "C"]).band(portfolio)
     assert low.tolist() == pytest.approx([0.5, -np.inf, 0.02, -np.inf])
     assert high.tolist() == pytest.approx([0.7, np.inf, 0.06, np.inf])
 
@@ -156,12 +161,15 @@ def test_a_band_by_label() -> None:
 
 @pytest.mark.parametrize(
     ("held", "after"),
-    [(0.65, 0.6175), (0.55, 0.5825), (0.619, 0.6175), (0.6175, 0.6175), (0.61, 0.61), (0.585, 0.585)],
+    [
+        *((0.65, 0.6175), (0.55, 0.5825), (0.6201, 0.6175), (0.5799, 0.5825)),
+        *((0.619, 0.619), (0.62, 0.62), (0.6175, 0.6175), (0.61, 0.61), (0.585, 0.585)),
+    ],
 )
 def test_destination_inside_the_trigger(held: float, after: float) -> None:
     """A trigger of 200 basis points with a destination of 175 (Vanguard, target-date funds): inside = 0.875.
 
-    With trading dear, a weight beyond the destination goes to its edge, and any other stays.
+    With trading dear, a weight beyond the trigger goes to the destination's edge, and any other stays.
     """
     rule = DriftBand(absolute=0.02, inside=0.875)
     portfolio = holding({"A": held, "USD": 1 - held}, {"A": 0.6, "USD": 0.4})
@@ -370,3 +378,54 @@ def test_no_rule_is_silently_void(make: Callable[[], Rule]) -> None:
         return
     free = Policy().problem(account)
     assert (problem.lower > free.lower).any() or (problem.upper < free.upper).any()
+
+
+# --- destinations and reserves --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", [None, "group"])
+def test_what_is_inside_its_band_is_not_pulled_in(by: str | None) -> None:
+    """A is 5 points out and goes to the destination; B, 1.9 points off, and C stay where they are, one or stacked."""
+    held, target = {"A": 65.0, "B": 18.1, "C": 10.0, "USD": 6.9}, {"A": 0.6, "B": 0.2, "C": 0.1, "USD": 0.1}
+    columns = {"quantity": held, "price": 1.0, "target": target, "group": {"A": "A", "B": "B", "C": "C", "USD": None}}
+    frame = pd.DataFrame(columns).rename_axis("asset")
+    rules = [DriftBand(absolute=0.02, inside=0.5, by=by), CashBand(0.0, 1.0)]
+    rebalancer = Rebalancer(cash="USD", constraints=rules, costs=[ProportionalCost(1e-6)], horizon=1e-7)
+    plan = rebalancer.solve(frame)
+    assert plan.weights.after[["A", "B", "C"]].tolist() == pytest.approx([0.61, 0.181, 0.1], abs=1e-8)
+    many = rebalancer.solve_batch(frame.reset_index().assign(portfolio_id="P"))
+    assert many.orders.quantity.tolist() == plan.orders.quantity.tolist()
+    assert list(plan.orders.index) == ["A"]
+
+
+def test_a_reserve_that_is_short_says_so() -> None:
+    """20,000 of 1,234: nothing of it is spent, what is missing is not bought, and plan, check and batch say it."""
+    table = pd.DataFrame(
+        {"quantity": [50_000.0, 1_234.0], "price": [1.0, 1.0], "target": [1.0, 0.0]},
+        index=pd.Index(["Fund", "Cash"], name="asset"),
+    )
+    rebalancer = Rebalancer(cash="Cash", constraints=[Reserve({"Cash": 20_000})])
+    plan = rebalancer.solve(table)
+    assert plan.status.ok
+    assert plan.orders.empty
+    assert "Reserve (reserve of Cash) is short by 18766 before any trade" in plan.message
+    assert plan.message in str(plan)
+    [check] = plan.checks[plan.checks.rule == "Reserve"].to_dict("records")
+    assert (check["value"], check["limit"]) == pytest.approx((1_234 / 51_234, 20_000 / 51_234))
+    enough = table.assign(quantity=[10_000.0, 41_234.0])
+    both = pd.concat([t.reset_index().assign(portfolio_id=p) for p, t in (("A", enough), ("B", table))])
+    assert rebalancer.solve_batch(both).results.message.tolist() == ["", plan.message]
+    assert rebalancer.solve(enough).message == ""
+
+
+def test_who_is_beyond_the_borrow_limit_is_told() -> None:
+    """0.7·1000 of collateral counts against 800 owed: 100 short, alone and in a batch."""
+    table = pd.DataFrame(
+        {"quantity": [1_000.0, -800.0, 0.0], "price": [1.0, 1.0, 1.0], "target": [5.0, -4.0, 0.0]},
+        index=pd.Index(["ETH", "owed", "USD"], name="asset"),
+    )
+    rebalancer = Rebalancer(cash="USD", constraints=[BorrowLimit({"ETH": 0.7}, {"ETH": 0.85})])
+    plan = rebalancer.solve(table)
+    assert "BorrowLimit (borrow limit) is short by 100 before any trade" in plan.message
+    batch = rebalancer.solve_batch(table.reset_index().assign(portfolio_id="A"))
+    assert batch.results.message.tolist() == [plan.message]

@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from equipoise.optimizer.digest import policy_digest
 from equipoise.optimizer.engine import run, solve_frame, write
 from equipoise.optimizer.message import listed
 from equipoise.optimizer.progress import Progress
+from equipoise.optimizer.workers import Workers
 
 
 def mixed() -> pd.DataFrame:
@@ -89,12 +91,12 @@ def test_rules_may_name_what_any_portfolio_of_the_batch_has() -> None:
 
 def test_a_worker_that_dies_costs_only_its_portfolio(tmp_path: Path) -> None:
     """P0006 ends its process; P0010's was killed by accident, and is well when it is tried again. Two processes."""
-    table, before = mixed(), dict(os.environ)
-    policy = rebalancer(mark=str(tmp_path / "killed"))
+    table, policy = mixed(), rebalancer(mark=str(tmp_path / "killed"))
+    calm, before = list(run(policy, table)), dict(os.environ)
     chunks = list(run(policy, harmed(harmed(table, 1, "P0006"), 3, "P0010"), chunk=25, executor=2))
     assert (tmp_path / "killed").exists()
     assert [len(chunk.results) for chunk in chunks] == [5, 5, 2]
-    results, calm = joined(chunks).results, list(run(policy, table))
+    results = joined(chunks).results
     assert list(results.index) == list(joined(calm).results.index)
     assert results.loc["P0006", "status"] == "WORKER_DIED"
     assert results.loc["P0006", "message"] == "worker_died: the process that solved it ended with exit code 3"
@@ -103,12 +105,33 @@ def test_a_worker_that_dies_costs_only_its_portfolio(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_hangs_costs_only_its_portfolio() -> None:
-    table = accounts(4)
-    chunks = list(run(rebalancer(), harmed(table, 2, "P0003"), chunk=10, executor=1, timeout=1.5))
+def test_a_worker_that_hangs_costs_only_its_portfolio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is one for each portfolio, however many are in the chunk, which may take longer as a whole."""
+    allowed, collect = [], Workers._collect
+
+    def watched(self: Workers) -> None:
+        now = time.monotonic()
+        allowed.extend(worker.deadline - now for worker in self._workers if worker.part is not None)
+        collect(self)
+
+    monkeypatch.setattr(Workers, "_collect", watched)
+    table = accounts(16)
+    slow = harmed(table, 6, *table["portfolio_id"])
+    chunks = list(run(rebalancer(), harmed(slow, 2, "P0003"), executor=1, timeout=1.5))
     results = joined(chunks).results
     assert results[~results["verified"]]["status"].to_dict() == {"P0003": "TIMEOUT"}
     assert results.loc["P0003", "message"] == "timeout: no answer within 1.5 seconds"
+    assert without(chunks, "P0003") == without(run(rebalancer(), table), "P0003")
+    assert 0 < max(allowed) <= 1.5
+
+
+def test_a_lack_of_memory_costs_only_who_lacks_it_alone(tmp_path: Path) -> None:
+    """P0003 always does; P0001 did once, perhaps because of others."""
+    table, policy = accounts(4), rebalancer(mark=str(tmp_path / "lacked"))
+    chunks = list(run(policy, harmed(harmed(table, 7, "P0003"), 8, "P0001"), executor=1))
+    results = joined(chunks).results
+    assert results[~results["verified"]]["status"].to_dict() == {"P0003": "WORKER_DIED"}
+    assert results.loc["P0003", "message"] == "worker_died: the process that solved it ended with too little memory"
     assert without(chunks, "P0003") == without(run(rebalancer(), table), "P0003")
 
 
@@ -211,6 +234,23 @@ def test_workers_that_never_start_are_no_portfolios_fault(monkeypatch: pytest.Mo
     assert not multiprocessing.active_children()
 
 
+def test_options_that_there_are_not_are_refused_when_called(tmp_path: Path) -> None:
+    policy, table = rebalancer(), accounts(1)
+    path = tmp_path / "new" / "orders.csv"
+    for call in (
+        lambda: run(policy, table, assets=table),  # type: ignore[call-arg]
+        lambda: policy.stream(table, assets=table),  # type: ignore[call-arg]
+        lambda: policy.solve_batch(table, assets=table),  # type: ignore[call-arg]
+        lambda: write(policy, table, orders=path, assets=table),
+        lambda: policy.write_batch(table, orders=path, assets=table),  # type: ignore[call-arg]
+    ):
+        with pytest.raises(
+            InputError, match=r"column 'assets': is no option.*there are allocate, checkpoint, chunk, ef"
+        ):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -231,14 +271,15 @@ def test_options_that_do_not_fit_are_refused_when_called(options: dict[str, Any]
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
-    """SIGKILL to the parent: its workers end too, and a second run solves only what is left."""
-    script = tmp_path / "script.py"
+    """SIGKILL to the parent: its workers end too, even one that hangs; a second run solves only what is left."""
+    script, mark = tmp_path / "script.py", tmp_path / "well"
     script.write_text(
         "import multiprocessing\nfrom batches import accounts, harmed, rebalancer\n"
         "from equipoise.optimizer.engine import run\n"
         "if __name__ == '__main__':\n"
-        "    names = [f'P{i:04d}' for i in range(24)]\n"
-        "    for _ in run(rebalancer(), harmed(accounts(24), 4, *names), executor=1, chunk=10, checkpoint='kept'):\n"
+        "    table = harmed(accounts(24), 9, 'P0006')\n"
+        f"    policy = rebalancer(mark={str(mark)!r})\n"
+        "    for _ in run(policy, table, executor=1, chunk=10, checkpoint='kept'):\n"
         "        print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -248,21 +289,31 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
         assert child.stdout is not None
         workers = [int(pid) for pid in child.stdout.readline().split()]
         child.stdout.readline()
+        assert _comes(lambda: mark.with_suffix(".hangs").exists())
         child.kill()
     assert workers
     assert _ended(workers)
     kept = sorted((tmp_path / "kept").glob("chunk-*.bin"))
     assert 2 <= len(kept) < 12
     before = {file: file.stat().st_mtime_ns for file in kept}
-    table = harmed(accounts(24), 4, *(f"P{i:04d}" for i in range(24)))
-    again = list(run(rebalancer(), table, chunk=10, checkpoint=tmp_path / "kept"))
+    mark.touch()
+    policy, table = rebalancer(mark=str(mark)), harmed(accounts(24), 9, "P0006")
+    again = list(run(policy, table, chunk=10, checkpoint=tmp_path / "kept"))
     assert {file: file.stat().st_mtime_ns for file in kept} == before
     calm = rebalancer().solve_batch(accounts(24))
     assert content(again) == content([engine.Chunk(calm.results, calm.orders)])
 
 
+def _comes(what: Callable[[], bool]) -> bool:
+    for _ in range(600):
+        if what():
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def _ended(pids: list[int]) -> bool:
-    for _ in range(200):
+    def ended() -> bool:
         alive = []
         for pid in pids:
             try:
@@ -272,10 +323,9 @@ def _ended(pids: list[int]) -> bool:
                     alive.append(pid)
             except OSError:
                 continue
-        if not alive:
-            return True
-        time.sleep(0.1)
-    return False
+        return not alive
+
+    return _comes(ended)
 
 
 @pytest.fixture
@@ -335,9 +385,40 @@ def test_a_checkpoint_of_another_run_is_refused(kept: Path, monkeypatch: pytest.
     monkeypatch.undo()
     assert {path: path.read_bytes() for path in kept.iterdir()} == before
     (kept / "run.json").write_text(json.dumps([]))
-    refused("its run.json cannot be read")
+    refused(r"chunk-00000000\.bin is of another policy, another size of chunks or other versions", chunk=20)
+    (kept / "notes.txt").write_text("mine")
     (kept / "run.json").unlink()
-    refused(r"it is no checkpoint, but has chunk-00000000\.bin in it")
+    refused(r"it is no checkpoint, but has notes\.txt in it")
+
+
+@pytest.mark.parametrize("damage", ["torn", "changed", "missing"])
+def test_a_damaged_identity_is_written_again(damage: str, kept: Path) -> None:
+    """What the chunks say of their run is enough; the file is for people, and for the message of a refusal."""
+    path = kept / "run.json"
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"torn": whole[:99], "changed": whole.replace(b'"chunk": 10', b'"chunk": 11')}[damage])
+    with nullcontext() if damage == "missing" else pytest.warns(RuntimeWarning, match="run.json was torn or changed"):
+        chunks = list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))
+    assert content(chunks) == content(run(rebalancer(), accounts(4)))
+    assert path.read_bytes() == whole
+
+
+def test_a_run_that_was_killed_before_it_said_what_it_is(kept: Path) -> None:
+    for path in kept.glob("*.*"):
+        path.unlink()
+    (kept / f".run.json.{'0' * 32}.part").write_text("{")
+    assert len(list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))) == 2
+    assert not list(kept.glob("*.part"))
+
+
+def test_what_is_no_checkpoint_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "report.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"it is no checkpoint, but has report\.txt in it"):
+        list(run(rebalancer(), accounts(1), checkpoint=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
 
 
 def test_two_runs_do_not_share_a_checkpoint(kept: Path) -> None:
@@ -350,7 +431,7 @@ def test_two_runs_do_not_share_a_checkpoint(kept: Path) -> None:
 
 
 def test_where_the_system_has_no_locks_a_file_is_one(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipoise.optimizer.checkpoint._lock", lambda file: False)
+    monkeypatch.setattr("equipoise.optimizer.files.lock", lambda file: False)
     first = run(rebalancer(), accounts(4), chunk=10, checkpoint=kept)
     next(first)
     with pytest.raises(InputError, match=r"in use by another run.*if none is running, remove locked"):
@@ -474,6 +555,26 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must end in one of \.parquet"):
         write(rebalancer(), accounts(2), results=tmp_path / "r.csv", orders=tmp_path / "o.xlsx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_usage_touches_no_file(tmp_path: Path) -> None:
+    results, orders, holdings = tmp_path / "r.csv", tmp_path / "o.csv", tmp_path / "holdings.parquet"
+    accounts(2).to_parquet(holdings)
+    write(rebalancer(), holdings, results=results, orders=orders)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def refused(why: str, source: Any = holdings, **paths: Path) -> None:
+        with pytest.raises(InputError, match=why):
+            write(rebalancer(), source, **{"results": results, "orders": orders, **paths})
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    refused("none of 2 portfolios can be read.*'P0000'.*'price'", accounts(2).drop(columns="price"))
+    refused(r"o\.csv: is read from, or written to, already", results=orders)
+    refused(r"o\.csv: is read from, or written to, already", results=tmp_path / ".." / tmp_path.name / "o.csv")
+    with pytest.raises(InputError, match=r"holdings\.parquet: is read from, or written to, already"):
+        write(rebalancer(), str(holdings), results=holdings)
+    refused("must end in one of", orders=tmp_path / "o.json")
+    refused("cannot be read", tmp_path / "nothing.parquet")
 
 
 def test_a_frame_from_a_frame() -> None:

@@ -47,12 +47,15 @@ def plain_cvxpy(given: Problem) -> float:
     fees += cost.quadratic @ cp.square(z) + cost.impact @ cp.power(cp.abs(z), 1.5)
     carry = cost.long @ w + (cost.long + cost.short) @ cp.neg(w)
     away = w - given.target
-    variance = cp.sum_squares(given.risk.factors @ away) + given.risk.specific @ cp.square(away)
+    variance = given.risk.specific @ cp.square(away)
+    if len(given.risk.factors):  # old versions of cvxpy know no empty matrix
+        variance += cp.sum_squares(given.risk.factors @ away)
     # long·w⁺ + short·w⁻ = long·w + (long + short)·w⁻, which is convex where the pair adds up to no less than 0.
-    sides = rows.weight @ w + rows.long @ w + (rows.long + rows.short) @ parts["short"]
-    sides += rows.buy @ z + (rows.buy + rows.sell) @ parts["sell"] + rows.cost * fees
     kept = [cp.sum(w) == 1, w >= given.lower, w <= given.upper]
-    kept += [sides <= rows.upper] if len(rows.upper) else []
+    if len(rows.upper):
+        sides = rows.weight @ w + rows.long @ w + (rows.long + rows.short) @ parts["short"]
+        sides += rows.buy @ z + (rows.buy + rows.sell) @ parts["sell"] + rows.cost * fees
+        kept.append(sides <= rows.upper)
     least = cp.Problem(cp.Minimize(given.aversion / 2 * variance + fees / given.horizon + carry), kept)
     tight = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
     return float(least.solve(solver="CLARABEL", **tight))

@@ -197,7 +197,15 @@ BAD_TABLES: dict[str, tuple[Callable[[], pd.DataFrame], dict[str, Any], str]] = 
     "targets above 1": (lambda: cell("target", "LOAN", 0.1), {"column": "target"}, r"add up to 1\.2, not 1"),
     "NAV of zero": (lambda: cell("quantity", "LOAN", -1200.0), {"column": "quantity"}, "net asset value is 0"),
     "NAV below zero": (lambda: cell("quantity", "LOAN", -1500.0), {"column": "quantity"}, "net asset value is -300"),
-    "NAV too large": (lambda: cell("quantity", "BTC", 1e308), {"asset": "BTC", "column": "quantity"}, "too large"),
+    "NAV too large": (lambda: cell("quantity", "BTC", 1e99), {"asset": "BTC", "column": "quantity"}, "too large"),
+    "beyond floats": (lambda: cell("quantity", "BTC", 1e308), {"asset": "BTC", "column": "quantity"}, "at most 1e"),
+    "subnormal": (lambda: cell("price", "BTC", 1e-320), {"asset": "BTC", "column": "price"}, "nearer to 0"),
+    "far below floats": (lambda: cell("quantity", "BTC", "1e-999999999"), {"asset": "BTC"}, "nearer to 0"),
+    "with underscores": (lambda: cell("quantity", "BTC", "7_500_000e18"), {"value": "7_500_000e18"}, "plain digits"),
+    "full-width digits": (lambda: cell("price", "BTC", "３００"), {"asset": "BTC"}, "plain digits"),
+    "bytes": (lambda: cell("price", "BTC", b"300"), {"asset": "BTC", "value": b"300"}, "plain digits"),
+    "an endless text": (lambda: cell("price", "BTC", "0." + "3" * 5000), {"asset": "BTC"}, "plain digits"),
+    "a length of time": (lambda: cell("price", "BTC", np.timedelta64(5, "D")), {"asset": "BTC"}, "plain digits"),
 }
 
 
@@ -270,35 +278,36 @@ def test_a_mapping_needs_every_asset() -> None:
 @pytest.mark.parametrize(
     ("cost", "column"),
     [
-        (ProportionalCost(np.inf), "buy"),
         (ProportionalCost(0.0, -0.1), "sell"),
         (ProportionalCost(0.0, 1.0), "sell"),
-        (QuadraticCost(np.inf), "rate"),
         (QuadraticCost(-0.1), "rate"),
         (QuadraticCost(0.1, 0.0), "volume"),
-        (ImpactCost(np.inf, 1.0), "volatility"),
         (ImpactCost(0.02, -1.0), "volume"),
-        (ImpactCost(0.02, 1.0, np.inf), "coefficient"),
-        (HoldingCost(np.inf), "long"),
         (HoldingCost(-0.02, 0.01), "long + short"),
     ],
 )
 def test_bad_costs(cost: Cost, column: str) -> None:
-    """A rate outside its range is refused with the first asset that has it; an infinite one is no rate."""
+    """A rate outside its range is refused with the first asset that has it."""
     with pytest.raises(InputError) as caught:
         Policy(costs=(cost,)).problem(Portfolio.from_table(table(), "USD"))
     assert (caught.value.asset, caught.value.column) == ("BTC", column)
 
 
 def test_numbers() -> None:
-    """One number for all, by asset, or a column; the cash and blanks as the rule wants them."""
+    """One number for all, by asset, or a column; the cash, assets left out and blanks as the rule wants them."""
     portfolio = Portfolio.from_table(cell("fee", "ETH", None), "USD")
     assert portfolio.numbers(2, "x").tolist() == [2.0] * 4
     assert portfolio.numbers(2, "x", cash=0.0).tolist() == [2.0, 2.0, 2.0, 0.0]
     assert portfolio.numbers({"BTC": 1, "USD": 3}, "x", missing=-1.0).tolist() == [1.0, -1.0, -1.0, 3.0]
     assert portfolio.numbers({"BTC": 1}, "x", missing=-1.0, cash=7.0).tolist() == [1.0, -1.0, -1.0, 7.0]
-    assert portfolio.numbers("fee", "x", missing=0.5).tolist() == [0.001, 0.5, 0.0, 0.0]
-    assert portfolio.numbers("fee", "x", missing=0.5, cash=9.0).tolist() == [0.001, 0.5, 0.0, 9.0]
+    assert portfolio.numbers("fee", "x", missing=0.5, blank=True).tolist() == [0.001, 0.5, 0.0, 0.0]
+    assert portfolio.numbers("fee", "x", missing=0.5, blank=True, cash=9.0).tolist() == [0.001, 0.5, 0.0, 9.0]
+    eth = np.array([False, True, False, False])
+    assert portfolio.numbers("fee", "x", missing=0.5, blank=eth).tolist() == [0.001, 0.5, 0.0, 0.0]
+    assert portfolio.numbers("fee", "x", missing=0.5, where=~eth).tolist() == [0.001, 0.5, 0.0, 0.0]
+    for how in ({"missing": 0.5}, {"missing": 0.5, "blank": ~eth}, {"where": eth}):
+        with pytest.raises(InputError, match="blank"):
+            portfolio.numbers("fee", "x", **how)
 
 
 def test_rules_may_name_assets_of_the_universe() -> None:

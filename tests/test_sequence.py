@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -29,10 +30,11 @@ from equipoise.constraints import (
     Turnover,
 )
 from equipoise.constraints.base import Account, Bound, Opaque, Piece, Row
-from equipoise.optimizer import CovarianceRisk, ImpactCost, ProportionalCost, verify
+from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost, verify
+from equipoise.optimizer.order_rules import watched
 from equipoise.optimizer.order_states import Orders
 from equipoise.optimizer.portfolio import exact
-from equipoise.optimizer.sequence import OrderSequence, OrderStep, sequenced
+from equipoise.optimizer.sequence import OrderSequence, sequenced
 
 STATE = ("HealthFactor", "CollateralRatio", "InitialMargin", "Leverage")
 FLOORS = ("CashFloor", "CashBand")
@@ -66,7 +68,9 @@ class Judge:
     rule is broken, and `limits` what the exact check forgives. `lent`: rules see the cash at its floor at least.
     """
 
-    def __init__(self, plan: Plan, parts: int = 1, *, lent: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, parts: int = 1, *, lent: bool = False, on_the_way: Mapping[str, float] | None = None
+    ) -> None:
         assert plan.problem is not None and plan.verified is not None
         problem, table = plan.problem, plan.problem.portfolio
         self.cash, self.parts, self.lent = problem.cash, parts, lent
@@ -79,15 +83,16 @@ class Judge:
         nav, self.scale = sum(self.held), cents * GRAIN  # every float here is a whole number of 1/GRAIN
         whole = problem.step is not None
         tolerance = math.floor(Fraction(1e-12 if whole else 1e-9) * nav * GRAIN)
-        rows = [piece for title, piece in problem.pieces if title in STATE and isinstance(piece, Row)]
+        titled = [(title, piece) for title, piece in problem.pieces if title in STATE and isinstance(piece, Row)]
         floor = max(
             float(piece.lower[self.cash])
             for title, piece in problem.pieces
             if title in FLOORS and isinstance(piece, Bound)
         )
         self.floor = int(Fraction(floor) * GRAIN) * nav
-        self.limits = [*(tolerance for _ in rows), 0 if whole and floor == 0 else tolerance]
-        n = len(self.held)
+        self.limits = [*(tolerance for _ in titled), 0 if whole and floor == 0 else tolerance]
+        n, limits = len(self.held), on_the_way or {}
+        rows = [self.limited(row, limits[t]) if t in limits else row for t, row in titled]
         numbers = [
             [
                 [0] * n if c is None else [int(Fraction(float(x)) * GRAIN) for x in c]
@@ -101,6 +106,12 @@ class Judge:
         ]
         self.upper = [int(Fraction(row.upper) * GRAIN) * nav for row in rows]
         self.known: dict[tuple[Any, ...], list[Any]] = {}
+
+    @staticmethod
+    def limited(row: Row, limit: float) -> Row:
+        """A health factor's row with another limit: that many times the debt."""
+        assert row.short is not None and row.per is not None and row.per.short is not None
+        return replace(row, short=row.short - (row.stated - limit) * row.per.short)
 
     def excess(self, done: tuple[Any, ...]) -> list[Any]:
         if done in self.known:
@@ -164,15 +175,16 @@ def turned(plan: Plan) -> int:
     return sum(q * x < 0 and abs(x) > abs(q) for q, x in zip(held, plan.trades, strict=True))
 
 
-def judged(plan: Plan, steps: Sequence[OrderStep], rng: np.random.Generator, fills: int = 100) -> None:
+def judged(plan: Plan, found: OrderSequence, rng: np.random.Generator, fills: int = 100) -> None:
     """The steps are the plan's orders, and every prefix and this many partial fills are safe."""
+    steps = found.steps
     assert plan.problem is not None and plan.verified is not None
     assets = plan.problem.assets
     trades = {asset: trade for asset, trade in zip(assets, plan.trades, strict=True) if trade}
     signed = [step.quantity if step.side == "buy" else -step.quantity for step in steps]
     filled = 1000  # thousandths of a step
     parts = filled * math.lcm(*((q / trades[s.asset]).denominator for q, s in zip(signed, steps, strict=True)))
-    judge, position = Judge(plan, parts), {asset: j for j, asset in enumerate(trades)}
+    judge, position = Judge(plan, parts, on_the_way=found.on_the_way), {asset: j for j, asset in enumerate(trades)}
     held = dict(zip(assets, plan.problem.portfolio.exact_quantity, strict=True))
     states = [(0,) * len(trades)]
     for step, quantity in zip(steps, signed, strict=True):
@@ -266,7 +278,7 @@ def test_every_prefix_and_partial_fill_is_safe(seed: int) -> None:
         plan = drawn(rng, lots=bool(rng.random() < 0.5))
         found = sequenced(plan)
         if found.safe:
-            judged(plan, found.steps, rng)
+            judged(plan, found, rng)
             sliced += any(step.fraction < 1 for step in found.steps)
         else:
             assert found.steps == () and found.short_by > 0 and str(found.blocked_by) in found.reason
@@ -307,7 +319,7 @@ def test_temporary_cash_is_the_least_for_whole_orders() -> None:
             continue
         judge, least = Judge(plan, lent=True), math.inf
         floor, n = len(judge.rows), len(judge.orders)
-        if judge.excess((0,) * n)[floor] > 0:
+        if any(x > limit for x, limit in zip(judge.excess((0,) * n), judge.limits, strict=True)):
             continue
         for order in itertools.permutations(range(n)):
             states = [tuple(int(j in order[:k]) for j in range(n)) for k in range(n + 1)]
@@ -386,7 +398,7 @@ def test_two_slices() -> None:
         Fraction("0.6875"),
         Fraction("0.4375"),
     ]
-    judged(plan, found.steps, np.random.default_rng(0))
+    judged(plan, found, np.random.default_rng(0))
     whole = sequenced(plan, most_slices=1)
     assert not whole.safe and whole.steps == ()
 
@@ -443,7 +455,8 @@ def test_a_bend_where_the_cash_runs_out_is_seen() -> None:
     """Own cash at 0.9 buys collateral at 0.5, down by 400 when it is spent; what is lent then adds 500 again."""
     rows = ("A", 2000, 1, 0.0), ("B", 0, 1, 0.5), ("C", 1000, 1, 0.8), ("DEBT", -1500, 1, 0), ("USD", 1000, 1, 0.9)
     plan = planned(account(*rows), [HealthFactor(1.0, "threshold")], {"A": "-2000", "B": "2000"})
-    orders = Orders(plan, (), 1000.0)
+    assert plan.problem is not None
+    orders = Orders(plan, watched(plan.problem, ()), 1000.0)
     start = orders.start()
     buy = next((j, leg) for j, leg in orders.left(start, orders.goal) if leg.quantity > 0)
     bought = orders.moved(start, buy[0], buy[1].quantity)
@@ -492,11 +505,45 @@ def test_an_account_that_starts_liquidatable_never_gets_worse() -> None:
     found = sequenced(plan)
     assert told(found) == [("buy", "DEBT", 2000.0), ("sell", "ETH", 1.5), ("buy", "DEBT", 200.0)]
     assert "HealthFactor is broken at the start" in found.reason
-    judged(plan, found.steps, np.random.default_rng(0))
-    # Broken still: a repayment that does not yet heal is allowed, a sale that worsens is not.
-    poor = table.assign(quantity=[8.0, -5000.0, 300.0])
-    found = sequenced(planned(poor, [HealthFactor(1.5, "threshold")], {"ETH": "-3", "DEBT": "3300"}))
+    judged(plan, found, np.random.default_rng(0))
+    # Broken still: a repayment that does not yet heal is allowed, a sale that worsens is not, if that is said.
+    poor = planned(
+        table.assign(quantity=[8.0, -5000.0, 300.0]), [HealthFactor(1.5, "threshold")], {"ETH": "-3", "DEBT": "3300"}
+    )
+    found = sequenced(poor, on_the_way={"HealthFactor": 1.5})
     assert not found.safe and found.blocked_by == "HealthFactor"
+
+
+def test_a_repair_without_idle_cash() -> None:
+    """0.83·245/150 = 1.356 against 1.5, and no cash: a sale must come before the repayment that it pays for.
+
+    Selling all 49.5 units at once leaves 0.83·195.5/150 = 1.08. By default nine tenths of the buffer above the
+    liquidation at 1 stay: 1 + 0.9·0.3557 = 1.320; slices grow as the debt shrinks.
+    """
+    table = account(("ETH", 245, 1, 0.83), ("DEBT", -150, 1, 0), ("USD", 0, 1, 0))
+    plan = planned(table, [HealthFactor(1.5, "threshold")], {"ETH": "-49.5", "DEBT": "49.5"})
+    assert plan.status.ok
+    start, most = 0.83 * 245 / 150, 0.83 * 195.5 / 100.5
+    assert start < 1.36 and most > 1.6
+    found = sequenced(plan)
+    assert found.safe and found.on_the_way == {"HealthFactor": pytest.approx(0.9 * start + 0.1)}
+    assert found.on_the_way["HealthFactor"] - 1e-9 <= found.worst["HealthFactor"] < start
+    assert 4 <= len(found.steps) <= 40
+    judged(plan, found, np.random.default_rng(0))
+    # So near to where it starts as one likes, in more slices; at the first its room is 1.349 less.
+    near = sequenced(plan, on_the_way={"HealthFactor": 1.349})
+    assert near.safe and 1.349 - 1e-9 <= near.worst["HealthFactor"] < 1.35
+    assert len(near.steps) > len(found.steps)
+    judged(plan, near, np.random.default_rng(0))
+    # In one go, if the venue's own liquidation is the limit; never below it.
+    assert len(sequenced(plan, on_the_way={"HealthFactor": 1.0}).steps) == 2
+    strict = sequenced(plan, on_the_way={"HealthFactor": 1.5})
+    assert not strict.safe and strict.proven
+    # A rule that holds at the start keeps its own limit unless another is given.
+    level = planned(table.assign(quantity=[271.0843374, -150.0, 0.0]), [HealthFactor(1.5, "threshold")],
+                    {"ETH": "-49.5", "DEBT": "49.5"})  # fmt: skip
+    assert not sequenced(level).safe
+    assert sequenced(level, on_the_way={"HealthFactor": 1.45}).safe
 
 
 def test_fills_that_cost_less_than_their_share_are_safe() -> None:
@@ -601,7 +648,7 @@ def test_a_solved_plan() -> None:
     assert plan.status.ok
     found = sequenced(plan)
     assert found.safe
-    judged(plan, found.steps, np.random.default_rng(1))
+    judged(plan, found, np.random.default_rng(1))
 
 
 class Mine(Rule):
@@ -635,3 +682,51 @@ def test_a_plan_that_was_not_verified_has_no_sequence() -> None:
     table = account(("ETH", 10, 1000, 0.8), ("DEBT", -5000, 1, 0), ("USD", 500, 1, 0))
     with pytest.raises(InputError, match="no verified orders"):
         sequenced(planned(table, [HealthFactor(1.5, "threshold")], {"ETH": "-9"}))
+
+
+def test_a_fee_is_due_with_the_first_fill() -> None:
+    """No cash, and a fee of 5: it is due before the sale has brought anything in."""
+    table = account(("A", 5, 100, 0), ("USD", 0, 1, 0))
+    plan = planned(table, [], {"A": "-2"}, costs=[FixedFee(5.0)])
+    assert plan.status.ok
+    found = sequenced(plan)
+    assert not found.safe and found.blocked_by == "CashFloor"
+    assert found.temporary_cash == pytest.approx(5.0)
+    lent = sequenced(plan, temporary_cash=5.0)
+    assert lent.safe and lent.temporary_cash == 5.0 and lent.steps[-1].cash == 195
+    assert sequenced(planned(table.assign(quantity=[5, 5]), [], {"A": "-2"}, costs=[FixedFee(5.0)])).safe
+
+
+@pytest.mark.parametrize(
+    ("costs", "slices", "fees"),
+    [
+        # 0.625 are sold and 1,115 + 8.9 repaid down to 1.5; what each slice pays is what its order costs.
+        ([FixedFee(5.0)], 4, 10),
+        # 0.01·625 = 6.25 < 20, 0.01·1,375 = 13.75 < 20, and 20 for the order of 2,000: 20 more, and so for the debt.
+        ([MinimumCommission(20.0, 0.01)], 4, 20),
+    ],
+)
+def test_each_slice_pays_its_own_fee(costs: list[Any], slices: int, fees: int) -> None:
+    table = account(("ETH", 10, 1000, 0.8), ("DEBT", -5000, 1, 0), ("USD", 500, 1, 0))
+    plan = planned(table, [HealthFactor(1.5, "threshold")], {"ETH": "-2", "DEBT": "1900"}, costs=costs)
+    assert plan.status.ok and plan.verified is not None
+    found = sequenced(plan)
+    assert found.safe and len(found.steps) == slices
+    cash, paid = Fraction(500), Fraction(0)
+    for step in found.steps:
+        money = step.quantity * (1000 if step.asset == "ETH" else 1)
+        paid += 5 if isinstance(costs[0], FixedFee) else max(Fraction(20), money / 100)
+        cash += money if step.side == "sell" else -money
+        assert step.cash == cash - paid >= 0
+    assert found.fees == paid - plan.verified.cost
+    assert found.fees >= fees
+
+
+def test_slices_that_the_end_cannot_pay_for_are_none() -> None:
+    """The plan ends with 8 of cash: its orders pay 5 each, two more fees of its slices are 10."""
+    table = account(("ETH", 10, 1000, 0.8), ("DEBT", -5000, 1, 0), ("USD", 500, 1, 0))
+    trades = {"ETH": "-2", "DEBT": "2482"}
+    plan = planned(table, [HealthFactor(1.5, "threshold")], trades, costs=[FixedFee(5.0)])
+    assert plan.status.ok and plan.verified is not None and plan.verified.cash == 8
+    assert not sequenced(plan).safe
+    assert sequenced(planned(table, [HealthFactor(1.5, "threshold")], trades)).safe

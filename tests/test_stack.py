@@ -529,13 +529,21 @@ def test_numbers() -> None:
         (2, {"cash": 0.0}),
         ({"BTC": 1, "USD": 3}, {"missing": -1.0}),
         ({"BTC": 1}, {"missing": -1.0, "cash": 7.0}),
-        ({"BTC": 1, "ETH": 2, "LOAN": np.inf}, {"cash": 7.0}),
-        ("fee", {"missing": 0.5}),
-        ("fee", {"missing": np.inf, "cash": 9.0}),
+        ({"BTC": 1, "ETH": 2, "LOAN": 3e99}, {"cash": 7.0}),
+        ("fee", {"missing": 0.5, "blank": True}),
+        ("fee", {"missing": 0.5, "blank": stack.assets[0] == "ETH"}),
+        ("fee", {"where": stack.assets[0] != "ETH"}),
+        ("fee", {"missing": np.inf, "blank": True, "cash": 9.0}),
     ):
+        if isinstance(options.get("where"), np.ndarray):
+            options = {"where": np.broadcast_to(options["where"], stack.shape)}
         many = stack.numbers(given_, "x", **options)
         for i in range(3):
-            assert bits(many[i]) == bits(stack.portfolio(i).numbers(given_, "x", **options))
+            alone = options | ({"where": options["where"][i]} if "where" in options else {})
+            assert bits(many[i]) == bits(stack.portfolio(i).numbers(given_, "x", **alone))
+    for options in ({}, {"missing": 0.5}):
+        with pytest.raises(NotStackable):
+            stack.numbers("fee", "x", **options)
     (stack,), _ = stacks(changed("fee", "USD", "none"), "USD")  # the cash's cell is not looked at
     assert stack.numbers("fee", "x", cash=0.0)[1].tolist() == [0.001, 0.002, 0.0, 0.0]
 

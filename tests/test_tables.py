@@ -16,6 +16,7 @@ from strategies import BOUNDS, CASH, COSTS, ROWS, instance
 from equipoise import Plan, Rebalancer
 from equipoise.constraints import DriftBand, GroupLimit, LongOnly, LotSize, Rule, Turnover
 from equipoise.optimizer import FactorRisk, ProportionalCost, newton
+from equipoise.optimizer.order_listing import searched
 from equipoise.optimizer.plan import ORDER_COLUMNS
 from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.problem import Problem
@@ -112,7 +113,7 @@ def test_a_stack_gives_what_its_plans_give(seed: int) -> None:
     found = solved(problem)
     passed = np.flatnonzero(found.checked.passed)
     plans = [plan(one.policy, found, i) for i in passed]
-    part = of_stack(found)
+    part = of_stack(found, lambda i: searched(plan(one.policy, found, i)))
     assert all(p.status.ok for p in plans)
     assert_results(results([part]), plans)
     assert_orders(orders([part]), plans)

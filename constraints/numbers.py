@@ -34,6 +34,11 @@ def blank(value: Any) -> bool:
     return isinstance(value, str | float | np.floating) and (value != value or value == "")
 
 
+def encodable(text: str) -> bool:
+    """Whether a file can hold this text: not with half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def number(value: Any, asset: str | None, column: str) -> float:
     """This cell or argument as a float, or an InputError that names the place."""
     found = _float(value)

@@ -98,7 +98,7 @@ def _moved(piece: Row | Envelope, low: Array, high: Array, when: str) -> Row | E
         ends = {"weight": low, "long": low, "short": high}
         per = Parts(**{name: c * end for name, end in ends.items() if (c := getattr(per, name)) is not None})
     worst = replace(piece, weight=None, long=_worse(long, low, high), short=_worse(short, low, high), per=per)
-    return replace(worst, label=label, limit=piece.stated)
+    return replace(worst, label=label, limit=piece.stated, liquidation=None)
 
 
 def _both(row: Row) -> tuple[Array, Array]:
@@ -211,7 +211,7 @@ class CVaR(_Stressed, stacks=True):
             long, short = (np.stack(side, axis=-2) for side in zip(*each, strict=True))
             offset = np.zeros(long.shape[:-1]) + np.asarray(row.upper)[..., None]
             tail = Tail(long, short, offset, 1.0 - self.level)
-            shown = replace(row, weight=None, long=None, short=None, upper=0.0, limit=row.stated)
+            shown = replace(row, weight=None, long=None, short=None, upper=0.0, limit=row.stated, liquidation=None)
             found.append(Envelope(replace(shown, label=f"{row.label} in the tail"), (tail,)))
         return found
 
@@ -268,6 +268,6 @@ class AfterMove(_Stressed, stacks=True):
             slope = np.where(side > 0, long, -short)
             k = self.k * sqrt(self.years)
             spread = Spread(k * factors * slope[..., None, :], k * np.sqrt(specific) * np.abs(slope))
-            shown = replace(row, label=f"{row.label} after {self.k:.3g} sigmas", limit=row.stated)
+            shown = replace(row, label=f"{row.label} after {self.k:.3g} sigmas", limit=row.stated, liquidation=None)
             found += [Envelope(shown, (spread,)), bound]
         return found

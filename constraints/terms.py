@@ -137,14 +137,15 @@ class Counted:
         capped = np.flatnonzero(np.isfinite(cap))
         counts = cp.Variable(len(at), nonneg=True)
         within = counts <= cp.multiply(kept, parts["weight"][at])
-        under = counts[capped] <= cap[capped]
+        # Empty arrays are unknown to the older versions of cvxpy.
+        under = counts[capped] <= cap[capped] if len(capped) else None
         shared = counts <= self.share * cp.sum(counts)
 
         def plane(price: float) -> Plane:
             # By the dual of the linear program: α + β ≥ 1 + share·Σγ − γ of the three limits, times factor.
             unit = max(price, _TINY) * self.factor
             limit, gamma = np.zeros(len(at)), _dual(shared) / unit * (self.share < 1)
-            limit[capped] = _dual(under) / unit
+            limit[capped] = _dual(under) / unit if under is not None else 0.0
             own = _dual(within) / unit
             needed = np.maximum(0.0, 1.0 + self.share * gamma.sum() - gamma)
             both = own + limit
@@ -153,7 +154,8 @@ class Counted:
             slope[at] = -self.factor * needed * part * kept
             return {"weight": slope}, -float(self.factor * (needed * (1.0 - part))[capped] @ cap[capped])
 
-        return Modelled(-self.factor * cp.sum(counts), [within, under, shared], plane)
+        limits = [within, shared] if under is None else [within, under, shared]
+        return Modelled(-self.factor * cp.sum(counts), limits, plane)
 
     def shocked(self, low: Array, high: Array) -> Counted:
         return replace(self, kept=self.kept * low)

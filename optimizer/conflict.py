@@ -72,6 +72,8 @@ class Feasibility:
     def tried(self, on: Container[str]) -> Trial:
         """Whether these can hold together."""
         rest = only(self.problem, on)
+        if (held := kept(rest, rest.before)) is not None:
+            return Trial(weights=held)
         custom = [title for title, _ in rest.opaque]
         pieces = tuple((t, p) for t, p in self.problem.pieces if t in custom or not isinstance(p, Opaque))
         return self._decided(rest, replace(self.problem, pieces=pieces))

@@ -12,16 +12,18 @@ at all, is not (`Fees`): convex programs leave it out, which makes them a bound,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from equipoise.constraints.base import Account, Array, Declared, Numbers, check_range
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +233,22 @@ class MinimumCommission(Cost, blanks=("minimum",)):
         return Fees(np.zeros(account.shape), minimum, rate, account.nav)
 
 
+def told(one: Declared, make: Callable[[Account], _T], account: Account) -> _T:
+    """What a rule or a cost makes of this account; where an argument names a column, its errors name that, too."""
+    try:
+        return make(account)
+    except InputError as error:
+        column = getattr(one, str(error.column), None)
+        number = error.asset is not None and isinstance(error.value, float)
+        if not (number and isinstance(column, str) and column != error.column):
+            raise
+        problem = f"{error.column}: {error.problem}"
+        raise InputError(problem, asset=error.asset, column=column, value=error.value) from None
+
+
 def total_fees(costs: Sequence[Cost], account: Account) -> Fees | None:
     """The sum of these costs' fees; None if there are none."""
-    found = [fees for cost in costs if (fees := cost.fees(account)) is not None]
+    found = [fees for cost in costs if (fees := told(cost, cost.fees, account)) is not None]
     several = np.sum([fees.minimum > 0 for fees in found], axis=0) > 1
     if np.any(several):
         raise InputError(
@@ -249,7 +264,7 @@ def total_fees(costs: Sequence[Cost], account: Account) -> Fees | None:
 
 def total(costs: Sequence[Cost], account: Account) -> CostTerms:
     """The sum of these costs' coefficients."""
-    terms = [cost.terms(account) for cost in costs] or [CostTerms.of(account.shape)]
+    terms = [told(cost, cost.terms, account) for cost in costs] or [CostTerms.of(account.shape)]
     summed = CostTerms(*(reduce(np.add, [getattr(term, f.name) for term in terms]) for f in fields(CostTerms)))
     if np.any(summed.sell >= 1):
         i = account.first(summed.sell >= 1)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Parts, part
+from equipoise.constraints.base import Array, Cone, Parts, part
 from equipoise.optimizer.discrete import Counts
 from equipoise.optimizer.effort import ENDLESS, Clock
 from equipoise.optimizer.lot_points import SLACK, TIE, Integers, Lots, Mask, first
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
+from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 
 _PAIRS = 40  # the best moves of each direction that are tried in pairs
 _SWEEPS = 200
@@ -71,6 +71,13 @@ class _Form:
         return np.asarray(2.0 * (self.relative[:, some].T @ self.relative[:, others] + self.diagonal[self.cash]))
 
 
+def _of_cone(cone: Cone, cash: int, margin: float) -> tuple[_Form, float]:
+    """‖x‖²/2u ≤ u/2: by how much it is broken is at the limit u what ‖x‖ − u is, a number like all others here."""
+    scale = 0.5 / max(cone.upper, ROUNDING_TOLERANCE)
+    form = _Form(np.sqrt(scale) * cone.matrix, scale * cone.diagonal**2, cone.centre, cash)
+    return form, scale * max(cone.upper - margin, 0.0) ** 2
+
+
 class Search:
     """The descent of one portfolio. `run` returns the best state from a starting point."""
 
@@ -79,9 +86,7 @@ class Search:
         self.problem = problem = allowed.problem
         risk, cash = problem.risk, problem.cash
         self.risk = _Form(risk.factors, risk.specific, problem.target, cash)
-        self.cones = [
-            (_Form(cone.matrix, cone.diagonal**2, cone.centre, cash), cone.upper**2) for _, cone in problem.cones
-        ]
+        self.cones = [_of_cone(cone, cash, margin) for _, cone in problem.cones]
         # The cash's upper bound is a row here: cash is a residual, not a point that can be kept inside.
         rows = problem.rows
         cap = np.zeros((1, len(problem.assets)))

@@ -3,8 +3,8 @@
 The bytes depend on the inputs alone: no clock, no paths, no set order. Quantities, prices and notionals are
 written as the exact decimal numbers that were verified.
 
-Spreadsheets run a cell that begins with = + - @ (or a tab or line break before them) as a formula, so text
-that begins so gets an apostrophe in front in CSV files. Numbers never do; JSON has the text as it is.
+Spreadsheets run a cell that begins with = + - @ as a formula, and terminals obey control characters: such text is
+`guarded` in CSV files, and `unguarded` gives it back to the letter. Numbers are never touched; JSON has text as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 #: The version of the layout of plan.json; it changes when a reader would have to.
 SCHEMA_VERSION = 1
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\n")  # half and full width
+_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 
 
 def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
@@ -59,7 +61,7 @@ def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
         "transfers": transfer_records(plan),
         "sequence": _sequence(plan),
         "positions": _positions(plan),
-        "weights": _records(plan.weights.reset_index()),
+        "weights": _records(plan.weights),
         "figures": {
             "nav": plan.problem.portfolio.nav if plan.problem else None,
             "tracking_error_before": before,
@@ -94,7 +96,7 @@ def order_records(plan: Plan) -> list[dict[str, Any]]:
         return []
     portfolio = plan.problem.portfolio
     at = {asset: i for i, asset in enumerate(portfolio.assets)}
-    records = _records(plan.orders.reset_index())
+    records = _records(plan.orders)
     for record in records:
         i = at[record["asset"]]
         quantity, price = abs(plan.trades[i]), portfolio.exact_price[i]
@@ -118,7 +120,7 @@ def plan_files(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> dic
     """What `equipoise solve` writes; the orders last, so that whoever sees them finds the rest."""
     contents = {
         "plan.json": plan_json(plan, policy, inputs),
-        "weights.csv": csv_text(_records(plan.weights.reset_index()), ("asset", *plan.weights.columns)),
+        "weights.csv": csv_text(_records(plan.weights), ("asset", *plan.weights.columns)),
         "checks.csv": csv_text(_records(plan.checks), tuple(plan.checks.columns)),
     }
     if policy.rebalancer.accounts:
@@ -130,7 +132,7 @@ def batch_files(
     plans: Plans, policy: PolicyFile, inputs: Mapping[str, str], summary: Mapping[str, Any]
 ) -> dict[str, str]:
     """What `equipoise batch` writes."""
-    orders = _records(plans.orders.reset_index())
+    orders = _records(plans.orders)
     for order in orders:
         # A float is the decimal number that shows it.
         quantity, price = exact(order["quantity"]), exact(order["price"])
@@ -144,7 +146,7 @@ def batch_files(
     }
     contents = {
         "summary.json": json.dumps(_plain(record), indent=1, allow_nan=False) + "\n",
-        "results.csv": csv_text(_records(plans.results.reset_index()), ("portfolio_id", *plans.results.columns)),
+        "results.csv": csv_text(_records(plans.results), ("portfolio_id", *plans.results.columns)),
     }
     if policy.rebalancer.accounts:
         moved = [{"portfolio_id": plan.name, **one} for plan in plans for one in transfer_records(plan)]
@@ -248,8 +250,11 @@ def _sequence(plan: Plan) -> dict[str, Any]:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as plain Python values."""
-    columns = {name: table[name].tolist() for name in table.columns}
+    """The rows as plain Python values, those of a named index first."""
+    # Not reset_index: pandas would make Arrow text of labels, which cannot hold all of them.
+    names = [str(name) for name in table.index.names if name is not None]
+    levels = {name: table.index.get_level_values(name).tolist() for name in names}
+    columns = levels | {str(name): table[name].tolist() for name in table.columns}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -271,8 +276,37 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\r\n') else cell
 
 
+def guarded(text: str) -> str:
+    """The text as a cell of a CSV file: another for every other text, and nothing that a program would run.
+
+    As it is, unless it begins (after spaces) with a sign that begins a formula, or with an apostrophe, or has a
+    character that is not printed (a line break within it apart). Then an apostrophe stands in front, a backslash is
+    doubled, and what is not printed is \\xNN, \\uNNNN or \\UNNNNNNNN.
+    """
+    plain = text.replace("\n", " ").isprintable()
+    if plain and not text.startswith("'") and not text.lstrip(" ").startswith(_FORMULA):
+        return text
+    return "'" + "".join(_escaped(c) for c in text)
+
+
+def unguarded(cell: str) -> str:
+    """The text that `guarded` made this cell of."""
+    if not cell.startswith("'"):
+        return cell
+    return _ESCAPE.sub(lambda found: chr(int(next(filter(None, found.groups()), "5c"), 16)), cell[1:])
+
+
+def _escaped(c: str) -> str:
+    if c == "\\":
+        return c + c
+    if c.isprintable():
+        return c
+    code = ord(c)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        return guarded(value)
     plain = _plain(value)
     return "" if plain is None else repr(plain) if isinstance(plain, float) else str(plain)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.base import Array, Bound, Cone, Row
+from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.certificate import reduced_costs
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import MEANT, reasons, sentence
-from equipoise.optimizer.solution import Solution, Status, rounded_down
+from equipoise.optimizer.solution import Prices, Solution, Status, rounded_down
 from equipoise.optimizer.verify import Check, Verified
 
 if TYPE_CHECKING:
@@ -38,6 +41,11 @@ CHECK_COLUMNS = (
     "shadow_price",
     "passed",
 )
+
+#: A limit: the rule's title, its label, and the asset where it is on one.
+_Key: TypeAlias = "tuple[str, str, str | None]"
+#: A limit that the plan is further away from, as a fraction of NAV, does not bind.
+_BINDS = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +277,7 @@ class Plan:
         if self.verified is None or self.problem is None:
             return pd.DataFrame(columns=list(CHECK_COLUMNS))
         nav = self.problem.portfolio.nav
-        prices = self._shadow_prices()
+        prices = self._shadow_prices(self.verified.checks)
         rows = [
             (
                 c.rule,
@@ -280,34 +288,30 @@ class Plan:
                 ">=" if c.at_least else "<=",
                 c.slack,
                 c.slack * nav,
-                prices.get((c.rule, c.detail, c.asset), 0.0),
+                price,
                 c.passed,
             )
-            for c in self.verified.checks
+            for c, price in zip(self.verified.checks, prices, strict=True)
         ]
         return pd.DataFrame(rows, columns=list(CHECK_COLUMNS))
 
-    def _shadow_prices(self) -> dict[tuple[str, str, str | None], float]:
+    def _shadow_prices(self, checks: Sequence[Check]) -> list[float]:
+        """The price of each check: of the limit that it is about, and 0 where that limit does not bind."""
         problem, solution = self.problem, self.solution
         if problem is None or solution is None or solution.prices is None or solution.weights is None:
-            return {}
-        found: dict[tuple[str, str, str | None], float] = {}
-        of_bounds = problem.accounts.bound_rows if problem.accounts is not None else {}
-        for title, row, price in zip(problem.rows.titles, problem.rows.rows, solution.prices.rows, strict=True):
-            # The cash floor is a bound in the rule's own words, and a row in the program.
-            floor = any(title == t and row.label == b.label for t, b in problem.bounds)
-            asset = problem.assets[int(np.flatnonzero(row.weight)[0])] if floor and row.weight is not None else None
-            key = title, *of_bounds.get((title, row.label), (row.label, asset))
-            found[key] = found.get(key, 0.0) + float(price)  # the rows of an envelope together
-        for (title, cone), price in zip(problem.cones, solution.prices.cones, strict=True):
-            found[title, cone.label, None] = float(price)
-        pushed = np.abs(reduced_costs(problem, solution.weights, solution.prices))
-        for title, bound in problem.bounds:
-            at = np.minimum(np.abs(solution.weights - bound.lower), np.abs(solution.weights - bound.upper)) < 1e-9
-            for i in np.flatnonzero(at):
-                if i not in problem.cashes:
-                    found[title, bound.label, problem.assets[i]] = float(pushed[i])
-        return {key: price for key, price in found.items() if price > MEANT}
+            return [0.0] * len(checks)
+        found = _priced_limits(problem, solution.weights, solution.prices)
+        seen: Counter[_Key] = Counter()
+        prices = []
+        for check in checks:
+            key = check.rule, check.detail, check.asset
+            given = found.get(key, [0.0])
+            # The limits of one name and asset stand in the order of their rules, as their checks do.
+            price = given[min(seen[key], len(given) - 1)]
+            seen[key] += 1
+            slack = not problem.discrete and check.slack > _BINDS
+            prices.append(0.0 if slack or price <= MEANT else price)
+        return prices
 
     def failed(self) -> tuple[Check, ...]:
         """The checks that did not pass."""
@@ -317,3 +321,35 @@ class Plan:
         from equipoise.optimizer.report import text
 
         return text(self)
+
+
+def _priced_limits(problem: Problem, weights: Array, prices: Prices) -> dict[_Key, list[float]]:
+    """The prices of all limits by title, label and asset; those of one key in the order of the rules."""
+    found: defaultdict[_Key, list[float]] = defaultdict(list)
+    accounts = problem.accounts
+    of_rows = list(zip(problem.rows.titles, problem.rows.rows, prices.rows.tolist(), strict=True))
+    own = sum(isinstance(piece, Row) for _, piece in problem.pieces)
+    floors = dict(zip(reversed(problem.cashes), reversed(of_rows), strict=False))
+    met: Counter[tuple[str, str]] = Counter()  # the rows of an envelope together
+    for title, row, price in of_rows[own : own + len(problem.found)]:
+        met[title, row.label] += price
+    cones, rows = iter(prices.cones.tolist()), iter(of_rows[:own])
+    pushed = reduced_costs(problem, weights, prices)
+    for title, piece in problem.pieces:
+        match piece:
+            case Row():
+                key = title, *(accounts.bound_rows if accounts else {}).get((title, piece.label), (piece.label, None))
+                found[key].append(next(rows)[2])
+            case Envelope():
+                found[title, piece.label, None].append(met.pop((title, piece.label), 0.0))
+            case Cone():
+                found[title, piece.label, None].append(next(cones))
+            case Bound():
+                for i in np.flatnonzero(np.isfinite(piece.lower) | np.isfinite(piece.upper)).tolist():
+                    limit = piece.lower[i] if pushed[i] > 0 else piece.upper[i]
+                    price = abs(float(pushed[i])) if abs(weights[i] - limit) < _BINDS else 0.0
+                    if i in problem.cashes:  # its floor is a row: it holds after costs
+                        floor = floors.get(i)
+                        price = floor[2] if floor is not None and -floor[1].upper == piece.lower[i] else 0.0
+                    found[title, piece.label, problem.assets[i]].append(price)
+    return found

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from equipoise.constraints.base import Rule, Step
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.constraints.numbers import check_number
+from equipoise.constraints.numbers import check_number, encodable
 from equipoise.optimizer.accounts import look_through
-from equipoise.optimizer.costs import Cost, total, total_fees
+from equipoise.optimizer.costs import Cost, told, total, total_fees
 from equipoise.optimizer.factored import FactoredRisk
 from equipoise.optimizer.joined import joined
 from equipoise.optimizer.portfolio import Portfolio
@@ -50,6 +50,10 @@ class Policy:
         )
         for given, kind, argument in kinds:
             for one in given:
+                if isinstance(one, Rule) and not encodable(one.title):
+                    raise InputError(
+                        "has half of a surrogate pair, which no file holds", column="name", value=one.title
+                    )
                 if not isinstance(one, kind):
                     raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
 
@@ -96,7 +100,7 @@ class Policy:
         for account in (None, *list(getattr(portfolio, "cashes", ()))[1:]):
             if account not in floored:
                 rules = (*rules, CashFloor(account=account))
-        pieces = tuple((rule.title, piece) for rule in rules for piece in rule.pieces(portfolio))
+        pieces = tuple((rule.title, piece) for rule in rules for piece in told(rule, rule.pieces, portfolio))
         if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
         costs = total(self.costs, portfolio), self.aversion, self.horizon

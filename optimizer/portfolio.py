@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Numbers
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, number
+from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, number
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -316,6 +316,8 @@ def _checked_labels(labels: list[Any], cash: str) -> list[str]:
                 asset=label,
                 column="asset",
             )
+        if not encodable(label):
+            raise InputError("the label has half of a surrogate pair, which no file holds", asset=label, column="asset")
         if label != label.strip():
             raise InputError("the label has white space around it; remove it", asset=label, column="asset")
         same = unicodedata.normalize("NFC", label)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Numbers
 from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, number
+from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, number
 from equipoise.optimizer.cells import BLANK, WRONG, Coded, coded, floats
 from equipoise.optimizer.factored import FactoredRisk, same
 from equipoise.optimizer.portfolio import TARGET_SUM_TOLERANCE, Portfolio
@@ -327,10 +327,13 @@ def _portfolios(column: pd.Series[Any]) -> tuple[list[Any], Indices, NDArray[np.
 
 
 def _doubtful(labels: Sequence[str]) -> list[bool]:
-    """Labels with white space around them, and those that are the same as another in Unicode's normal form."""
+    """Labels that are no plain text, and those that are the same as another in Unicode's normal form."""
     normal = [label if label.isascii() else unicodedata.normalize("NFC", label) for label in labels]
     times = Counter(normal)
-    return [label != label.strip() or times[form] > 1 for label, form in zip(labels, normal, strict=True)]
+    return [
+        label != label.strip() or times[form] > 1 or not encodable(label)
+        for label, form in zip(labels, normal, strict=True)
+    ]
 
 
 def _stack(

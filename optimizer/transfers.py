@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import blank, check_number
+from equipoise.constraints.numbers import blank, check_number, encodable
 from equipoise.optimizer.portfolio import Portfolio
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
             )
         if blank(asset) or not isinstance(asset, str):
             raise InputError("the row has no asset label; name it", column="asset", value=asset)
+        if not (encodable(account) and encodable(asset)):
+            raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column="asset")
     own = list(rows["asset"])
     rows["underlying"] = (
         [asset if blank(x) else x for asset, x in zip(own, rows["underlying"], strict=True)]

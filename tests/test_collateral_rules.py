@@ -632,7 +632,7 @@ def test_money_scales(scale: float) -> None:
         (
             lambda: BorrowLimit({"ETH": 0.85}, "threshold", account="aave"),
             {},
-            "asset 'ETH', column 'liquidation', value 0.8: account 'aave': must be at least the borrow factor 0.85",
+            "column 'threshold', value 0.8: liquidation: account 'aave': must be at least the borrow factor 0.85",
         ),
         (
             lambda: HealthFactor(1.1, "threshold", account="aave"),

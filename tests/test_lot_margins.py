@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from scorecard.planted_lots import planted
-from test_lot_bound import NAV, brute_force, problem_of, small_case
+from test_lot_bound import brute_force, problem_of, small_case
 
 from equipoise.optimizer.choose import solve
 from equipoise.optimizer.lot_points import Lots
@@ -26,13 +26,14 @@ def tight_case(seed: int) -> dict | None:
     rng = np.random.default_rng([7, seed])
     case = small_case(seed) | {"tracking": None, "impact": float(rng.choice([0.0, 0.3]))}
     q, p, b = case["quantity"], case["price"], case["target"]
-    to_target = np.round((b * NAV / p - q) / case["lot"])
+    nav = float(q @ p) + case["cash"]
+    to_target = np.round((b * nav / p - q) / case["lot"])
     trades = (to_target + rng.integers(-2, 3, case["n"])) * case["lot"] * (rng.random(case["n"]) < 0.8)
-    z, w = trades * p / NAV, (q + trades) * p / NAV
+    z, w = trades * p / nav, (q + trades) * p / nav
     case["fixed"] = float(rng.choice([0.0, 0.0, 2.0]))
-    scale = case["impact"] * 0.02 * np.sqrt(NAV / case["volume"])
-    paid = (case["fee"] * np.abs(z) + scale * np.abs(z) ** 1.5).sum() + case["fixed"] * np.count_nonzero(z) / NAV
-    if case["cash"] / NAV - z.sum() - paid < MARGIN:
+    scale = case["impact"] * 0.02 * np.sqrt(nav / case["volume"])
+    paid = (case["fee"] * np.abs(z) + scale * np.abs(z) ** 1.5).sum() + case["fixed"] * np.count_nonzero(z) / nav
+    if case["cash"] / nav - z.sum() - paid < MARGIN:
         return None
     small = np.abs(trades) * p < case["min_notional"]
     case["min_notional"] = np.where((trades != 0) & small, 0.0, case["min_notional"])

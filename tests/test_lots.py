@@ -20,7 +20,9 @@ from equipoise.constraints import (
     LotSize,
     OrderLimit,
     ShortOnly,
+    TrackingErrorLimit,
     Turnover,
+    WeightBounds,
 )
 from equipoise.optimizer import CovarianceRisk, FixedFee, ProportionalCost
 
@@ -287,3 +289,17 @@ def test_same_lots_for_any_size_of_account(scale: float) -> None:
     plan = rebalancer(cov, limits, 30.0).solve(scaled)
     assert base.status.ok and not base.orders.empty
     assert plan.orders[["side", "quantity"]].equals(base.orders[["side", "quantity"]])
+
+
+def test_a_narrow_cone_is_kept_in_its_own_unit() -> None:
+    """At a limit of 2e-4, a search that compared squares would be beyond it by 1e-9 of NAV."""
+    for limit in (2.35e-4, 1e-6):
+        rows = pd.DataFrame(
+            {"quantity": [1.308036, 0.13408], "price": [0.662, 1.0], "target": [0.832487, 0.167513]},
+            index=["A", "USD"],
+        )
+        risk = CovarianceRisk([[5e-4]], assets=["A"])
+        rules = [TrackingErrorLimit(limit), WeightBounds(lower={"A": 0.8}), LotSize(0.0, min_notional=1e-4)]
+        plan = Rebalancer(cash="USD", risk=risk, costs=[ProportionalCost(0.05)], constraints=rules).solve(rows)
+        assert plan.status.ok, plan.message
+        assert abs(plan.weights.loc["A", "after"] - 0.832487) * 5e-4**0.5 <= limit + 1e-12

@@ -15,9 +15,11 @@ from equipoise.constraints import (
     HealthFactor,
     LongOnly,
     LotSize,
+    Rule,
     ShortOnly,
     TrackingErrorLimit,
     Turnover,
+    WeightBounds,
 )
 from equipoise.optimizer import CovarianceRisk, HoldingCost, ProportionalCost
 
@@ -377,3 +379,30 @@ def test_batch_ids_with_white_space_are_refused() -> None:
     plans = rebalancer().solve_batch(pd.concat([table, table.assign(portfolio_id="fine ")]))
     assert plans.results["status"].tolist()[1] == "INVALID_INPUT"
     assert "white space" in plans.results["message"].tolist()[1]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (Turnover(0.1), Turnover(0.2)),
+        (CashFloor(0.15), CashFloor(0.05)),
+        (WeightBounds(upper={"B": 0.45}), WeightBounds(upper={"B": 0.5})),
+    ],
+    ids=lambda rules: type(rules[0]).__name__,
+)
+def test_of_two_limits_of_one_name_only_the_tight_one_has_a_price(rules: tuple[Rule, ...], first: int) -> None:
+    """The price is what moving that limit saves (a difference quotient); the slack one's is 0."""
+    columns = {"quantity": [60.0, 30.0, 10.0], "price": 1.0, "target": [0.3, 0.6, 0.1]}
+    table = pd.DataFrame(columns, index=pd.Index(["A", "B", "USD"], name="asset"))
+    ordered = rules if first == 0 else rules[::-1]
+    checks = Rebalancer(cash="USD", constraints=ordered).solve(table).checks
+    prices = checks.shadow_price[checks.rule == type(rules[0]).__name__].tolist()
+    assert prices[1 - first] == 0
+    moved = {
+        Turnover: lambda e: Turnover(0.1 + e),
+        CashFloor: lambda e: CashFloor(0.15 - e),
+        WeightBounds: lambda e: WeightBounds(upper={"B": 0.45 + e}),
+    }[type(rules[0])]
+    wide, tight = (Rebalancer(cash="USD", constraints=[moved(e)]).solve(table).objective for e in (1e-4, -1e-4))
+    assert prices[first] == pytest.approx((tight - wide) / 2e-4, rel=1e-3)

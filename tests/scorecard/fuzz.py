@@ -1,7 +1,7 @@
 """Fuzzed valid portfolios of every kind: plans that an independent check refuses, crashes, and other units of money.
 
 Case k is the same in every run; the first ones are small, so that the suite is quick. Every tenth lies in several
-accounts, every fifth is solved in a batch beside two others as well.
+accounts, every fifth is solved in a batch beside two others as well (but for searches over many orders).
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def _one(k: int, found: Runs) -> str:
         ]
         return ""
     case = random_case(rng, largest=_FEW if k < _SMALL else 200)
-    options: dict[str, Any] = {"exact": True, "time_limit": _LIMIT} if case.whole and rng.random() < 0.1 else {}
+    ways: tuple[dict[str, Any], ...] = ({"effort": 0}, {}, {"exact": True, "time_limit": _LIMIT})
+    options = ways[rng.choice(3, p=[0.7, 0.25, 0.05])] if case.whole else {}
     began = time.process_time()
     try:
         plan = case.rebalancer.solve(case.table, **options)
@@ -114,9 +115,9 @@ def _one(k: int, found: Runs) -> str:
     if plan.status.name == "UNSOLVED":
         found.ended[f"UNSOLVED {k}: {plan.message[:150]}"] += 1
     found.wrong += [f"case {k} ({case.said}): {miss}" for miss in judged(case, case.table, plan)]
-    if options and used > _LIMIT + _OVER:
+    if "exact" in options and used > _LIMIT + _OVER:
         found.crashed.append(f"case {k} ({case.said}): {used:.0f} s of a processor, {_LIMIT:.0f} s were given")
-    if k % 5 == 4:
+    if k % 5 == 4 and (not case.whole or len(case.table) < 20):
         tables = three(case, rng)
         long = pd.concat([t.reset_index().assign(portfolio_id=name) for name, t in tables.items()])
         plans = case.rebalancer.solve_batch(long)

@@ -53,6 +53,7 @@ class Books:
 
     def __init__(self, table: pd.DataFrame, cash: str, trades: dict[str, Fraction], costs: Costs) -> None:
         self.table, self.cash = table, cash
+        self._columns: dict[str, dict[str, Fraction]] = {}
         self.assets = [str(x) for x in table.index]
         self.price = self.column("price")
         quantity = self.column("quantity")
@@ -69,10 +70,15 @@ class Books:
 
     def column(self, name: str) -> dict[str, Fraction]:
         """A column's decimals; blank: 0."""
+        if name not in self._columns:
+            self._columns[name] = self._read(name)
+        return self._columns[name]
+
+    def _read(self, name: str) -> dict[str, Fraction]:
         return {a: Fraction(0) if pd.isna(x) else exact(x) for a, x in zip(self.assets, self.table[name], strict=True)}
 
     def cell(self, name: str, asset: str) -> Fraction:
-        return exact(self.table.at[asset, name])
+        return self.column(name)[asset]
 
     def _cost(self, costs: Costs, a: str, x: Fraction) -> Fraction:
         size, paid = abs(x), Fraction(0)

@@ -671,6 +671,8 @@ def random_case(
     drawn = int(rng.integers(-12, 13))
     scale = Fraction(10) ** ((drawn if exponent is None else exponent) - 6)
     whole = bool(rng.random() < 0.35) if discrete is None else discrete
+    if whole and rng.random() < 0.98:  # a search over orders takes a minute for many assets
+        n = min(n, 10)
     table = drawn_table(rng, n, scale)
     risk, covariance = drawn_risk(rng, list(table.index[:-1]))
     made, costs = drawn_costs(rng, whole)

@@ -247,7 +247,7 @@ ROWS = [
         "accounts whose orders differ with order, chunks, workers, threads, kernels, machine code or numpy",
         "0 (convex: 1e-9 of NAV)",
         differing,
-        quick=40,
+        quick=24,
         full=1000,
     )
 ]

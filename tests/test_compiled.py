@@ -39,7 +39,9 @@ def agree(plain: Answers, fast: Answers) -> None:
     assert fast.code.tolist() == plain.code.tolist()
     done = plain.code == SOLVED
     np.testing.assert_allclose(fast.weights[done], plain.weights[done], rtol=0, atol=1e-9)
-    np.testing.assert_allclose(fast.objective[done], plain.objective[done], rtol=1e-12, atol=1e-15)
+    # Rows are kept to rounding, of which their prices say what it changes in the objective.
+    rounding = 1e-12 * np.abs(plain.objective) + iteration.NEARLY * plain.rows.sum(axis=1) + 1e-15
+    assert np.all(np.abs(fast.objective - plain.objective)[done] <= rounding[done])
     assert np.all(fast.violation[done] <= newton.VIOLATION)
     gap = fast.objective - fast.bound
     assert np.all(gap[done] <= np.maximum(newton.GAP_RELATIVE * np.abs(fast.objective[done]), newton.GAP_ABSOLUTE))

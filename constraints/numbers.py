@@ -69,7 +69,9 @@ def check_number(value: Any, argument: str, *, at_least: float | None = None, ab
 def entries(given: Any) -> NDArray[Any]:
     """An argument as an array of what it holds: True stays True beside floats, and what is masked is None."""
     if isinstance(given, np.ma.MaskedArray):
-        return np.where(np.ma.getmaskarray(given), None, given.data)
+        cells = np.array(given.data, dtype=object)
+        cells[np.ma.getmaskarray(given)] = None
+        return cells
     return np.asarray(given) if hasattr(given, "dtype") else np.array(given, dtype=object)
 
 

@@ -279,9 +279,9 @@ class _Reader:
             header = next(csv.reader(io.StringIO(text)), [])
             names = range(len(header))
             kinds: Any = str if _EXTREME.search(text) else {0: str}
-            blanks: Any = {"keep_default_na": False, "na_values": [""]}
-            nearest = "round_trip"  # not every version of pandas gives the nearest float by itself
-            rows = pd.read_csv(io.StringIO(text), header=0, names=names, dtype=kinds, float_precision=nearest, **blanks)
+            rows = pd.read_csv(
+                io.StringIO(text), header=0, names=names, dtype=kinds, keep_default_na=False, na_values=[""]
+            )
         except OSError as error:
             raise self.error(place, f"cannot be read: {error.strerror}") from None
         except (ValueError, csv.Error) as error:  # not UTF-8, not a table, no possible path

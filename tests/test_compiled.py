@@ -45,6 +45,7 @@ def agree(plain: Answers, fast: Answers) -> None:
     assert np.all(gap[done] <= np.maximum(newton.GAP_RELATIVE * np.abs(fast.objective[done]), newton.GAP_ABSOLUTE))
 
 
+@pytest.mark.slow
 def test_random_problems_have_the_same_answers() -> None:
     """All rules, costs and kinds of risk of the generator, with slack and with limits that exclude its point."""
     seen = np.zeros(3, dtype=int)

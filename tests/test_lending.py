@@ -246,6 +246,7 @@ def solved(value: np.ndarray, threshold: np.ndarray, rule: Rule, cost: Proportio
     return Rebalancer(cash="USD", costs=[cost], constraints=rules, aversion=1e-6, horizon=1e-2).solve(table)
 
 
+@pytest.mark.slow
 @FEW
 @given(seeds, st.sampled_from([HealthFactor, CollateralRatio]))
 def test_one_sale_equals_the_program(seed: int, kind: Any) -> None:
@@ -269,6 +270,7 @@ def test_one_sale_equals_the_program(seed: int, kind: Any) -> None:
         assert less.status is Status.INFEASIBLE
 
 
+@pytest.mark.slow
 @FEW
 @given(seeds, st.booleans())
 def test_repair_equals_the_program(seed: int, purse: bool) -> None:

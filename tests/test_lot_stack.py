@@ -128,6 +128,7 @@ def test_decimals_are_those_that_are_written(number: Any, digits: int) -> None:
     assert found == 0 or (exactly * 10 ** (found - 1)).denominator != 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("name", ["factors", "minimums"])
 def test_the_grid_is_that_of_exact_arithmetic(name: str, coarse: bool) -> None:
@@ -165,6 +166,7 @@ def test_more_digits_than_a_float_tells_apart_go_the_exact_way() -> None:
 # --- proofs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bounds_and_plans_against_brute_force() -> None:
     """Small problems of all rules, costs and minimums, long and short: no bound is above the optimum."""
     counted = found = 0
@@ -185,6 +187,7 @@ def test_bounds_and_plans_against_brute_force() -> None:
     assert counted >= 15 and found >= 0.8 * counted
 
 
+@pytest.mark.slow
 def test_any_prices_give_a_bound() -> None:
     """At random prices, and at those that are looked for."""
     rng = np.random.default_rng(4)
@@ -213,6 +216,7 @@ def test_any_prices_give_a_bound() -> None:
 # --- plans ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(POLICIES))
 def test_a_plan_depends_on_its_own_portfolio_bit_by_bit(name: str) -> None:
     """Alone, in a batch, in chunks of any size, among others, in any order of rows."""
@@ -375,6 +379,7 @@ def test_a_loan_rebalanced_again_and_again_keeps_its_health() -> None:
 # --- options --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_effort_and_exact_mode_of_batches() -> None:
     one, table = POLICIES["factors"], accounts(6, 11, held=6, coarse=True)
     none, some, much = (one.solve_batch(table, effort=effort).results for effort in (0, 1, 4))

@@ -119,7 +119,7 @@ def _triangular(cells: NDArray[Any], labels: Labels, column: str) -> tuple[Array
         θ = float(np.ldexp(np.floor(16.0 * part) / 16.0, power))  # no digits that rounding decides
         np.fill_diagonal(C, 1.0 - θ)
         try:
-            F = np.linalg.cholesky(C).T
+            F = np.asarray(np.linalg.cholesky(C).T, dtype=np.float64)
         except np.linalg.LinAlgError:
             continue
         F *= np.sqrt(variance)

@@ -107,7 +107,9 @@ class Rebalancer:
         """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
         known = {*universe, *getattr(self.policy.risk, "assets", ())}
         if self.accounts:
-            return in_accounts(table, self.accounts, self.policy.transfers, name=name, universe=known)
+            policy = self.policy
+            moved = {"asset_columns": policy.asset_columns, "name": name, "universe": known}
+            return in_accounts(table, self.accounts, policy.transfers, **moved)
         return Portfolio.from_table(table, self.cash, name=name, universe=known)
 
     def problem(self, table: pd.DataFrame, *, name: str | None = None) -> Problem:

@@ -574,3 +574,39 @@ def test_the_way_back_is_paid_where_it_leaves(paid_by: str | None, payer: str) -
     paid[payer] -= fee
     after = dict(zip(plan.asked.assets, plan.verified.quantities, strict=True))
     assert after == paid and plan.verified.cost == fee
+
+
+def _bounds(form: str, tight: float) -> list[Rule]:
+    """An upper limit of 0.1 + `tight` on exchange/ETH, beside others that are slack."""
+    at = ["exchange/ETH"]
+    upper, wide = WeightBounds(upper=0.1 + tight, assets=at), WeightBounds(upper=0.3, assets=at)
+    lower = WeightBounds(lower=0.05, assets=at)
+    return {
+        "both sides": [WeightBounds(lower=0.05, upper=0.1 + tight, assets=at)],
+        "upper, lower": [upper, lower],
+        "lower, upper": [lower, upper],
+        "tight, wide": [upper, wide],
+        "wide, tight": [wide, upper],
+        "next to it": [upper, WeightBounds(upper=0.1 + tight + 5e-8, assets=at)],
+    }[form]
+
+
+@pytest.mark.parametrize(
+    "form", ["both sides", "upper, lower", "lower, upper", "tight, wide", "wide, tight", "next to it"]
+)
+def test_the_price_of_a_bound_is_that_of_its_own_limit(form: str) -> None:
+    """On a row that transfers touch: the price is what moving that limit saves, and a slack one's is 0."""
+    rows = table(aave__ETH=0.0, aave__USDC_owed=0.0)
+    supply = Transfer("exchange/ETH", "aave/ETH", cost=0.01)
+
+    def solved(tight: float) -> Plan:
+        rules = [NoTrade(["aave/ETH"]), *_bounds(form, tight)]
+        return rebalancer(rules, [supply], aversion=3.0).solve(rows)
+
+    checks = solved(0.0).checks
+    checks = checks[(checks.rule == "WeightBounds") & (checks.asset == "exchange/ETH")]
+    low, high = (solved(e).objective for e in (-1e-4, 1e-4))
+    tight = (checks.limit == 0.1).tolist()
+    assert sum(tight) == 1
+    for price, binds in zip(checks.shadow_price, tight, strict=True):
+        assert price == (pytest.approx((low - high) / 2e-4, rel=1e-3) if binds else 0.0)

@@ -30,7 +30,8 @@ FEW = settings(max_examples=20)
 
 
 def numbers(low: float, high: float) -> st.SearchStrategy[float]:
-    return st.floats(low, high, allow_nan=False)
+    """Floats that a table may hold: 0, or at least 1e-100 in size."""
+    return st.floats(low, high, allow_nan=False).map(lambda number: number if abs(number) >= 1e-100 else 0.0)
 
 
 # --- published figures -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from equipoise import Rebalancer
 from equipoise.constraints import CashFloor, InitialMargin
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import SMALLEST
 from equipoise.optimizer import CovarianceRisk, ProportionalCost
 from equipoise.optimizer.lending import loan_to_value, to_sell
 from equipoise.optimizer.leverage import (
@@ -30,8 +31,8 @@ FEW = settings(max_examples=20)
 
 
 def numbers(low: float, high: float) -> st.SearchStrategy[float]:
-    """Floats that a table may hold: 0, or at least 1e-100 in size."""
-    return st.floats(low, high, allow_nan=False).map(lambda number: number if abs(number) >= 1e-100 else 0.0)
+    # What is no number to the library (see `constraints.numbers`) is 0 here.
+    return st.floats(low, high, allow_nan=False).map(lambda x: x if abs(x) >= SMALLEST else 0.0)
 
 
 # --- published figures -------------------------------------------------------------------------------------

@@ -261,7 +261,9 @@ class Portfolio:
     def members(self, column: str) -> dict[str, NDArray[np.bool_]]:
         labels = self.labels(column)
         found = sorted({label for label in labels if label is not None})
-        return {label: np.array([other == label for other in labels]) for label in found}
+        place = {label: k for k, label in enumerate(found)}
+        each = np.array([-1 if label is None else place[label] for label in labels], dtype=np.intp)
+        return {label: each == k for label, k in place.items()}
 
     def exposure(self, column: str) -> Array:
         """What a unit of value counts in sums by this label column: see `Account.exposure`."""

@@ -2,9 +2,9 @@
 
 Where no rule but the floor of the cash can break on the way (one account, no fees for orders, no rule on collateral,
 margin or leverage), sales first is safe, however far each is filled: the cash rises while sales bring more than they
-cost, and then falls to where the plan ends. Elsewhere some orders of the orders are tried in arrays, at every prefix,
-in floating point with a bound on the rounding errors (as in `verify_stack`): what passes is safe, by the argument of
-`sequence`. What does not is searched by `sequence`, one portfolio at a time.
+cost, and then falls to where the plan ends. Elsewhere arrays find most answers for all portfolios at once
+(`order_stack`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
+What they leave open is searched by `sequence`, one portfolio at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.base import Array, Row
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.exposure import Leverage
-from equipoise.optimizer.order_stack import Ways
+from equipoise.optimizer.order_stack import MOST, Ways
 from equipoise.optimizer.problem import Problem
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ Listing: TypeAlias = tuple[str, tuple[int, ...]]
 def unsearched(_: object) -> Listing:
     """For who searches nothing."""
     return NONE, ()
-
-
-#: With more orders than this nothing is searched beyond the orders that are tried in arrays.
-_MOST = 150
 
 
 def state_rows(problem: Problem) -> list[Row | Envelope]:
@@ -165,7 +161,7 @@ def searched(plan: Plan) -> Listing:
     """The same by a search for a safe sequence."""
     from equipoise.optimizer.sequence import sequenced
 
-    if sum(map(bool, plan.trades)) > _MOST:
+    if sum(map(bool, plan.trades)) > MOST:
         return NONE, ()
     sequence = sequenced(plan, explain=False)
     if not sequence.safe:

@@ -28,6 +28,8 @@ SMALLEST = 2.0**-14
 #: `sequence` cuts orders at multiples of 1e-9 of the power of ten above their size: so far may a slice be off.
 _CUT = 1e-8
 
+#: With more orders than this nothing is looked for in steps of the orders' number squared.
+MOST = 150
 #: So few orders are looked at in all orders of them, in so many states at a time.
 FEW, _STATES = 12, 2**18
 
@@ -119,8 +121,8 @@ class Ways:
 
     def ends(self, part: float) -> Array:
         """The excess (R, B) with this part of all orders done."""
-        sums = ((part * x.sum(-1))[:, None] for x in (self.traded, self.costs))
-        return self.excess(*sums, [x.sum(-1)[:, None] for x in self.values(part)])[:, :, 0]
+        money, paid = ((part * x.sum(-1))[:, None] for x in (self.traded, self.costs))
+        return self.excess(money, paid, [x.sum(-1)[:, None] for x in self.values(part)])[:, :, 0]
 
     def begins_well(self) -> Mask:
         """Whether (B,) every row, and the floor, certainly holds at the start."""
@@ -136,7 +138,7 @@ class Ways:
         found, well = np.zeros(len(still), dtype=bool), self.begins_well()
         for done, part in ((1.0, 1.0 - SMALLEST), (0.0, SMALLEST)):
             broken = self.broken(self.one_step(done, part)) | still
-            for envelope in envelopes:
+            for envelope in envelopes if still.shape[-1] <= MOST else ():
                 well &= self._over(problem, envelope, np.zeros(still.shape))[0] <= 0
                 self._also(problem, envelope, done, part, broken)
             found |= broken.all(-1)
@@ -179,6 +181,12 @@ class Ways:
     def in_rounds(self, order: Indices, rounds: int) -> Mask:
         """Which portfolios (B,) are certainly safe if all orders are done in so many equal slices, all in this order,
         round by round."""
+        size = max(1, _STATES // (rounds * order.shape[-1]))
+        parts = [slice(k, k + size) for k in range(0, len(order), size)]
+        found = [self.take(part)._in_rounds(order[part], rounds) for part in parts]
+        return np.concatenate(found) if found else np.zeros(0, dtype=bool)
+
+    def _in_rounds(self, order: Indices, rounds: int) -> Mask:
         stages = [self.values(k / rounds) for k in range(rounds + 1)]
 
         def so_far(parts: list[Array]) -> Array:
@@ -206,15 +214,15 @@ class Ways:
         start, changes, _ = self.changes()
         trades = self.traded != 0
         done, left = trades & backwards, trades.copy()
-        good = np.ones(len(done), dtype=bool)
-        when = np.full(trades.shape, trades.shape[-1])
         sign, count = -1.0 if backwards else 1.0, trades.sum(-1)
+        good = count <= MOST
+        when = np.full(trades.shape, trades.shape[-1])
         most = (self.limits - self.errors)[:, :, None]
-        for k in range(int(count.max(initial=0))):
+        for k in range(int(count[good].max(initial=0))):
             money, paid, *rows = (changes * done).sum(-1)[:, :, None] + sign * changes
             excess = self.excess(money, paid, [x + s[:, None] for x, s in zip(rows, start, strict=True)])
             room = np.where(left, (excess - most).max(0), np.inf)
-            at = np.flatnonzero(left.any(-1))
+            at = np.flatnonzero(left.any(-1) & good)
             chosen = room[at].argmin(-1)
             good[at] &= (room[at, chosen] <= 0) | (k == count[at] - 1)  # the last state is the end, or the start
             left[at, chosen], done[at, chosen] = False, not backwards
@@ -235,7 +243,8 @@ class Ways:
 
     def _of_all(self, columns: Indices, well: bool) -> tuple[Mask, Indices]:
         count, m = columns.shape
-        start, changes, still = (x if x.ndim < 3 else np.take_along_axis(x, columns[None], -1) for x in self.changes())
+        start, changes, still = self.changes()
+        changes, still = np.take_along_axis(changes, columns[None], -1), np.take_along_axis(still, columns[None], -1)
         sets = np.arange(2**m)
         bits = (sets >> np.arange(m)[:, None]) & 1
         money, paid, *rows = changes @ bits.astype(float)

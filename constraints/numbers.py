@@ -13,6 +13,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 
@@ -63,6 +64,39 @@ def check_number(value: Any, argument: str, *, at_least: float | None = None, ab
         raise InputError(f"must be at least {at_least:g}", column=argument, value=value)
     if above is not None and value <= above:
         raise InputError(f"must be above {above:g}", column=argument, value=value)
+
+
+def entries(given: Any) -> NDArray[Any]:
+    """An argument as an array of what it holds: True stays True beside floats, and what is masked is None."""
+    if isinstance(given, np.ma.MaskedArray):
+        cells = np.array(given.data, dtype=object)
+        cells[np.ma.getmaskarray(given)] = None
+        return cells
+    return np.asarray(given) if hasattr(given, "dtype") else np.array(given, dtype=object)
+
+
+def floats(cells: NDArray[Any], *, text: bool = True) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """All cells of an array as floats, NaN or infinite where there is none, and the mask of those that `number`
+    refuses. Without `text`, texts are refused too. Arrays of floats or integers are taken as a whole."""
+    plain = cells.dtype.kind in "iuf" or (cells.dtype == object and all(map(_plain, set(map(type, cells.flat)))))
+    try:
+        values = cells.astype(np.float64) if plain else None
+    except OverflowError:  # an integer among objects
+        values = None
+    if values is None:
+        found = [None if isinstance(cell, str) and not text else _float(cell) for cell in cells.flat]
+        values = np.array(found, dtype=np.float64).reshape(cells.shape)  # None becomes NaN
+    size = np.abs(values)
+    wrong = np.asarray(~(size <= LARGEST))
+    small = np.asarray(size < SMALLEST)
+    if small.any():
+        given = cells[small]
+        wrong[small] = given != 0 if plain else [not _zero(cell) for cell in given]
+    return values, wrong
+
+
+def _plain(kind: type) -> bool:
+    return issubclass(kind, float | int | np.floating | np.integer) and not issubclass(kind, bool | np.timedelta64)
 
 
 def _float(value: Any) -> float | None:

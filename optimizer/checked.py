@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import entries, floats, number
 
 #: What a closed form returns: a float where all its arguments are floats, else an array.
 Figure: TypeAlias = Any
@@ -41,17 +42,23 @@ def checked(
     below: float = np.inf,
     finite: bool = True,
 ) -> Array:
-    """The argument as an array of floats within its range, or an InputError that names it and the first misfit."""
-    values = np.asarray(given)
-    if values.dtype.kind not in "iuf" or values.size == 0:
+    """The argument as an array of floats within its range, or an InputError that names it and the first misfit.
+
+    What counts as a number is said in `numbers`; texts do not. Without `finite`, infinity does.
+    """
+    cells = entries(given)
+    if cells.size == 0:
         raise InputError("must be a number or an array of numbers", column=argument, value=given)
+    values, wrong = floats(cells, text=False)
     fits = (values >= at_least) & (values <= at_most) & (np.isfinite(values) if finite else ~np.isnan(values))
     fits &= ~((values <= above) | ((values >= below) & (below < np.inf)))
     if not fits.all():
         limits = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
         wanted = " and ".join(f"{word} {limit:g}" for word, limit in limits if np.isfinite(limit))
-        raise InputError(f"must be {wanted or 'a finite number'}", column=argument, value=values[~fits][0])
-    return values.astype(float)
+        raise InputError(f"must be {wanted or 'a finite number'}", column=argument, value=cells[~fits][0])
+    for cell in cells[wrong & np.isfinite(values)][:1]:
+        number(cell, None, argument)
+    return values
 
 
 def together(**given: Array) -> tuple[Array, ...]:

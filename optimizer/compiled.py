@@ -24,6 +24,7 @@ from equipoise.optimizer.compiled_dual import (
     IMPACT,
     LONG,
     LOWER,
+    QUADRATIC,
     SELL,
     SHORT,
     UPPER,
@@ -33,6 +34,7 @@ from equipoise.optimizer.compiled_dual import (
     Problem,
     evaluate,
     multiply,
+    rebase,
 )
 from equipoise.optimizer.compiled_jit import jit, part
 from equipoise.optimizer.compiled_step import Constants, Room, direct, pin, step
@@ -55,9 +57,20 @@ class _Stack(NamedTuple):
     factors: int
     aversion: float
     horizon: float
+    bands: tuple[Indices, Indices, Flags]  # `Dual.bands`, of all turns: (q,), (q,), (B, q)
     kinked: bool  # whether any row has a kink
     costly: bool  # whether costs raise any row
     shared: bool  # whether all have the same rows
+
+
+class _Base(NamedTuple):
+    """What a problem's prices are counted from: see `Problem`."""
+
+    prices: Array
+    start: Array
+    sides: Array
+    bands: Indices
+    smoothed: Flags
 
 
 class _Shared(NamedTuple):
@@ -73,20 +86,22 @@ class _State(NamedTuple):
     """How far the problems are."""
 
     centre: Array  # (B, n)
-    before: Array  # (B,): the residual of the step before
+    before: Array  # (B,): the least residual at these centres
+    soft: Array  # (B,): what is left of the proximal weights
     done: Flags  # (B,)
     weights: Array  # (B, n)
     prices: Array  # (B, K)
     steps: Indices  # (B,)
 
 
-def iterated(dual: Dual) -> Ends:
+def iterated(dual: Dual, proximal: float = iteration.PROXIMAL[0]) -> Ends:
     """Newton's method on these problems, one after the other: see `iteration.iterated`."""
     size, n = dual.assets.before.shape
     stack, code = _stacked(dual), np.full(size, UNSOLVED)
     state = _State(
         centre=np.empty((size, n)),
         before=np.full(size, np.inf),
+        soft=np.ones(size),
         done=np.zeros(size, dtype=np.bool_),
         weights=np.empty((size, n)),
         prices=np.zeros_like(dual.limits),
@@ -94,7 +109,7 @@ def iterated(dual: Dual) -> Ends:
     )
     open_ = np.arange(size)
     while len(open_):
-        _iterate(stack, open_, _CONSTANTS, state)
+        _iterate(stack, open_, _CONSTANTS, proximal, state)
         open_ = open_[~state.done[open_]]
         proven = infeasible(dual.take(open_), state.prices[open_])
         code[open_[proven]] = INFEASIBLE
@@ -123,14 +138,23 @@ def _stacked(dual: Dual) -> _Stack:
         factors=dual.factors,
         aversion=float(dual.aversion),
         horizon=float(dual.horizon),
+        bands=_bands(dual),
         kinked=bool(dual.kinks),
         costly=dual.cost is not None,
         shared=all(len(matrix) == 1 for matrix in (linear, *kinks)),
     )
 
 
+def _bands(dual: Dual) -> tuple[Indices, Indices, Flags]:
+    nothing = np.zeros(0, dtype=np.intp)
+    one = np.concatenate([nothing, *(one for one, _, _ in dual.bands)])
+    other = np.concatenate([nothing, *(other for _, other, _ in dual.bands)])
+    masks = [np.broadcast_to(mask, (dual.size, mask.shape[-1])) for _, _, mask in dual.bands]
+    return one, other, np.hstack([np.zeros((dual.size, 0), dtype=bool), *masks])
+
+
 @jit
-def _iterate(stack: _Stack, which: Indices, constants: Constants, state: _State) -> None:
+def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: float, state: _State) -> None:
     """Take these problems on until they are done, or to where `iteration` looks for a proof of infeasibility."""
     n, count, rows = state.weights.shape[1], state.prices.shape[1], stack.cost.shape[1]
     assets, weight, scale = np.empty((12, n)), np.empty(n), np.empty(count)
@@ -148,47 +172,88 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, state: _State)
         np.empty(count, dtype=np.intp),
         np.empty((5, n)),
         np.empty((5, n)),
+        np.empty((5, n)),
+        np.empty(count, dtype=np.bool_),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+        np.empty(count),
+    )
+    total, base = (
+        np.empty(count),
+        _Base(
+            np.empty(count),
+            np.empty((5, n)),
+            np.empty((2, n)),
+            np.empty((3, len(stack.bands[0])), dtype=np.intp),
+            np.empty(1, dtype=np.bool_),
+        ),
     )
     here, there = _blank(n, count), _blank(n, count)
     for number in range(len(which)):
         b = which[number]
-        problem = _one(stack, b, assets, shared, number == 0 or not stack.shared)
-        centre, before = state.centre[b], state.before[b]
-        _weigh(problem, shared.squares, weight, constants)
+        problem = _one(stack, b, assets, shared, base, number == 0 or not stack.shared)
+        centre, least = state.centre[b], state.before[b]
+        _weigh(problem, shared.squares, weight, proximal, constants)
         if state.steps[b] == 0:
             _begin(problem, centre, state.prices[b])
-        _smooth(stack, b, assets, weight, centre)
-        _scale(problem, shared.scale, scale)
-        here.prices[:] = state.prices[b]
+        _scale(problem, weight, shared.scale, scale)
+        for i in range(n):
+            weight[i] *= state.soft[b]
+        total[:] = state.prices[b]
+        _smooth(stack, b, problem, weight, centre, total, here)
         evaluate(problem, here)
         resumed = state.steps[b] > 0
         while True:
             residual = pin(problem, here, pinned)
-            pull, size = 0.0, 0.0
-            for i in range(n):
-                pull = max(pull, abs(weight[i] * (here.weights[i] - centre[i])))
-            for p in range(problem.factors, count):
-                size += abs(here.prices[p])
-            stalled = residual <= constants.nearly and residual > 0.1 * before
-            still = pull <= constants.pull * (1.0 + 100.0 * size)
-            state.done[b] = (residual <= constants.exact or stalled) and still
+            size = 0.0
+            for p in range(count):
+                total[p] = problem.base[p] + here.prices[p]
+                if p >= problem.factors:
+                    size += abs(total[p])
+            stalled = residual <= constants.nearly and residual > constants.stalled * least
+            stalled = stalled or (residual <= constants.nearly and state.steps[b] == constants.rays[-1])
+            still = residual > constants.recentre or _still(problem, here, weight, centre, total, room, constants)
+            state.done[b] = (residual <= constants.exact or stalled) and (still or state.steps[b] == constants.rays[-1])
             if state.done[b] or (not resumed and (size > constants.far or state.steps[b] in constants.rays)):
                 break
-            before, resumed = residual, False
-            if residual <= constants.recentre and not still:
-                if residual > constants.nearly:
-                    before = np.inf
+            least, resumed = min(least, residual), False
+            if not still:
+                least = np.inf
+                for i in range(n):
+                    weight[i] *= max(constants.softer, constants.softest / state.soft[b])
+                state.soft[b] = max(state.soft[b] * constants.softer, constants.softest)
                 centre[:] = here.weights
-                _smooth(stack, b, assets, weight, centre)
+                _smooth(stack, b, problem, weight, centre, total, here)
                 evaluate(problem, here)
                 residual = pin(problem, here, pinned)
             direct(problem, here, pinned, residual, scale, room, constants)
-            step(problem, here, there, room, constants)
+            step(problem, here, there, room, residual, constants)
             here, there = there, here
             state.steps[b] += 1
-        state.before[b] = before
-        state.prices[b] = here.prices
+        state.before[b] = least
+        state.prices[b] = total
         state.weights[b] = here.weights
+
+
+@part
+def _still(
+    problem: Problem, point: Point, weight: Array, centre: Array, total: Array, room: Room, constants: Constants
+) -> bool:
+    """`iteration._still`."""
+    still, slopes = True, room.seen[0]
+    if problem.smoothed[0]:
+        slopes[:] = 0.0
+        for p in range(len(total)):
+            price = abs(total[p])
+            for i in range(len(slopes)):
+                slopes[i] += price * abs(problem.linear[p, i])
+        for i in range(len(slopes)):
+            away = abs(point.weights[i] - centre[i])
+            pull = weight[i] * away
+            still = still and (away <= constants.exact or pull <= constants.rounding * slopes[i] or pull <= 0.0)
+    return still
 
 
 @jit
@@ -197,7 +262,7 @@ def _blank(n: int, count: int) -> Point:
 
 
 @part
-def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Problem:
+def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, base: _Base, new: bool) -> Problem:
     """This problem, its assets in an array of their own; `new`: with other rows than the last."""
     n, k, rows = assets.shape[1], stack.factors, shared.present.shape[1]
     for name in range(12):
@@ -229,6 +294,13 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
                         steepest += abs(shared.kinks[kind, r, i])
                 total += steepest**2
             shared.scale[p] = total
+    base.smoothed[0] = False
+    for q in range(base.bands.shape[1]):
+        base.bands[0, q], base.bands[1, q], base.bands[2, q] = (
+            stack.bands[0][q],
+            stack.bands[1][q],
+            stack.bands[2][b, q],
+        )
     signed, bent = bool(np.any(shared.present[:2])), False
     for i in range(n):
         signed = signed or assets[LONG, i] != 0.0 or assets[SHORT, i] != 0.0
@@ -240,9 +312,14 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
         shared.present,
         cost,
         limits,
+        base.prices,
+        base.start,
+        base.sides,
+        base.bands,
         k,
         stack.aversion,
         stack.horizon,
+        base.smoothed,
         signed,
         stack.kinked,
         stack.costly,
@@ -251,18 +328,19 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, new: bool) -> Pr
 
 
 @part
-def _weigh(problem: Problem, squares: Array, weight: Array, constants: Constants) -> None:
+def _weigh(problem: Problem, squares: Array, weight: Array, proximal: float, constants: Constants) -> None:
     """The proximal weights of the assets that have no curvature of their own."""
     curvature, largest = problem.assets[CURVATURE], 0.0
     for i in range(len(weight)):
         weight[i] = problem.aversion * squares[i] + curvature[i]
-        largest = max(largest, weight[i])
-    riskless = constants.proximal_riskless * (largest if largest > 0.0 else 1.0)
+        largest = max(largest, weight[i] + 2.0 * problem.assets[QUADRATIC, i])
+    least = constants.proximal_riskless * (largest if largest > 0.0 else 1.0)
     for i in range(len(weight)):
-        if curvature[i] > constants.no_curvature * weight[i]:
+        if curvature[i] > max(constants.no_curvature * weight[i], constants.no_curvature_at_all * largest):
             weight[i] = 0.0
         else:
-            weight[i] = constants.proximal * weight[i] if weight[i] > 0.0 else riskless
+            weight[i] = max(proximal * weight[i], least)
+            problem.smoothed[0] = True
 
 
 @part
@@ -277,20 +355,25 @@ def _begin(problem: Problem, centre: Array, prices: Array) -> None:
 
 
 @part
-def _smooth(stack: _Stack, b: int, assets: Array, weight: Array, centre: Array) -> None:
-    """Add ½·weight·(w − centre)² to every asset."""
-    own, wanted = stack.assets[CURVATURE][b], stack.assets[CENTRE][b]
+def _smooth(stack: _Stack, b: int, problem: Problem, weight: Array, centre: Array, total: Array, point: Point) -> None:
+    """Add ½·weight·(w − centre)² to every asset, and count prices from these on; without it, from 0."""
+    own, wanted, assets = stack.assets[CURVATURE][b], stack.assets[CENTRE][b], problem.assets
     for i in range(len(weight)):
         if weight[i] > 0.0:
             assets[CURVATURE, i] = own[i] + weight[i]
             assets[CENTRE, i] = (own[i] * wanted[i] + weight[i] * centre[i]) / assets[CURVATURE, i]
+    for p in range(len(total)):
+        problem.base[p] = 0.0
+        point.prices[p] = 0.0 if problem.smoothed[0] else total[p]
+        total[p] -= point.prices[p]
+    rebase(problem, total, centre)
 
 
 @part
-def _scale(problem: Problem, squares: Array, scale: Array) -> None:
+def _scale(problem: Problem, weight: Array, squares: Array, scale: Array) -> None:
     """The curvature of each price if every asset were free."""
     k, own, largest = problem.factors, problem.assets, 0.0
-    median = np.median(own[CURVATURE])
+    median = np.median(own[CURVATURE] + weight)
     for p in range(len(scale)):
         total, r = squares[p], p - k
         if 0 <= r < len(problem.cost) and problem.cost[r] > 0.0:

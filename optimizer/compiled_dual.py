@@ -30,9 +30,14 @@ class Problem(NamedTuple):
     present: Flags  # (4, m): which rows have such kinks
     cost: Array  # (m,)
     limits: Array  # (K,)
+    base: Array  # (K,): the prices that are looked for are changes of these,
+    start: Array  # (5, n): what these make of slope, long, short, buy and sell,
+    sides: Array  # (2, n): seen from there (`Separable.seen_from`)
+    bands: Indices  # (3, q): pairs of rows that may be the two sides of a band, and whether they are
     factors: int
     aversion: float
     horizon: float
+    smoothed: Flags  # (1,): whether by a proximal term
     signed: bool | np.bool_  # whether anything has a kink at 0
     kinked: bool  # whether any row has a kink
     costly: bool  # whether costs raise any row
@@ -52,44 +57,92 @@ class Point(NamedTuple):
 @jit
 def evaluate(problem: Problem, point: Point) -> None:
     """Fill in the point at its prices."""
-    charged = charge(problem, point.prices)
-    _price(problem, point, charged)
-    respond(problem, point.priced, charged, point.weights, point.moves)
+    change(problem, point.prices, point.priced)
+    see(problem, point.priced)
+    add(problem.start, point.priced, problem.signed)
+    respond(problem, point.priced, charge(problem, point.prices), point.weights, point.moves)
     _grade(problem, point)
 
 
 @part
 def charge(problem: Problem, prices: Array) -> float:
     """By what factor prices of rows make trading dearer."""
-    total = 0.0
-    for r in range(len(problem.cost)):
-        total += prices[problem.factors + r] * problem.cost[r]
-    return 1.0 + problem.horizon * total
+    return 1.0 + charged(problem, problem.base) + charged(problem, prices)
 
 
 @part
-def _price(problem: Problem, point: Point, charged: float) -> None:
-    own, priced, k, n = problem.assets, point.priced, problem.factors, len(point.weights)
+def charged(problem: Problem, prices: Array) -> float:
+    total = 0.0
+    for r in range(len(problem.cost)):
+        total += prices[problem.factors + r] * problem.cost[r]
+    return problem.horizon * total
+
+
+@part
+def change(problem: Problem, prices: Array, priced: Array) -> None:
+    """`Dual.change`: what prices add to slope, long, short, buy and sell (5, n)."""
+    own, k, n = problem.assets, problem.factors, priced.shape[1]
+    dearer = charged(problem, prices)
     for i in range(n):
-        priced[0, i] = own[SLOPE, i]
-        priced[3, i] = own[BUY, i] * charged
-        priced[4, i] = own[SELL, i] * charged
+        priced[0, i] = 0.0
+        priced[3, i] = own[BUY, i] * dearer
+        priced[4, i] = own[SELL, i] * dearer
     if problem.signed:
         for i in range(n):
-            priced[1, i] = own[LONG, i]
-            priced[2, i] = own[SHORT, i]
-    for p in range(len(point.prices)):
-        price = point.prices[p]
+            priced[1, i] = 0.0
+            priced[2, i] = 0.0
+    for p in range(len(prices)):
+        price = prices[p]
         if price != 0.0:
             for i in range(n):
                 priced[0, i] += price * problem.linear[p, i]
     if problem.kinked:
         for kind in range(4):
             for r in range(len(problem.cost)):
-                price = point.prices[k + r]
+                price = prices[k + r]
                 if problem.present[kind, r] and price != 0.0:
                     for i in range(n):
                         priced[1 + kind, i] += price * problem.kinks[kind, r, i]
+
+
+@part
+def see(problem: Problem, priced: Array) -> None:
+    """`Separable.seen_from` these sides."""
+    if problem.smoothed[0]:
+        for side in range(0 if problem.signed else 1, 2):
+            up, down = 1 + 2 * side, 2 + 2 * side
+            for i in range(priced.shape[1]):
+                one, other, at = priced[up, i], priced[down, i], problem.sides[side, i]
+                priced[0, i] += one if at > 0.0 else (-other if at < 0.0 else 0.0)
+                priced[up, i] = 0.0 if at > 0.0 else one + (other if at < 0.0 else 0.0)
+                priced[down, i] = 0.0 if at < 0.0 else other + (one if at > 0.0 else 0.0)
+
+
+@part
+def add(start: Array, priced: Array, signed: bool | np.bool_) -> None:
+    for name in range(5):
+        if signed or name == 0 or name > 2:
+            for i in range(priced.shape[1]):
+                priced[name, i] += start[name, i]
+
+
+@part
+def rebase(problem: Problem, prices: Array, centre: Array) -> None:
+    """Take these prices for the base, and the assets as they are seen from the centre."""
+    own, start = problem.assets, problem.start
+    change(problem, prices, start)
+    for i in range(len(centre)):
+        start[0, i] += own[SLOPE, i]
+        start[3, i] += own[BUY, i]
+        start[4, i] += own[SELL, i]
+        problem.sides[0, i] = np.sign(centre[i])
+        problem.sides[1, i] = np.sign(centre[i] - own[BEFORE, i])
+    if problem.signed:
+        for i in range(len(centre)):
+            start[1, i] += own[LONG, i]
+            start[2, i] += own[SHORT, i]
+    problem.base[:] = prices
+    see(problem, start)
 
 
 @jit
@@ -146,7 +199,7 @@ def _grade(problem: Problem, point: Point) -> None:
     for p in range(len(gradient)):
         gradient[p] -= problem.limits[p]
         if p < k:
-            gradient[p] -= point.prices[p] / problem.aversion
+            gradient[p] -= (problem.base[p] + point.prices[p]) / problem.aversion
     if problem.kinked:
         for r in range(len(problem.cost)):
             if problem.present[0, r] or problem.present[1, r]:

@@ -18,11 +18,14 @@ from equipoise.optimizer.compiled_dual import (
     Indices,
     Point,
     Problem,
+    change,
     charge,
+    charged,
     curve,
     curved,
     evaluate,
     respond,
+    see,
 )
 from equipoise.optimizer.compiled_jit import jit, part
 
@@ -34,8 +37,12 @@ class Constants(NamedTuple):
     far: float
     exact: float
     nearly: float
+    stalled: float
     recentre: float
-    pull: float
+    rounding: float
+    softer: float
+    softest: float
+    turns: int
     accepted: float
     searches: int
     widenings: int
@@ -43,7 +50,7 @@ class Constants(NamedTuple):
     fading: float
     held: float
     no_curvature: float
-    proximal: float
+    no_curvature_at_all: float
     proximal_riskless: float
 
 
@@ -60,7 +67,14 @@ class Room(NamedTuple):
     moving: Indices
     kept: Indices
     change: Array  # (5, n)
+    seen: Array
     priced: Array
+    face: Flags  # (K,)
+    rise: Array
+    least: Array
+    goal: Array
+    step: Array
+    cut: Array
 
 
 @part
@@ -69,7 +83,7 @@ def pin(problem: Problem, point: Point, pinned: Flags) -> float:
     k, residual = problem.factors, 0.0
     for p in range(len(pinned)):
         row = k <= p < k + len(problem.cost)
-        pinned[p] = row and point.prices[p] <= 0.0 and point.gradient[p] <= 0.0
+        pinned[p] = row and problem.base[p] + point.prices[p] <= 0.0 and point.gradient[p] <= 0.0
         if not pinned[p]:
             residual = max(residual, abs(point.gradient[p]))
     return residual
@@ -79,54 +93,102 @@ def pin(problem: Problem, point: Point, pinned: Flags) -> float:
 def direct(
     problem: Problem, point: Point, pinned: Flags, residual: float, scale: Array, room: Room, constants: Constants
 ) -> None:
-    """Newton's direction on the prices that are not pinned."""
+    """Newton's direction on the prices that are not pinned: the highest point of the quadratic model."""
     k, rows, curvature, unit = problem.factors, len(problem.cost), room.curvature, room.unit
     count = 0
     for p in range(len(pinned)):
+        room.direction[p] = 0.0
         if not pinned[p]:
             room.moving[count] = p
-            room.kept[count] = count
             count += 1
     curve(problem, point, room.moving, count, room.free, room.slopes, curvature)
-    # `moving` is in ascending order: whether there is more than one row.
-    several = count > 1 and room.moving[count - 2] >= k
     for a in range(count):
-        diagonal, all_free = curvature[a, a], scale[room.moving[a]]
-        ridge = 0.0
-        if several and room.moving[a] >= k:
-            ridge = (constants.singular + constants.fading * min(residual, 1.0)) * diagonal
+        p = room.moving[a]
+        diagonal, all_free = curvature[a, a], scale[p]
+        ridge = (constants.singular + constants.fading * min(residual, 1.0)) * diagonal if p >= k else 0.0
         curvature[a, a] += ridge if diagonal > 1e-9 * all_free else constants.held * all_free
         unit[a] = 1.0 / np.sqrt(curvature[a, a])
-    while True:
-        for a in range(count):
-            one = room.kept[a]
-            room.right[a] = point.gradient[room.moving[one]] * unit[one]
-            for c in range(a + 1):
-                other = room.kept[c]
-                room.system[a, c] = room.system[c, a] = curvature[one, other] * (unit[one] * unit[other])
-        _eliminate(room.system, room.right, count)
-        for p in range(len(pinned)):
-            room.direction[p] = 0.0
-        right_ones = 0
-        for a in range(count):
-            one = room.kept[a]
-            p = room.moving[one]
-            room.direction[p] = room.right[a] * unit[one]
-            if not (k <= p < k + rows and point.prices[p] <= 0.0 and room.direction[p] < 0.0):
-                room.kept[right_ones] = one
-                right_ones += 1
-        if right_ones == count:
-            break
-        count = right_ones
+        room.least[a] = -(problem.base[p] + point.prices[p]) / unit[a] if k <= p < k + rows else -np.inf
+        room.right[a] = point.gradient[p] * unit[a]
+        for c in range(a + 1):
+            curvature[a, c] *= unit[a] * unit[c]
+            curvature[c, a] = curvature[a, c]
+    _climb(room, count, constants)
+    for a in range(count):
+        room.direction[room.moving[a]] = unit[a] * room.goal[a]
 
 
 @part
-def step(problem: Problem, here: Point, there: Point, room: Room, constants: Constants) -> None:
+def _climb(room: Room, count: int, constants: Constants) -> None:
+    """`iteration._highest`: into the room's `goal`, by its `right` and `curvature`."""
+    curvature, x, face, least, rise = room.curvature, room.goal, room.face, room.least, room.rise
+    steepest = 0.0
+    for a in range(count):
+        x[a], face[a] = 0.0, True
+        rise[a] = room.right[a]
+        steepest = max(steepest, abs(rise[a]))
+    step = room.step
+    for _ in range(constants.turns * (1 + count)):
+        size = 0
+        for a in range(count):
+            if face[a]:
+                room.kept[size] = a
+                step[size] = rise[a]
+                size += 1
+        for a in range(size):
+            for c in range(size):
+                room.system[a, c] = curvature[room.kept[a], room.kept[c]]
+        _eliminate(room.system, step, size)
+        nearest, any_short = 1.0, False
+        for a in range(size):
+            one = room.kept[a]
+            if x[one] + step[a] < least[one]:
+                any_short = True
+                nearest = min(nearest, (least[one] - x[one]) / step[a])
+        if any_short:
+            # Cut off at the lower limits, if that is higher than here.
+            for a in range(count):
+                room.cut[a] = 0.0
+            for a in range(size):
+                one = room.kept[a]
+                room.cut[one] = max(x[one] + step[a], least[one]) - x[one]
+            height = 0.0
+            for a in range(count):
+                bent = 0.0
+                for c in range(count):
+                    bent += curvature[a, c] * room.cut[c]
+                height += room.cut[a] * (2.0 * rise[a] - bent)
+            higher = height > 0.0
+            for a in range(size):
+                one = room.kept[a]
+                falls = x[one] + step[a] < least[one]
+                if falls and (higher or (least[one] - x[one]) / step[a] <= nearest):
+                    x[one], face[one] = least[one], False
+                else:
+                    x[one] += room.cut[one] if higher else nearest * step[a]
+        else:
+            for a in range(size):
+                x[room.kept[a]] += step[a]
+        for a in range(count):
+            rise[a] = room.right[a]
+            for c in range(count):
+                rise[a] -= curvature[a, c] * x[c]
+        let_go = False
+        if not any_short:
+            for a in range(count):
+                if not face[a] and rise[a] > 1e-12 * steepest:
+                    face[a], let_go = True, True
+            if not let_go:
+                break
+
+
+@part
+def step(problem: Problem, here: Point, there: Point, room: Room, residual: float, constants: Constants) -> None:
     """Fill in `there`: in the room's direction, as far as prices stay ≥ 0 and the dual rises."""
     direction, furthest = room.direction, np.inf
     for p in range(problem.factors, problem.factors + len(problem.cost)):
         if direction[p] < 0.0:
-            furthest = min(furthest, -here.prices[p] / direction[p])
+            furthest = min(furthest, -(problem.base[p] + here.prices[p]) / direction[p])
     length = min(1.0, furthest)
     _move(problem, here, there, direction, length)
     evaluate(problem, there)
@@ -134,7 +196,8 @@ def step(problem: Problem, here: Point, there: Point, room: Room, constants: Con
     for p in range(len(direction)):
         at_here += here.gradient[p] * length * direction[p]
         at_there += there.gradient[p] * length * direction[p]
-    if at_there < -constants.accepted * at_here or (at_there > 0.5 * at_here and furthest > length):
+    short = at_there < -constants.accepted * at_here or (at_there > 0.5 * at_here and furthest > length)
+    if short and residual > constants.exact:
         factor = _searched(problem, here, there, length, at_here, at_there, furthest / length, room, constants)
         _move(problem, here, there, direction, factor * length)
         evaluate(problem, there)
@@ -142,14 +205,21 @@ def step(problem: Problem, here: Point, there: Point, room: Room, constants: Con
 
 @part
 def _move(problem: Problem, here: Point, there: Point, direction: Array, length: float) -> None:
-    k = problem.factors
+    k, base = problem.factors, problem.base
     for p in range(len(direction)):
         price = here.prices[p] + length * direction[p]
         if k <= p < k + len(problem.cost):
             # A row whose price reaches 0 is exactly at 0.
-            ends = direction[p] < 0.0 and -here.prices[p] / direction[p] <= length * (1.0 + 1e-9)
-            price = 0.0 if ends else max(price, 0.0)
+            ends = direction[p] < 0.0 and -(base[p] + here.prices[p]) / direction[p] <= length * (1.0 + 1e-9)
+            price = -base[p] if ends else max(price, -base[p])
         there.prices[p] = price
+    bands = problem.bands
+    for q in range(bands.shape[1]):
+        one, other = k + bands[0, q], k + bands[1, q]
+        if bands[2, q] and problem.limits[one] + problem.limits[other] >= 0.0:
+            both = min(base[one] + there.prices[one], base[other] + there.prices[other])
+            there.prices[one] -= both
+            there.prices[other] -= both
 
 
 @part
@@ -167,10 +237,12 @@ def _searched(
     """The length, of at most `furthest` units, at which the derivative along the direction is about 0."""
     wanted = constants.accepted * abs(at_here)
     low, high, at_low, at_high = 0.0, 1.0, at_here, at_there
-    for name in range(5):
-        for i in range(len(here.weights)):
-            room.change[name, i] = there.priced[name, i] - here.priced[name, i]
-    dearer = charge(problem, there.prices) - charge(problem, here.prices)
+    for p in range(len(room.rise)):
+        room.rise[p] = unit * room.direction[p]
+    change(problem, room.rise, room.change)
+    room.seen[:] = room.change
+    see(problem, room.seen)
+    dearer = charged(problem, room.rise)
     for _ in range(constants.widenings):
         if at_high <= wanted or high >= furthest:
             break
@@ -201,28 +273,28 @@ def _along(problem: Problem, here: Point, there: Point, unit: float, dearer: flo
 
     `there` has lent its weights to work in.
     """
-    own, priced, change, weights = problem.assets, room.priced, room.change, there.weights
+    own, priced, added, weights = problem.assets, room.priced, room.change, there.weights
     n = len(weights)
     for name in range(5):
         for i in range(n):
-            priced[name, i] = here.priced[name, i] + length * change[name, i]
+            priced[name, i] = here.priced[name, i] + length * room.seen[name, i]
     respond(problem, priced, charge(problem, here.prices) + length * dearer, weights, there.moves)
     slope = 0.0
     for i in range(n):
-        slope += change[0, i] * weights[i]
+        slope += added[0, i] * weights[i]
     if problem.signed:
         for i in range(n):
-            long, short = change[1, i], -change[2, i]
+            long, short = added[1, i], -added[2, i]
             slope += (long if weights[i] > 0.0 else short) * weights[i]
     if problem.kinked or problem.costly:
         for i in range(n):
-            trade, buy, sell = weights[i] - own[BEFORE, i], change[3, i], change[4, i]
+            trade, buy, sell = weights[i] - own[BEFORE, i], added[3, i], added[4, i]
             slope += (buy if trade > 0.0 else sell) * abs(trade)
             slope += dearer * curved(own[QUADRATIC, i], own[IMPACT, i], abs(trade), problem.bent)
     for p in range(len(room.direction)):
         step, limit = unit * room.direction[p], problem.limits[p]
         if p < problem.factors:
-            limit += (here.prices[p] + length * step) / problem.aversion
+            limit += (problem.base[p] + here.prices[p] + length * step) / problem.aversion
         slope -= step * limit
     return slope
 

@@ -15,21 +15,24 @@ no budget is left. Where a rule or a rate makes the cash bend at 0 and it may be
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, part
 from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.rows import times
-from equipoise.optimizer.separable import Separable, absent
+from equipoise.optimizer.rows import Rows, times
+from equipoise.optimizer.separable import PRICED, Separable, absent
 
 #: The parts of a row that have a kink; their coefficients are added to the asset's own.
 KINKS = ("long", "short", "buy", "sell")
-#: What depends on the prices in an asset's function.
-PRICED = ("slope", "long", "short", "buy", "sell", "quadratic", "impact")
 _TRADING = ("buy", "sell", "quadratic", "impact")
+_NOTHING: dict[str, Any] = dict.fromkeys(("curvature", *PRICED), 0.0)
+
+
+#: Rows that may be the two sides of a band, r·w ≤ upper and −r·w ≤ upper: some, the others, and in which problems.
+Band: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,13 @@ class Dual:
     horizon: float
     budget: int  #: how many of the last prices are those of budgets, equalities: 0 or 1, or one an account
 
+    bands: tuple[Band, ...]
+    #: Where the prices that are looked for are changes of these, `base` (B, K), what they make of the assets (with
+    #: a proximal term): a small change then counts, however large the prices.
+    base: Array | None = None
+    start: Separable | None = None
+    sides: tuple[Array, Array] | None = None  #: from which the assets are `Separable.seen_from`
+
     @property
     def size(self) -> int:
         return len(self.limits)
@@ -91,25 +101,46 @@ class Dual:
             kinks={name: _of_each(matrix, at) for name, matrix in self.kinks.items()},
             cost=None if self.cost is None else self.cost[at],
             constant=self.constant[at],
+            bands=tuple((one, other, _of_each(mask, at, 2)) for one, other, mask in self.bands),
+            base=None if self.base is None else self.base[at],
+            start=None if self.start is None else taken(self.start, at),
+            sides=None if self.sides is None else (self.sides[0][at], self.sides[1][at]),
         )
 
-    def priced(self, prices: Array, *, objective: float = 1.0) -> Separable:
-        """Each asset's function at these prices; without the objective (0) for proofs of infeasibility."""
-        own, rows = self.assets, prices[:, self.rows]
-        terms = {"slope": _sum(prices, self.linear) + objective * own.slope}
-        costs: Any = 0.0
+    def netted(self, prices: Array) -> Array:
+        """The same prices, one side of each band at 0: the dual is no lower there, and no asset notices."""
+        for one, other, opposite in self.bands:
+            one, other = one + self.factors, other + self.factors
+            whole = self.whole(prices)
+            both = np.minimum(whole[:, one], whole[:, other])
+            both = np.where(opposite & (self.limits[:, one] + self.limits[:, other] >= 0), both, 0.0)
+            prices[:, one] -= both
+            prices[:, other] -= both
+        return prices
+
+    def whole(self, prices: Array) -> Array:
+        """The prices themselves, where these are changes of a base."""
+        return prices if self.base is None else self.base + prices
+
+    def priced(self, prices: Array) -> Separable:
+        """Each asset's function at these prices."""
+        return (self.start or self.assets).plus(self.seen(self.change(prices)))
+
+    def seen(self, change: Separable) -> Separable:
+        """The change as it is added to `start`."""
+        return change if self.sides is None else change.seen_from(*self.sides)
+
+    def change(self, prices: Array) -> Separable:
+        """What prices add to the assets' functions, which are linear in them."""
+        rows = prices[:, self.rows]
+        terms = {"slope": _sum(prices, self.linear)}
+        terms |= {name: _sum(rows, matrix) for name, matrix in self.kinks.items()}
         if self.cost is not None:
             raised = _sum(rows, self.cost) if self.cost.ndim == 3 else np.sum(rows * self.cost, axis=1, keepdims=True)
-            costs = raised * self.horizon
-        for name in (*_TRADING, "long", "short"):
-            value = getattr(own, name)
-            if not absent(value):
-                scale = objective + costs if name in _TRADING else objective
-                value = value * scale if not (isinstance(scale, float) and scale == 1.0) else value
-            if name in self.kinks:
-                value = value + _sum(rows, self.kinks[name])
-            terms[name] = value
-        return replace(own, **terms, curvature=own.curvature if objective else 0.0)
+            for name in _TRADING:
+                if not absent(own := getattr(self.assets, name)):
+                    terms[name] = terms.get(name, 0.0) + own * (raised * self.horizon)
+        return replace(self.assets, **(_NOTHING | terms))
 
     def at(self, prices: Array) -> Point:
         assets = self.priced(prices)
@@ -120,7 +151,7 @@ class Dual:
         """What the weights leave of each row: (B, K)."""
         k, rows, trades = self.factors, self.rows, weights - self.assets.before
         gradient = times(self.linear, weights) - self.limits
-        gradient[:, :k] -= prices[:, :k] / self.aversion
+        gradient[:, :k] -= self.whole(prices)[:, :k] / self.aversion
         for name, matrix in self.kinks.items():
             gradient[:, rows] += times(matrix, part(name, weights, trades))
         if self.cost is not None:
@@ -175,9 +206,10 @@ class Dual:
     def bound(self, prices: Array, *, objective: float = 1.0) -> Array:
         """D at these prices (B,): no feasible objective is below it. `objective` = 0: of the zero function."""
         k = self.factors
+        assets = self.priced(prices)
         if not objective:
             prices = np.where(np.arange(prices.shape[1]) < k, 0.0, prices)
-        assets = self.priced(prices, objective=objective)
+            assets = self.change(prices)
         best = assets.value(assets.response()[0]).sum(axis=1)
         spread = np.square(prices[:, :k]).sum(axis=1) / (2.0 * self.aversion)
         return np.asarray(objective * (self.constant - spread) - (prices * self.limits).sum(axis=1) + best)
@@ -261,8 +293,30 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
         factors=exposure.shape[1],
         aversion=problem.aversion,
         horizon=problem.horizon,
+        bands=_bands(rows, weight, [*kinks.values(), cost_rows.reshape(*upper.shape, -1)]),
         budget=0 if out else len(problem.budgets),
     )
+
+
+def _bands(rows: Rows, weight: Array, others: list[Array]) -> tuple[Band, ...]:
+    """Rows of one label, a ceiling and a floor, and in which problems they are opposite, without kinks and costs."""
+    labels: dict[str, tuple[list[int], list[int]]] = {}
+    for place, row in enumerate(rows.rows):
+        labels.setdefault(row.label, ([], []))[row.at_least].append(place)
+    pairs: dict[int, list[tuple[int, int]]] = {}
+    for ceilings, floors in labels.values():
+        for turn in range(len(floors)):  # a rule may be given twice: each with each, but none twice in one turn
+            few, many = sorted((ceilings, floors), key=len)
+            if turn < len(many):
+                pairs.setdefault(turn, []).extend((r, many[(i + turn) % len(many)]) for i, r in enumerate(few))
+    found = []
+    for of_turn in pairs.values():
+        one, other = np.array(of_turn, dtype=np.intp).reshape(-1, 2).T
+        opposite = np.all(weight[..., one, :] == -weight[..., other, :], axis=-1)
+        for matrix in others:
+            opposite = opposite & ~np.any((matrix[..., one, :] != 0) | (matrix[..., other, :] != 0), axis=-1)
+        found.append((one, other, opposite))
+    return tuple(found)
 
 
 def taken(assets: Separable, at: Any) -> Separable:
@@ -275,8 +329,8 @@ def taken(assets: Separable, at: Any) -> Separable:
     )
 
 
-def _of_each(matrix: Array, at: Any) -> Array:
-    return matrix[at] if matrix.ndim == 3 else matrix
+def _of_each(matrix: Any, at: Any, axes: int = 3) -> Any:
+    return matrix[at] if matrix.ndim == axes else matrix
 
 
 def _column(matrix: Array, item: Any, position: Any) -> Array:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import entries, floats
 
 #: How many numbers of factors are reduced at once.
 _BLOCK = 1 << 20
@@ -32,7 +33,7 @@ class FactoredRisk:
     specific: Array
 
     def __post_init__(self) -> None:
-        factors, specific = (np.array(part, dtype=np.float64, order="C") for part in (self.factors, self.specific))
+        factors, specific = (_copied(part) for part in (self.factors, self.specific))
         sizes = {len(part) for part, single in ((factors, 2), (specific, 1)) if part.ndim == single + 1}
         fit = factors.ndim in (2, 3) and specific.ndim in (1, 2) and factors.shape[-1] == specific.shape[-1]
         if not fit or len(sizes) > 1:
@@ -80,6 +81,12 @@ class FactoredRisk:
         """The risk of these portfolios of a stack: a position, or whatever else selects along an axis."""
         factors = self.factors[portfolios] if self.factors.ndim == 3 else self.factors
         return of_checked(factors, self.specific[portfolios] if self.specific.ndim == 2 else self.specific)
+
+
+def _copied(given: ArrayLike) -> Array:
+    """In rows, for the bits of a product depend on it. Floats of any size, for solvers compute them."""
+    cells = entries(given)
+    return np.array(cells if cells.dtype.kind == "f" else floats(cells, text=False)[0], dtype=np.float64, order="C")
 
 
 def of_checked(factors: Array, specific: Array) -> FactoredRisk:

@@ -23,16 +23,21 @@ from equipoise.optimizer.line_search import ACCEPTED, Line, searched
 
 SOLVED, INFEASIBLE, UNSOLVED = 0, 1, 2
 
-STEPS = 60
-RAYS = (12, 25, 45, STEPS)  # the steps after which it looks for a proof that nothing is feasible,
+STEPS = 100
+RAYS = (12, 25, 45, 70, STEPS)  # the steps after which it looks for a proof that nothing is feasible,
 FAR = 1e6  # and the sum of row prices (NAV per year and unit) from which on it does after every step
 EXACT, NEARLY = 1e-13, 1e-11  # residuals in NAV: done; done if it gets no better
 RECENTRE = 1e-7  # a residual this small is near enough to move the proximal centres
-PULL = 1e-17  # what the proximal term may still pull, in NAV per year and unit
+ROUNDING = 4 * float(np.finfo(float).eps)  # of a slope, of the sum of its terms' sizes
+STALLED = 0.5  # no better: more than this part of the least residual so far
+SOFTER, SOFTEST = 0.1, 1e-6  # what is left of the proximal weights each time their centres move, and at last
+TURNS = 3  # at most so many times the number of prices, for the active set of a step
 SINGULAR, FADING = 1e-9, 1e-5  # ridges, of the diagonal
 HELD = 1e-3  # of the curvature if all were free, for a price with which no asset is free to move
-NO_CURVATURE = 0.3e-3  # of the asset's whole variance
-PROXIMAL, PROXIMAL_RISKLESS = 1e-3, 1e-5  # of its own variance, or of the largest
+NO_CURVATURE, NO_CURVATURE_AT_ALL = 0.3e-3, 1e-9  # of the asset's whole variance, of the largest
+#: The proximal weights at first, of an asset's own variance, and, where they lead nowhere, of further tries; at least
+#: so much of the largest variance.
+PROXIMAL, PROXIMAL_RISKLESS = (0.1, 1e-3, 1.0, 1e-2), 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,43 +50,54 @@ class _State:
     point: Point
     centre: Array
     weight: Array  # of the proximal term; 0 where there is none
+    least: Array  # down to which it falls
     scale: Array  # (B, K): the curvature of each price if every asset were free
-    before: Array  # the last residual
+    before: Array  # the least residual at these centres
 
     def take(self, at: Any) -> _State:
-        arrays = {name: getattr(self, name)[at] for name in ("at", "centre", "weight", "scale", "before")}
+        arrays = {name: getattr(self, name)[at] for name in ("at", "centre", "weight", "least", "scale", "before")}
         return _State(dual=self.dual.take(at), smooth=self.smooth.take(at), point=self.point.take(at), **arrays)
 
+    @property
+    def prices(self) -> Array:
+        return self.smooth.whole(self.point.prices)
+
     def recentred(self, which: NDArray[np.bool_]) -> _State:
-        """With the proximal centres of these problems at their weights."""
+        """With the proximal centres of these problems at their weights, and a smaller weight on them."""
         centre = np.where(which[:, None], self.point.weights, self.centre)
-        smooth = _smoothed(self.dual, centre, self.weight)
-        return replace(self, centre=centre, smooth=smooth, point=smooth.at(self.point.prices))
+        weight = np.where(which[:, None], np.maximum(self.weight * SOFTER, self.least), self.weight)
+        assert self.smooth.base is not None  # where there is a proximal term
+        base = np.where(which[:, None], self.prices, self.smooth.base)
+        smooth, left = _smoothed(self.dual, base, centre, weight), np.where(which[:, None], 0.0, self.point.prices)
+        return replace(self, centre=centre, weight=weight, smooth=smooth, point=smooth.at(left))
 
 
-def _smoothed(dual: Dual, centre: Array, weight: Array) -> Dual:
-    """The dual with ½·weight·(w − centre)² added to every asset."""
+def _smoothed(dual: Dual, base: Array, centre: Array, weight: Array) -> Dual:
+    """The dual with ½·weight·(w − centre)² added to every asset, in changes of the prices at `base`."""
     if not weight.any():
         return dual
-    assets = dual.assets
+    assets, own = dual.assets, weight.any(axis=1, keepdims=True)  # others in the chunk may have none: nothing of theirs
+    base = np.where(own, base, 0.0)
     curvature = assets.curvature + weight
     both = (assets.curvature * assets.centre + weight * centre) / np.where(curvature > 0, curvature, 1.0)
-    return replace(dual, assets=replace(assets, curvature=curvature, centre=np.where(weight > 0, both, assets.centre)))
+    start = replace(dual.priced(base), curvature=curvature, centre=np.where(weight > 0, both, assets.centre))
+    sides = np.where(own, np.sign(centre), 0.0), np.where(own, np.sign(centre - assets.before), 0.0)
+    return replace(dual, base=np.asarray(base), start=start.seen_from(*sides), sides=sides)
 
 
-def _started(dual: Dual, at: NDArray[np.intp]) -> _State:
+def _started(dual: Dual, at: NDArray[np.intp], proximal: float) -> _State:
     assets, k = dual.assets, dual.factors
     variance = dual.aversion * np.square(dual.linear[..., :k, :]).sum(axis=-2) + assets.curvature
-    largest = variance.max(axis=1, keepdims=True)
-    small = assets.curvature <= NO_CURVATURE * variance
-    weight = np.where(variance > 0, PROXIMAL * variance, PROXIMAL_RISKLESS * np.where(largest > 0, largest, 1.0))
-    weight = np.where(small, weight, 0.0)
+    largest = (variance + 2.0 * assets.quadratic).max(axis=1, keepdims=True)
+    small = assets.curvature <= np.maximum(NO_CURVATURE * variance, NO_CURVATURE_AT_ALL * largest)
+    least = PROXIMAL_RISKLESS * np.where(largest > 0, largest, 1.0)
+    weight = np.where(small, np.maximum(proximal * variance, least), 0.0)
     centre = np.minimum(np.maximum(assets.before, assets.lower), assets.upper)
-    smooth = _smoothed(dual, centre, weight)
     # Prices of the factors as they are at the holdings.
     prices = np.zeros_like(dual.limits)
     held = np.matmul(dual.linear[..., :k, :], centre[..., None])[..., 0]
     prices[:, :k] = dual.aversion * (held - dual.limits[:, :k])
+    smooth = _smoothed(dual, prices, centre, weight)
     steepest = np.abs(np.broadcast_to(dual.linear, (dual.size, *dual.linear.shape[-2:])))
     if dual.kinks or dual.cost is not None:
         steepest = steepest.copy()
@@ -90,9 +106,10 @@ def _started(dual: Dual, at: NDArray[np.intp]) -> _State:
         if dual.cost is not None:
             rate = np.broadcast_to(dual.horizon * (np.abs(assets.buy) + np.abs(assets.sell)), centre.shape)
             steepest[:, dual.rows] += dual.cost_of_entries * rate[:, None, :]
-    scale = np.square(steepest).sum(axis=-1) / np.median(smooth.assets.curvature, axis=1)[:, None]
+    scale = np.square(steepest).sum(axis=-1) / np.median(assets.curvature + weight, axis=1)[:, None]
     scale = np.maximum(scale, 1e-9 * scale.max(axis=1, keepdims=True, initial=0.0))
-    return _State(at, dual, smooth, smooth.at(prices), centre, weight, scale, np.full(len(at), np.inf))
+    point = smooth.at(prices - smooth.whole(np.zeros_like(prices)))
+    return _State(at, dual, smooth, point, centre, weight, SOFTEST * weight, scale, np.full(len(at), np.inf))
 
 
 class Ends(NamedTuple):
@@ -105,8 +122,8 @@ class Ends(NamedTuple):
     steps: NDArray[np.intp]
 
 
-def iterated(dual: Dual, *, steps: int = STEPS) -> Ends:
-    """Newton's method on these problems, all at once."""
+def iterated(dual: Dual, proximal: float = PROXIMAL[0]) -> Ends:
+    """Newton's method on these problems, all at once; `proximal` as in `PROXIMAL`."""
     size = dual.size
     ends = Ends(
         code=np.full(size, UNSOLVED),
@@ -114,31 +131,32 @@ def iterated(dual: Dual, *, steps: int = STEPS) -> Ends:
         prices=np.zeros_like(dual.limits),
         steps=np.zeros(size, dtype=np.intp),
     )
-    state = _started(dual, np.arange(size))
-    for step in range(steps + 1):
+    state = _started(dual, np.arange(size), proximal)
+    for step in range(STEPS + 1):
         pinned = _pinned(state)
         residual = np.abs(np.where(pinned, 0.0, state.point.gradient)).max(axis=1, initial=0.0)
-        pull = np.abs(state.weight * (state.point.weights - state.centre)).max(axis=1)
-        size_of_prices = _size(state)
-        stalled = (residual <= NEARLY) & (residual > 0.1 * state.before)
-        still = pull <= PULL * (1.0 + 100.0 * size_of_prices)
+        still = (residual > RECENTRE) | _still(state, residual <= RECENTRE)
+        size_of_prices = np.abs(state.prices[:, dual.factors :]).sum(axis=1)
+        stalled = (residual <= NEARLY) & (residual > STALLED * state.before)
         done = ((residual <= EXACT) | stalled) & still
+        if step == STEPS:
+            done |= residual <= NEARLY
         ends.steps[state.at] = step
         ends.code[state.at[done]] = SOLVED
         ends.weights[state.at[done]] = state.point.weights[done]
-        ends.prices[state.at[done]] = state.point.prices[done]
+        ends.prices[state.at[done]] = state.prices[done]
         far = ~done & ((size_of_prices > FAR) | (step in RAYS))
         if far.any():
-            proven = far & infeasible(state.dual, state.point.prices)
+            proven = far & infeasible(state.dual, state.prices)
             ends.code[state.at[proven]] = INFEASIBLE
             done = done | proven
-        if done.all() or step == steps:
+        if done.all() or step == STEPS:
             break
         if done.any():
             state, residual, still = state.take(~done), residual[~done], still[~done]
             pinned = pinned[~done]
-        off = (residual <= RECENTRE) & ~still
-        state = replace(state, before=np.where(off & (residual > NEARLY), np.inf, residual))
+        off = ~still
+        state = replace(state, before=np.where(off, np.inf, np.minimum(residual, state.before)))
         if off.any():
             state = state.recentred(off)
             pinned = _pinned(state)
@@ -151,15 +169,22 @@ def infeasible(dual: Dual, prices: Array) -> NDArray[np.bool_]:
     return np.asarray(dual.bound(prices, objective=0.0) > 1e-9 * np.abs(prices[:, dual.factors :]).sum(axis=1))
 
 
-def _size(state: _State) -> Array:
-    return np.asarray(np.abs(state.point.prices[:, state.dual.factors :]).sum(axis=1))
+def _still(state: _State, asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether the proximal term is at rest: weights no further from its centre than they are exact, or pulled by no
+    more than the rounding of the slopes, which are sums of prices."""
+    if not (asked.any() and state.weight.any()):
+        return asked
+    away = np.abs(state.point.weights - state.centre)
+    slopes = np.matmul(np.abs(state.prices)[:, None, :], np.abs(state.dual.linear))[:, 0, :]
+    pull = state.weight * away
+    return np.asarray(np.all((away <= EXACT) | (pull <= ROUNDING * slopes) | (pull <= 0), axis=1))
 
 
 def _pinned(state: _State) -> NDArray[np.bool_]:
     """Prices of rows that are 0 and would fall: these rows are kept anyway."""
     rows, point = state.dual.rows, state.point
     pinned = np.zeros(point.prices.shape, dtype=bool)
-    pinned[:, rows] = (point.prices[:, rows] <= 0) & (point.gradient[:, rows] <= 0)
+    pinned[:, rows] = (state.prices[:, rows] <= 0) & (point.gradient[:, rows] <= 0)
     return pinned
 
 
@@ -167,24 +192,27 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
     """One step: the Newton direction, as far as prices stay ≥ 0 and the dual rises."""
     dual, point, rows = state.smooth, state.point, state.dual.rows
     direction = _direction(state, pinned)
-    room = np.where(direction[:, rows] < 0, -point.prices[:, rows] / direction[:, rows], np.inf)
+    prices = state.prices
+    room = np.where(direction[:, rows] < 0, -prices[:, rows] / direction[:, rows], np.inf)
     furthest = room.min(axis=1, initial=np.inf)
     length = np.minimum(1.0, furthest)
+    zero = np.zeros_like(prices) if dual.base is None else -dual.base
 
     def moved(length: Array, which: Any) -> Array:
-        prices = point.prices[which] + length[:, None] * direction[which]
+        moved = point.prices[which] + length[:, None] * direction[which]
         # A row whose price reaches 0 is exactly at 0.
         ends = room[which] <= length[:, None] * (1.0 + 1e-9)
-        prices[:, rows] = np.where(ends, 0.0, np.maximum(prices[:, rows], 0.0))
-        return np.asarray(prices)
+        moved[:, rows] = np.where(ends, zero[which][:, rows], np.maximum(moved[:, rows], zero[which][:, rows]))
+        return dual.netted(moved) if isinstance(which, slice) else dual.take(which).netted(moved)
 
     there = dual.at(moved(length, slice(None)))
     step = length[:, None] * direction
     here, slope = (point.gradient * step).sum(axis=1), (there.gradient * step).sum(axis=1)
-    again = np.flatnonzero((slope < -ACCEPTED * here) | ((slope > 0.5 * here) & (furthest > length)))
+    exact = np.abs(np.where(pinned, 0.0, point.gradient)).max(axis=1, initial=0.0) <= EXACT
+    again = np.flatnonzero(~exact & ((slope < -ACCEPTED * here) | ((slope > 0.5 * here) & (furthest > length))))
     if len(again):
         part = dual.take(again)
-        line = Line.between(part, point.take(again), there.take(again), step[again])
+        line = Line.along(part, point.take(again), step[again])
         factor = searched(line, here[again], slope[again], furthest[again] / length[again])
         better = part.at(moved(factor * length[again], again))
         there.put(again, better)
@@ -192,7 +220,7 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
 
 
 def _direction(state: _State, pinned: NDArray[np.bool_]) -> Array:
-    """Newton's direction on the prices that are not pinned."""
+    """Newton's direction: the highest point of the quadratic model at which prices of rows are ≥ 0."""
     dual, point = state.smooth, state.point
     curvature = dual.curvature(point)
     price = np.arange(curvature.shape[1])
@@ -200,20 +228,50 @@ def _direction(state: _State, pinned: NDArray[np.bool_]) -> Array:
     # Where no asset is free to move with a price, the step is that of the slope, as if all were. Where rows may do the
     # same to all that are free, a ridge that fades with the residual keeps the step from running off.
     residual = np.abs(np.where(pinned, 0.0, point.gradient)).max(axis=1, keepdims=True)
-    is_row = price >= dual.factors
-    several = np.sum(is_row & ~pinned, axis=1, keepdims=True) > 1
-    ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (several & is_row)
+    is_row = (price >= dual.factors) & (price < dual.factors + dual.row_count)
+    ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (price >= dual.factors)
     curvature[:, price, price] += np.where(diagonal > 1e-9 * state.scale, ridge, HELD * state.scale)
-    while True:
-        system = np.where(pinned[:, :, None] | pinned[:, None, :], 0.0, curvature)
-        system[:, price, price] += pinned
-        unit = 1.0 / np.sqrt(system[:, price, price])
-        slope = np.where(pinned, 0.0, point.gradient) * unit
-        system *= unit[:, :, None] * unit[:, None, :]
-        direction = unit * np.linalg.solve(system, slope[..., None])[..., 0]
-        wrong = np.zeros_like(pinned)
-        wrong[:, dual.rows] = (point.prices[:, dual.rows] <= 0) & (direction[:, dual.rows] < 0)
-        wrong &= ~pinned
-        if not wrong.any():
-            return np.asarray(direction)
-        pinned = pinned | wrong
+    unit = 1.0 / np.sqrt(curvature[:, price, price])
+    curvature *= unit[:, :, None] * unit[:, None, :]
+    slope, least = point.gradient * unit, np.where(is_row, -state.prices / unit, -np.inf)
+    return np.asarray(unit * _highest(curvature, slope, least, pinned))
+
+
+def _highest(curvature: Array, slope: Array, least: Array, pinned: NDArray[np.bool_]) -> Array:
+    """The x ≥ least that maximises slope·x − ½xᵀ·curvature·x, from x = 0, by its active set; `fixed` is a guess.
+
+    Every turn goes to the highest point on the face of those that are not fixed: cut off at `least` where that is
+    higher than here, else as far as x stays ≥ least. So no turn loses height, and it ends (Moré and Toraldo 1991).
+    """
+    result: Array = np.zeros_like(slope)
+    at = np.arange(len(slope))
+    x, price, fixed = result, np.arange(slope.shape[1]), pinned
+
+    def rise(x: Array) -> Array:
+        return np.asarray(slope - np.matmul(curvature, x[..., None])[..., 0])
+
+    for _ in range(TURNS * (1 + slope.shape[1])):
+        free = ~fixed
+        system = np.where(free[:, :, None] & free[:, None, :], curvature, 0.0)
+        system[:, price, price] += fixed
+        rising = rise(x)
+        step = np.linalg.solve(system, np.where(fixed, 0.0, rising)[..., None])[..., 0]
+        goal = x + step
+        short = free & (goal < least)
+        cut = np.maximum(goal, least) - x
+        higher = np.sum(cut * (rising + rise(x + cut)), axis=1) > 0
+        ratio = np.where(short, (least - x) / np.where(short, step, 1.0), np.inf)
+        part = np.minimum(1.0, ratio.min(axis=1, initial=1.0))[:, None]
+        short &= higher[:, None] | (ratio <= part)
+        x = np.where(short, least, np.where(higher[:, None], x + cut, x + part * step))
+        result[at] = x
+        full = ~np.any(short, axis=1, keepdims=True)
+        let_go = fixed & ~pinned & full & (rise(x) > 1e-12 * np.abs(slope).max(axis=1, keepdims=True))
+        fixed = (fixed | short) & ~let_go
+        left = np.any(short | let_go, axis=1)
+        if not left.any():
+            break
+        if not left.all():
+            at, curvature, slope, least = at[left], curvature[left], slope[left], least[left]
+            pinned, fixed, x = pinned[left], fixed[left], x[left]
+    return result

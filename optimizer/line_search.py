@@ -6,12 +6,12 @@ its minimiser is in closed form, so that it costs one pass over the assets and n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from equipoise.constraints.base import Array
-from equipoise.optimizer.dual import PRICED, Dual, Point
+from equipoise.optimizer.dual import Dual, Point
 from equipoise.optimizer.separable import Separable
 
 ACCEPTED = 0.1  #: A step may leave this part of the derivative.
@@ -23,26 +23,23 @@ class Line:
     """The dual's derivative along a step: each asset's coefficients are linear in the step's length."""
 
     start: Separable
-    change: dict[str, Array]
+    added: Separable  # to the start, for each length
+    change: Separable  # the same as a function
     constant: Array
     per_length: Array
 
     @classmethod
-    def between(cls, dual: Dual, here: Point, there: Point, step: Array) -> Line:
-        given = {name: (getattr(here.assets, name), getattr(there.assets, name)) for name in PRICED}
-        change = {name: new - old for name, (old, new) in given.items() if isinstance(new, np.ndarray)}
-        k = dual.factors
-        constant = -(step * dual.limits).sum(axis=1) - (step[:, :k] * here.prices[:, :k]).sum(axis=1) / dual.aversion
-        return cls(here.assets, change, constant, -np.square(step[:, :k]).sum(axis=1) / dual.aversion)
+    def along(cls, dual: Dual, here: Point, step: Array) -> Line:
+        k, change = dual.factors, dual.change(step)
+        factors = dual.whole(here.prices)[:, :k]
+        constant = -(step * dual.limits).sum(axis=1) - (step[:, :k] * factors).sum(axis=1) / dual.aversion
+        per_length = -np.square(step[:, :k]).sum(axis=1) / dual.aversion
+        return cls(here.assets, dual.seen(change), change, constant, per_length)
 
     def slope(self, length: Array) -> Array:
         """The derivative at these lengths (B,)."""
-        far = length[:, None]
-        at = {name: getattr(self.start, name) + far * change for name, change in self.change.items()}
-        assets = replace(self.start, **at)
-        weights = assets.response()[0]
-        moved = replace(assets, curvature=0.0, **{name: self.change.get(name, 0.0) for name in at})
-        return np.asarray(moved.value(weights).sum(axis=1) + self.constant + length * self.per_length)
+        weights = self.start.plus(self.added, length[:, None]).minimiser()
+        return np.asarray(self.change.value(weights).sum(axis=1) + self.constant + length * self.per_length)
 
 
 def searched(line: Line, here: Array, there: Array, furthest: Array) -> Array:

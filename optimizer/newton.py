@@ -20,7 +20,7 @@ from equipoise.constraints.base import Array, Row
 from equipoise.optimizer import dual as duals
 from equipoise.optimizer.dual import KINKS, Dual
 from equipoise.optimizer.dust import without_dust
-from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends, iterated
+from equipoise.optimizer.iteration import INFEASIBLE, PROXIMAL, SOLVED, UNSOLVED, Ends, iterated
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import Attempt, Prices, Solution, Status
 
@@ -31,8 +31,6 @@ CHUNK = 40_000
 #: How often it adds the rows of envelopes that an answer breaks. Few are enough for maxima of few rows and for norms;
 #: of many assets with many tiers no number is: the program has the exact form.
 SUPPORTS = 12
-#: Joined accounts have little curvature (transfers have none), and take more proximal steps.
-STEPS_OF_ACCOUNTS = 150
 
 NAME = "newton"
 
@@ -110,16 +108,18 @@ def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
     crossed = np.any(problem.lower > problem.upper, axis=1)
     answers.code[crossed] = INFEASIBLE
     chunk = max(1, CHUNK // n)
-    for form, out, capped in forms(problem):
-        members = np.flatnonzero(form & ~crossed & which)
-        for start in range(0, len(members), chunk):
-            at = members[start : start + chunk]
-            with np.errstate(all="ignore"):
-                dual = duals.of(problem, at, out=out, capped=capped)
-                alone = problem.accounts is None
-                ends = _iterated(problem)(dual) if alone else iterated(dual, steps=STEPS_OF_ACCOUNTS)
-                _record(problem, dual, at, ends, answers)
-    _certify(problem, answers)
+    for proximal in PROXIMAL:
+        left = which & (answers.code == UNSOLVED)
+        for form, out, capped in forms(problem):
+            members = np.flatnonzero(form & left)
+            for start in range(0, len(members), chunk):
+                at = members[start : start + chunk]
+                with np.errstate(all="ignore"):
+                    dual = duals.of(problem, at, out=out, capped=capped)
+                    _record(problem, dual, at, _iterated(problem)(dual, proximal), answers)
+        _certify(problem, answers, left)
+        if not np.any(which & (answers.code == UNSOLVED)):
+            break
     return answers
 
 
@@ -207,7 +207,7 @@ def forms(problem: Problem) -> list[tuple[NDArray[np.bool_], bool, bool]]:
     return [(key == value, bool(value & 4), bool(value & 2)) for value in np.unique(key).tolist()]
 
 
-def _iterated(problem: Problem) -> Callable[[Dual], Ends]:
+def _iterated(problem: Problem) -> Callable[[Dual, float], Ends]:
     """The iteration in numpy, or as machine code, which costs each process a while to load."""
     if problem.compiled:
         from equipoise.optimizer.compiled import iterated as compiled
@@ -218,7 +218,8 @@ def _iterated(problem: Problem) -> Callable[[Dual], Ends]:
 
 def _record(problem: Problem, dual: Dual, at: NDArray[np.intp], ends: Ends, answers: Answers) -> None:
     """Write the ends of a chunk, at these positions of the stack, into the answers."""
-    answers.code[at], answers.steps[at], answers.weights[at] = ends.code, ends.steps, ends.weights
+    answers.code[at], answers.weights[at] = ends.code, ends.weights
+    answers.steps[at] += ends.steps
     k, m = dual.factors, answers.rows.shape[1]
     answers.rows[at] = ends.prices[:, k : k + m]
     if dual.budget:
@@ -234,9 +235,9 @@ def _record(problem: Problem, dual: Dual, at: NDArray[np.intp], ends: Ends, answ
     answers.bound[at] = np.where(ends.code == SOLVED, dual.bound(ends.prices), -np.inf)
 
 
-def _certify(problem: Problem, answers: Answers) -> None:
+def _certify(problem: Problem, answers: Answers, tried: NDArray[np.bool_]) -> None:
     """Objective, violation and gap of the weights with the cash at the residual; what is not tight is not solved."""
-    solved = answers.code == SOLVED
+    solved = tried & (answers.code == SOLVED)
     weights = problem.settled(np.where(np.isnan(answers.weights), problem.before, answers.weights))
     quiet = without_dust(problem, weights)
     certain = np.zeros(len(weights), dtype=bool)
@@ -248,5 +249,5 @@ def _certify(problem: Problem, answers: Answers) -> None:
         for values, new in ((answers.objective, objective), (answers.violation, violation), (answers.weights, found)):
             values[better] = new[better]
         certain |= kept
-    answers.weights[~solved] = np.nan
+    answers.weights[tried & ~solved] = np.nan
     answers.code[solved & ~certain] = UNSOLVED

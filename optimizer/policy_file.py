@@ -18,6 +18,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from importlib import import_module
 from numbers import Real
@@ -25,8 +26,11 @@ from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from equipoise.constraints.base import Rule
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import floats, number
 from equipoise.optimizer.costs import Cost
 from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.risk import Risk
@@ -44,6 +48,8 @@ _HOMES: dict[Any, str] = {
     Risk: "equipoise.optimizer.risk",
     Trigger: "equipoise.optimizer.triggers",
 }
+#: In a file of numbers: one that a parser of floats may round to 0, or to infinity.
+_EXTREME = re.compile("[eE][+-]?[0-9]*[1-9][0-9]{2}|[0-9.]{100}")
 #: The one argument whose name is too short for a file.
 _LONGER = {"cov": "covariance"}
 
@@ -70,7 +76,7 @@ _NAMES = {
 }
 # How each kind of argument looks in TOML, as a type of tomllib's and in words.
 _SHAPES: dict[Any, tuple[type | tuple[type, ...], str]] = {
-    float: ((int, float), "a number"),
+    float: ((int, Decimal), "a number"),
     bool: (bool, "true or false"),
     str: (str, "text"),
     Literal: (str, "one of a few words"),
@@ -107,7 +113,7 @@ def load(path: str | Path, *, returns: str | Path | None = None, covariance: str
     """
     path = Path(path)
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        document = tomllib.loads(path.read_bytes().decode(), parse_float=_decimal)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from None
     except OSError as error:
@@ -145,6 +151,14 @@ def dumps(rebalancer: Rebalancer, risk: Mapping[str, Any] | None = None) -> str:
     for heading, table in tables:
         lines += ["", heading, *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def _decimal(text: str) -> Decimal:
+    """As it is written: a float would make 0 of 1e-400."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent of twenty digits
+        return Decimal("NaN")
 
 
 class _Reader:
@@ -222,14 +236,13 @@ class _Reader:
             return tuple(self.value(one, wanted, f"{number}{i}") for i, (one, wanted) in pairs)
         return given
 
-    def _number(self, given: float, place: str, endless: bool) -> float:
+    def _number(self, given: Any, place: str, endless: bool) -> float:
+        if endless and given == math.inf:
+            return math.inf
         try:
-            number = float(given)
-        except OverflowError:
-            raise self.error(place, "the number is too large") from None
-        if math.isnan(number) or (math.isinf(number) and not endless):
-            raise self.error(place, f"must be a finite number, not {number}")
-        return number
+            return number(given, None, "")
+        except InputError as error:
+            raise self.error(f"{place}, value {_shown(error.value)}", error.problem) from None
 
     def _object(self, given: Mapping[str, Any], base: Any, place: str) -> Any:
         kinds, name = _kinds(base), given.get("type")
@@ -265,8 +278,9 @@ class _Reader:
             text = data.decode("utf-8-sig")
             header = next(csv.reader(io.StringIO(text)), [])
             names = range(len(header))
+            kinds: Any = str if _EXTREME.search(text) else {0: str}
             rows = pd.read_csv(
-                io.StringIO(text), header=0, names=names, dtype={0: str}, keep_default_na=False, na_values=[""]
+                io.StringIO(text), header=0, names=names, dtype=kinds, keep_default_na=False, na_values=[""]
             )
         except OSError as error:
             raise self.error(place, f"cannot be read: {error.strerror}") from None
@@ -275,11 +289,12 @@ class _Reader:
         if len(header) < 2 or not isinstance(rows.index, pd.RangeIndex) or rows[0].isna().any():
             raise self.error(place, "needs a label and at least one number in every row, and as many cells in each")
         for column in names[1:]:
-            cells = rows[column]
-            if not pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
-                wrong = int((pd.to_numeric(cells, errors="coerce").isna() & cells.notna()).argmax())
-                where = f"row {rows[0].iloc[wrong]!r}, column {header[column]!r}"
-                raise self.error(place, f"{where} must be a number, not {_shown(cells.tolist()[wrong])}")
+            cells = rows[column].to_numpy()
+            values, wrong = floats(cells)
+            for at in np.flatnonzero(wrong & rows[column].notna())[:1]:
+                where = f"row {rows[0].iloc[at]!r}, column {header[column]!r}"
+                self._number(cells[at : at + 1].tolist()[0], f"{place}, {where}", endless=False)
+            rows[column] = values
         frame = rows.set_index(0).set_axis(header[1:], axis=1)
         if one_column and len(header) != 2:
             raise self.error(place, f"must have two columns, label and number, not {len(header)}")
@@ -345,7 +360,7 @@ def _listed(names: Iterable[Any]) -> str:
 def _shown(given: Any) -> str:
     if isinstance(given, dict | list):
         return "a table" if isinstance(given, dict) else "a list"
-    text = str(given).lower() if isinstance(given, bool) else repr(given)
+    text = str(given).lower().replace("infinity", "inf") if isinstance(given, bool | Decimal) else repr(given)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -55,7 +55,9 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
         # A column of labels such as 001 stays text; one with a blank among whole numbers becomes fractions.
         cells = table[name].dropna()
         if name not in ("asset", "portfolio_id") and len(cells) and cells.str.fullmatch(_PLAIN_NUMBER).all():
-            table[name] = pd.to_numeric(table[name])
+            found = pd.to_numeric(table[name])
+            # Not every version of pandas gives the nearest float.
+            table[name] = found if found.dtype.kind in "iu" else [float(cell) for cell in table[name]]
     return table if "portfolio_id" in table.columns else table.set_index("asset")
 
 

@@ -22,10 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.factored import FactoredRisk, of_checked, same, selected
 from equipoise.optimizer.labelled import (
     TRANSPOSED,
     Labels,
+    cells_of,
     forbid,
     is_frame,
     labelled_square,
@@ -222,7 +224,7 @@ class CovarianceRisk(_Labelled):
         θ = λ.min(initial=1.0)
         kept = λ - θ > ROUNDING * λ.max(initial=1.0)
         factors = np.sqrt(λ[kept] - θ)[:, None] * V.T[kept] * σ
-        self._store(labels, factors, θ * np.diag(values), riskless, alias)
+        self._store(labels, factors, θ * np.diag(values).astype(np.float64), riskless, alias)
         object.__setattr__(self, "repaired", repaired)
 
     @classmethod
@@ -258,14 +260,13 @@ class CovarianceRisk(_Labelled):
             raise InputError("method must be 'sample', 'ewma' or 'ledoit_wolf'", value=method)
         if (half_life is not None) != (method == "ewma"):
             raise InputError("half_life (in periods) belongs to method='ewma'; it needs it", value=half_life)
-        for name, number in (("half_life", half_life), ("periods_per_year", periods_per_year)):
-            if number is not None and not 0 < number < np.inf:
-                raise InputError(f"{name} must be a finite number above zero", value=number)
-        values, rows, columns = labelled_table(returns, None, "returns")
+        for name, given in (("half_life", half_life), ("periods_per_year", periods_per_year)):
+            if given is not None:
+                check_number(given, name, above=0.0)
+        cells, rows, columns = labelled_table(returns, None, "returns")
         labels, at = risky(columns, riskless)
-        values = values[:, at]
         problem = "a return must be a finite number; fill or drop that row, or drop the asset"
-        forbid(~np.isfinite(values), values, "returns", problem, labels, rows)
+        values = numbers(cells[:, at], "returns", problem, labels, rows)
         if len(values) < 2:
             raise InputError("a covariance needs returns of at least 2 periods", value=len(values))
 
@@ -314,15 +315,14 @@ class FactorRisk(_Labelled):
         alias: Mapping[str, str] | None = None,
     ) -> None:
         riskless = names(riskless)
-        L, rows, columns = labelled_table(loadings, assets, "loadings")
+        cells, rows, columns = labelled_table(loadings, assets, "loadings")
         factors = unique(rows, "loadings")
-        s = _by_label(specific_variance, columns, factors, riskless)
+        variances = _by_label(specific_variance, columns, factors, riskless)
         labels, at = risky(columns, riskless)
-        L, s = L[:, at], s[at]
-        problem = "a loading must be a finite number; 0 for none"
-        forbid(~np.isfinite(L), L, "loadings", problem, labels, factors)
+        L = numbers(cells[:, at], "loadings", "a loading must be a finite number; 0 for none", labels, factors)
         problem = "a specific variance must be a finite number, not negative; correct it"
-        forbid(~((s >= 0) & (s < np.inf)), s, "specific_variance", problem, labels)
+        s = numbers(variances[at], "specific_variance", problem, labels)
+        forbid(s < 0, s, "specific_variance", problem, labels)
         if factor_covariance is not None:
             L = _root(factor_covariance, factors, columns) @ L
         self._store(labels, L, s, riskless, alias)
@@ -340,7 +340,7 @@ def _root(omega: Any, factors: Labels, assets: Labels) -> Array:
     return np.sqrt(λ[λ > 0])[:, None] * V.T[λ > 0] * σ
 
 
-def _by_label(given: Any, assets: Labels, factors: Labels, riskless: Labels) -> Array:
+def _by_label(given: Any, assets: Labels, factors: Labels, riskless: Labels) -> NDArray[Any]:
     """Specific variances in the order of the assets; those of the riskless need not be there."""
     column = "specific_variance"
     if hasattr(given, "keys"):  # a Series or a mapping
@@ -352,7 +352,7 @@ def _by_label(given: Any, assets: Labels, factors: Labels, riskless: Labels) -> 
                     problem + (TRANSPOSED if set(factors) <= set(labels) else ""), asset=asset, column=column
                 )
         given = [given.get(asset, 0.0) for asset in assets]
-    values = numbers(given, column)
+    values = cells_of(given, column)
     if values.shape != (len(assets),):
         problem = f"its shape is {values.shape}, and loadings has {len(assets)} columns"
         raise InputError(problem + (TRANSPOSED if values.shape == (len(factors),) else ""), column=column)

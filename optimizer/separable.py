@@ -17,12 +17,15 @@ All solvers and every lower bound rest on this one function.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.base import Array
+
+#: What depends on the prices in an asset's function.
+PRICED = ("slope", "long", "short", "buy", "sell", "quadratic", "impact")
 
 
 def absent(coefficient: Any) -> bool:
@@ -46,6 +49,28 @@ class Separable:
     before: Any
     lower: Any
     upper: Any
+
+    def plus(self, other: Separable, times: Any = 1.0) -> Separable:
+        """The sum of both functions, the other one so many times: its own quadratic part is left out."""
+        more = {
+            name: getattr(self, name) + (added if isinstance(times, float) else times * added)
+            for name in PRICED
+            if not absent(added := getattr(other, name))
+        }
+        return replace(self, **more)
+
+    def seen_from(self, sign: Array, trade: Array) -> Separable:
+        """The same function but for a constant, with the kinks' slopes there within `slope`: where the weight has this
+        sign and the trade that one (1, 0, −1). Near its minimum a small slope is left, and no difference of large ones.
+        """
+        slope, terms = self.slope, {}
+        for side, (up, down) in ((sign, ("long", "short")), (trade, ("buy", "sell"))):
+            one, other = getattr(self, up), getattr(self, down)
+            if not (absent(one) and absent(other)):
+                slope = slope + np.where(side > 0, one, np.where(side < 0, np.negative(other), 0.0))
+                terms[up] = np.where(side > 0, 0.0, one + np.where(side < 0, other, 0.0))
+                terms[down] = np.where(side < 0, 0.0, other + np.where(side > 0, one, 0.0))
+        return replace(self, slope=slope, **terms)
 
     def value(self, weights: Array) -> Array:
         """f, bounds not counted."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.labelled import Labels, forbid
+from equipoise.constraints.numbers import LARGEST
+from equipoise.optimizer.labelled import Labels, forbid, numbers
 
 # Tolerances, in units of correlation. Rounding moves the eigenvalues of a correlation matrix by a few ε·λmax
 # (1e-12 for some thousand assets): what lies below ROUNDING·λmax is taken for zero. INDEFINITE is far above
@@ -17,10 +21,12 @@ INDEFINITE = 1e-10
 ASYMMETRY = 1e-10
 
 
-def spectrum(cov: Array, labels: Labels, column: str, repair: bool = False) -> tuple[Array, Array, Array, float | None]:
+def spectrum(
+    cells: NDArray[Any], labels: Labels, column: str, repair: bool = False
+) -> tuple[Array, Array, Array, float | None]:
     """σ (n,), λ ≥ 0 (m,), V (n × m) with Σ = diag(σ) V diag(λ) Vᵀ diag(σ), and how far a repair moved C."""
     problem = "a covariance must be a finite number; estimate it, or leave the asset out"
-    forbid(~np.isfinite(cov), cov, column, problem, labels)
+    cov = numbers(cells, column, problem, labels)
     variance = np.diag(cov)
     forbid(variance < 0, variance, column, "a variance must not be negative; correct the matrix", labels)
     σ = np.sqrt(variance)
@@ -30,10 +36,9 @@ def spectrum(cov: Array, labels: Labels, column: str, repair: bool = False) -> t
     forbid((cov != 0) & zero, cov, column, problem, labels)
 
     unit = np.where(σ > 0, σ, 1.0)
-    with np.errstate(over="ignore"):
-        C = cov / np.outer(unit, unit)
+    C = cov / np.outer(unit, unit)
     problem = "a covariance this large cannot belong to variances so small; correct the matrix"
-    forbid(np.isinf(C), cov, column, problem, labels)
+    forbid(np.abs(C) > LARGEST, cov, column, problem, labels)
     asymmetry = np.abs(C - C.T)
     worst = (asymmetry > ASYMMETRY) & (asymmetry == asymmetry.max(initial=0.0))
     problem = "a covariance must be symmetric, and its mirror image is another number; correct one of them"

@@ -55,7 +55,7 @@ class Transfer:
                 raise InputError("must be the label of a row, 'account/asset'", column=argument, value=end)
         check_number(self.cost, "cost", at_least=0.0)
         check_number(self.delay, "delay", at_least=0.0)
-        if self.limit != math.inf:
+        if not (isinstance(self.limit, float) and self.limit == math.inf):
             check_number(self.limit, "limit", at_least=0.0)
         if self.cost >= 1:
             raise InputError("is a part of what is moved, below 1", column="cost", value=self.cost)

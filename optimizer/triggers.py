@@ -200,7 +200,8 @@ class Calendar(Trigger):
         from pandas.tseries.offsets import BaseOffset
 
         try:
-            return to_offset(self.every if isinstance(self.every, str | BaseOffset) else "?")
+            plain = isinstance(self.every, BaseOffset) or (isinstance(self.every, str) and self.every.isascii())
+            return to_offset(self.every if plain else "?")
         except ValueError:
             raise InputError("must be a pandas offset: '7D'", column="every", value=self.every) from None
 

@@ -40,6 +40,7 @@ def solved(seed: int, **options: Any) -> tuple[Any, Plan]:
     return case, case.rebalancer.solve(case.table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_as_the_network(seed: int) -> None:
     """Objective and feasibility are those of a plain network-flow program, within 1e-7 of NAV a year."""

@@ -234,11 +234,3 @@ def test_importing_is_light(name: str) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert run.stderr == ""
     assert run.stdout.strip() == "[] True"
-
-
-def test_what_the_fast_tests_leave_out_is_there() -> None:
-    from conftest import SLOW
-
-    for stem, names in SLOW.items():
-        text = (ROOT / "tests" / f"{stem}.py").read_text(encoding="utf-8")
-        assert [name for name in names if f"def {name}(" not in text] == [], stem

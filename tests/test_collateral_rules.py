@@ -86,6 +86,7 @@ def test_answers_equal_an_independent_program(seed: int) -> None:
         assert answer.objective == pytest.approx(objective, abs=1e-7)
 
 
+@pytest.mark.slow
 @settings(max_examples=2)
 @given(seeds)
 def test_the_compiled_program_agrees(seed: int) -> None:

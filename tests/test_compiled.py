@@ -39,12 +39,15 @@ def agree(plain: Answers, fast: Answers) -> None:
     assert fast.code.tolist() == plain.code.tolist()
     done = plain.code == SOLVED
     np.testing.assert_allclose(fast.weights[done], plain.weights[done], rtol=0, atol=1e-9)
-    np.testing.assert_allclose(fast.objective[done], plain.objective[done], rtol=1e-12, atol=1e-15)
+    # Rows are kept to rounding, of which their prices say what it changes in the objective.
+    rounding = 1e-12 * np.abs(plain.objective) + iteration.NEARLY * plain.rows.sum(axis=1) + 1e-15
+    assert np.all(np.abs(fast.objective - plain.objective)[done] <= rounding[done])
     assert np.all(fast.violation[done] <= newton.VIOLATION)
     gap = fast.objective - fast.bound
     assert np.all(gap[done] <= np.maximum(newton.GAP_RELATIVE * np.abs(fast.objective[done]), newton.GAP_ABSOLUTE))
 
 
+@pytest.mark.slow
 def test_random_problems_have_the_same_answers() -> None:
     """All rules, costs and kinds of risk of the generator, with slack and with limits that exclude its point."""
     seen = np.zeros(3, dtype=int)
@@ -114,9 +117,14 @@ def test_the_threshold_rule_is_that_of_separable() -> None:
         present=np.zeros((4, 0), dtype=bool),
         cost=rows,
         limits=rows,
+        base=rows,
+        start=np.zeros((5, n)),
+        sides=np.zeros((2, n)),
+        bands=np.zeros((3, 0), dtype=np.intp),
         factors=0,
         aversion=1.0,
         horizon=1.0,
+        smoothed=np.zeros(1, dtype=bool),
         signed=True,
         kinked=False,
         costly=False,
@@ -155,8 +163,8 @@ def test_what_has_not_converged_is_handed_on(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(compiled, "_CONSTANTS", compiled._CONSTANTS._replace(rays=(2,) * 4))
     ends = []
 
-    def recorded(dual: Dual) -> Ends:
-        ends.append(compiled.iterated(dual))
+    def recorded(dual: Dual, proximal: float) -> Ends:
+        ends.append(compiled.iterated(dual, proximal))
         return ends[-1]
 
     monkeypatch.setattr(newton, "_iterated", lambda problem: recorded)

@@ -10,6 +10,7 @@ from distributed import Client, LocalCluster
 from equipoise.optimizer.engine import run
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_same_bytes_and_loses_only_who_kills_its_workers() -> None:
     table = accounts(12)
     with (

@@ -89,6 +89,7 @@ def test_rules_may_name_what_any_portfolio_of_the_batch_has() -> None:
     assert untold["status"].tolist() == ["INVALID_INPUT"] * 5 + ["OPTIMAL"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_only_its_portfolio(tmp_path: Path) -> None:
     """P0006 ends its process; P0010's was killed by accident, and is well when it is tried again. Two processes."""
     table, policy = mixed(), rebalancer(mark=str(tmp_path / "killed"))
@@ -105,6 +106,7 @@ def test_a_worker_that_dies_costs_only_its_portfolio(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_costs_only_its_portfolio(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is one for each portfolio, however many are in the chunk, which may take longer as a whole."""
     allowed, collect = [], Workers._collect
@@ -153,6 +155,7 @@ class Breaks(Executor):
         return future
 
 
+@pytest.mark.slow
 def test_a_broken_executor_is_replaced(expected: bytes) -> None:
     executor = Breaks()
     with pytest.warns(RuntimeWarning, match=r"BrokenProcessPool.*processes of our own take over"):
@@ -180,6 +183,7 @@ def test_what_a_chunk_cannot_survive_is_found_in_it(monkeypatch: pytest.MonkeyPa
     assert without(chunks, "P0003") == without(calm, "P0003")
 
 
+@pytest.mark.slow
 def test_an_endless_source_is_read_as_it_is_needed() -> None:
     """By a worker with a thread for each library, as `harm` 5 sees to."""
     read = 0
@@ -211,6 +215,7 @@ def test_what_cannot_be_sent_is_refused_at_once() -> None:
                 next(run(bad, accounts(1), executor=executor))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_by_a_worker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that is there in a session, but not in the module that it says it is of."""
     monkeypatch.setattr(batches, "gone", _gone, raising=False)
@@ -270,6 +275,7 @@ def test_options_that_do_not_fit_are_refused_when_called(options: dict[str, Any]
 # Checkpoints
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     """SIGKILL to the parent: its workers end too, even one that hangs; a second run solves only what is left."""
     script, mark = tmp_path / "script.py", tmp_path / "well"
@@ -503,6 +509,7 @@ def test_the_digest_of_a_policy_sees_what_it_is_made_of(monkeypatch: pytest.Monk
     assert custom(_made(0.5)) == policies[6]
 
 
+@pytest.mark.slow
 def test_the_digest_is_the_same_in_another_process() -> None:
     """Sets and hashes differ from process to process."""
     code = (
@@ -526,6 +533,7 @@ def test_the_digest_is_the_same_in_another_process() -> None:
 # Files, frames and progress
 
 
+@pytest.mark.slow
 def test_files_have_the_same_bytes_whatever_the_chunks(tmp_path: Path) -> None:
     table = mixed()
     for i, options in enumerate([{}, {"chunk": 10}, {"chunk": 6, "checkpoint": tmp_path / "kept"}]):

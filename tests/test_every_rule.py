@@ -1101,6 +1101,7 @@ def test_answer_of_the_compiled_program(case: Case) -> None:
     assert max(case.excess(problem.after_costs(answer.weights))) <= 2e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ALL)
 def test_answer_holds_after_costs(case: Case) -> None:
     """With noticeable costs the rule holds for the cash that is left when they are paid."""
@@ -1298,6 +1299,7 @@ def test_a_rule_that_is_not_convex_is_refused() -> None:
             Row(label="row", upper=0.0, **{pair[0]: -one})
 
 
+@pytest.mark.slow
 def test_generated_problems_have_their_planted_point() -> None:
     """What strategies.py promises: the planted point keeps every rule and costs what it says."""
     for x in many(150, seed=1, among=[name for name in RULES if name != "custom"]):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from equipoise import Rebalancer
 from equipoise.constraints import CashFloor, InitialMargin
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import SMALLEST
 from equipoise.optimizer import CovarianceRisk, ProportionalCost
 from equipoise.optimizer.lending import loan_to_value, to_sell
 from equipoise.optimizer.leverage import (
@@ -30,7 +31,8 @@ FEW = settings(max_examples=20)
 
 
 def numbers(low: float, high: float) -> st.SearchStrategy[float]:
-    return st.floats(low, high, allow_nan=False)
+    # What is no number to the library (see `constraints.numbers`) is 0 here.
+    return st.floats(low, high, allow_nan=False).map(lambda x: x if abs(x) >= SMALLEST else 0.0)
 
 
 # --- published figures -------------------------------------------------------------------------------------

@@ -179,6 +179,7 @@ def bounds(case: dict) -> tuple[float, float]:
     return lot_bound(Lots.of(problem, problem.lower), solution).value, solution.bound
 
 
+@pytest.mark.slow
 def test_below_brute_force() -> None:
     """Never above the best plan, and in most cases it closes nearly all of what the convex bound leaves open."""
     left, convex = [], []

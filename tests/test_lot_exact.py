@@ -11,6 +11,7 @@ from equipoise import Rebalancer, Status
 from equipoise.constraints import DriftBand, InputError, LotSize, Turnover
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_equal_to_brute_force(seed: int) -> None:
     """Long and short, with minimums, bands, turnover, leverage, impact, carry and a tracking error limit."""
@@ -27,6 +28,7 @@ def test_equal_to_brute_force(seed: int) -> None:
     assert plan.gap <= 1e-6 * abs(best) + 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(25))
 def test_equal_to_brute_force_with_bands_and_turnover(seed: int) -> None:
     table, cov, limits = test_lots.small_case(seed)

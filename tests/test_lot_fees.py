@@ -71,6 +71,7 @@ def judged(seed: int) -> tuple[float, float]:
     return plan.gap / max(abs(best), 1e-12), plan.objective / best - 1.0 if best else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_equal_to_brute_force(seed: int) -> None:
     judged(seed)

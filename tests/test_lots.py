@@ -114,6 +114,7 @@ def rebalancer(cov: pd.DataFrame, limits: dict[str, float], aversion: float) -> 
     )
 
 
+@pytest.mark.slow
 def test_against_brute_force() -> None:
     """A plan is found exactly when one exists; it is never below the optimum, and mostly is the optimum."""
     excess, found = [], 0

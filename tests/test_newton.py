@@ -61,6 +61,7 @@ def plain_cvxpy(given: Problem) -> float:
     return float(least.solve(solver="CLARABEL", **tight))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 def test_a_formulation_of_its_own_agrees() -> None:
     for given in taken(90, 21):

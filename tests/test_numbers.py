@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -23,11 +24,16 @@ from equipoise.constraints.base import Declared
 from equipoise.constraints.numbers import number
 from equipoise.optimizer import costs
 from equipoise.optimizer.costs import Cost
+from equipoise.optimizer.lending import health_factor
 from equipoise.optimizer.policy import Policy
 from equipoise.optimizer.portfolio import Portfolio
+from equipoise.optimizer.risk import CovarianceRisk, FactorRisk
 from equipoise.optimizer.transfers import Transfer
+from equipoise.optimizer.triggers import Calendar, Drift
 
-BLANKS = (None, float("nan"), pd.NA, pd.NaT, "", Decimal("NaN"), Decimal("sNaN"))
+BLANKS = (None, float("nan"), pd.NA, pd.NaT, "", Decimal("NaN"))
+# pandas itself raised at a signalling NaN in a column before.
+BLANKS += (Decimal("sNaN"),) if int(pd.__version__.split(".")[0]) >= 3 else ()
 GARBAGE = (
     "abc", "1_000", "1,000", "7_500_000e18", "0x10", "１", "٣", "1 000", "--1", "1e", "nan", b"1", True, np.True_,
     float("inf"), float("-inf"), "inf", Decimal("Infinity"), 1e308, -1e308, 1e101, 10**400, "1e400", "1e-999999999",
@@ -196,6 +202,106 @@ def test_other_arguments(value: Any) -> None:
         with pytest.raises(InputError) as caught:
             Transfer("a/X", "b/X", **{argument: value})
         assert caught.value.column == argument
+
+
+LABELS = ("STOCK", "BOND", "GOLD")
+#: Arguments of risk models, made of a square of numbers, and how its cell (1, 2) is named.
+RISKS: dict[str, tuple[Any, Any, str]] = {
+    "covariance": (lambda x: CovarianceRisk(x), ("BOND", "GOLD"), ""),
+    "returns": (lambda x: CovarianceRisk.from_returns(x), "GOLD", "row 'BOND': "),
+    "loadings": (lambda x: FactorRisk(x, [0.1] * 3), "GOLD", "row 'BOND': "),
+    "specific_variance": (lambda x: FactorRisk(RISK_TABLE, x.loc["BOND"]), "GOLD", ""),
+    "factor_covariance": (
+        lambda x: FactorRisk(RISK_TABLE, [0.1] * 3, factor_covariance=x),
+        ("BOND", "GOLD"),
+        "",
+    ),
+}
+RISK_TABLE = pd.DataFrame(np.diag([0.04, 0.01, 0.02]), LABELS, LABELS)
+
+
+@pytest.mark.parametrize("argument", RISKS)
+def test_risk(argument: str) -> None:
+    """A cell of a risk model's table that is no number is named with its row, asset, table and value."""
+    make, asset, row = RISKS[argument]
+    make(RISK_TABLE.astype(object))
+    for value in (*BLANKS, *GARBAGE):
+        table = RISK_TABLE.astype(object)
+        table.loc["BOND", "GOLD"] = None
+        table.iat[1, 2] = value
+        with pytest.raises(InputError) as caught:
+            make(table)
+        error = caught.value
+        assert (error.asset, error.column) == (asset, argument), (value, error)
+        assert error.problem.startswith(row), (value, error)
+
+
+@pytest.mark.parametrize("value", [b"1", "1_000", "１", True, 1e-320, 1e101, 10**400, 1j, None, np.timedelta64(5, "D")])
+def test_arrays_of_risk(value: Any) -> None:
+    """Lists and arrays of whatever type: a boolean among floats is none of them, and what is masked is no number."""
+    rows = [[0.04, 0.0], [0.0, value]]
+    for given in (rows, np.array(rows, dtype=object)):
+        with pytest.raises(InputError) as caught:
+            CovarianceRisk(given, assets=["STOCK", "BOND"])
+        assert caught.value.asset == "BOND"
+    for array in (np.eye(2) > 0, np.eye(2).astype("S8"), np.eye(2) * 1j, np.ma.masked_less(np.eye(2), 0.5)):
+        with pytest.raises(InputError):
+            CovarianceRisk(array, assets=["STOCK", "BOND"])
+    for array in (np.array([[0.04, 0.0], [0.0, 0.01]], dtype="U8"), [[Decimal("0.04"), 0], [0, Fraction(1, 100)]]):
+        model = CovarianceRisk(array, assets=["STOCK", "BOND"]).aligned(["STOCK", "BOND"], "")
+        np.testing.assert_allclose(model.covariance(), np.diag([0.04, 0.01]), rtol=1e-15)
+
+
+def test_what_is_riskless_is_not_read() -> None:
+    table = RISK_TABLE.astype(object)
+    table.loc["GOLD"] = "n/a"
+    table["GOLD"] = True
+    assert CovarianceRisk(table, riskless=["GOLD"]).assets == ("STOCK", "BOND")
+
+
+def test_tables_with_blanks_of_pandas_own() -> None:
+    table = RISK_TABLE.astype("Float64")
+    assert CovarianceRisk(table).assets == LABELS
+    table.iloc[1, 2] = pd.NA
+    with pytest.raises(InputError, match="a covariance must be a finite number") as caught:
+        CovarianceRisk(table)
+    assert caught.value.asset == ("BOND", "GOLD")
+
+
+@pytest.mark.parametrize("value", ["0.5", "1_000", b"1", True, np.True_, 1e-320, 1e101, 10**400, None, pd.NA, 1j])
+def test_formulas(value: Any) -> None:
+    """Arguments of the closed forms, alone, in lists and in arrays."""
+    given: list[Any] = [
+        value,
+        [1.0, value],
+        np.array([1.0, value], dtype=object),
+        pd.Series([1.0, value], dtype=object),
+    ]
+    for one in given:
+        with pytest.raises(InputError) as caught:
+            health_factor(one, 0.8)
+        assert caught.value.column == "value"
+    assert health_factor([Fraction(10), Decimal(-4)], 0.8) == 2.0
+
+
+@pytest.mark.parametrize("value", NO_SCALARS[1:])
+def test_triggers(value: Any) -> None:
+    problem = Policy().problem(Portfolio.from_table(TABLE, "USD"))
+    for argument in ("total", "tracking_error", "absolute", "relative"):
+        with pytest.raises(InputError) as caught:
+            Drift(**{argument: value}).due(problem)
+        assert argument in str(caught.value.column) or caught.value.column == value
+    for every in (value, "１D", "٣D"):
+        with pytest.raises(InputError) as caught:
+            Calendar(every)
+        assert caught.value.column == "every"
+
+
+def test_the_limit_of_a_transfer_may_be_infinite_and_nothing_else() -> None:
+    for value in (pd.NA, np.array([1.0, 2.0]), "inf", -float("inf")):
+        with pytest.raises(InputError) as caught:
+            Transfer("a/X", "b/X", limit=value)
+        assert caught.value.column == "limit"
 
 
 @pytest.mark.parametrize(

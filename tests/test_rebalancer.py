@@ -277,6 +277,7 @@ def test_a_label_of_another_account_may_be_named() -> None:
         rebalancer(DriftBand(absolute=0.3, assets=["ADAA"])).solve(treasury())
 
 
+@pytest.mark.slow
 def test_custom_rule_with_lots() -> None:
     """A custom rule holds for the whole-lot plan, too."""
     import cvxpy as cp
@@ -349,6 +350,7 @@ def test_a_batch_survives_labels_and_ids_of_any_kind() -> None:
             rebalancer().solve_batch(broken)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_random_accounts_from_end_to_end() -> None:
     """Rules of every kind with a feasible point planted: a verified plan each time, never worse than that point.
 

@@ -334,8 +334,8 @@ def test_zero_variance_leaves_the_others_their_diagonal() -> None:
     assert risk.specific[1] == 0
 
 
-def test_tiny_variances_do_not_underflow() -> None:
-    cov = 1e-310 * np.array([[1.0, 0.5], [0.5, 1.0]])
+def test_the_smallest_variances_do_not_underflow() -> None:
+    cov = 2e-100 * np.array([[1.0, 0.5], [0.5, 1.0]])
     risk = CovarianceRisk(frame(cov)).aligned(["BTC", "ETH"], "USD")
     np.testing.assert_allclose(risk.covariance(), cov, rtol=1e-9)
     assert len(risk.factors) == 1
@@ -405,12 +405,18 @@ BTC_ETH = ("BTC", "ETH")
         (changed(1, 1, -0.09), "ETH", -0.09, "a variance must not be negative; correct the matrix"),
         (changed(1, 1, 0.0), BTC_ETH, 0.01, "what has zero variance cannot covary"),
         (changed(0, 1, 0.02), BTC_ETH, 0.02, "a covariance must be symmetric"),
-        (frame([[1e-310, 1e10], [1e10, 1e-310]]), BTC_ETH, 1e10, "cannot belong to variances so small"),
+        (frame([[1e-100, 1e100], [1e100, 1e-100]]), BTC_ETH, 1e100, "cannot belong to variances so small"),
         (frame(np.eye(3), ["a", "b", "a"]), "a", None, "occurs more than once; labels must be unique"),
         (frame(np.eye(2)).rename(columns={"ETH": "SOL"}), "ETH", None, "and it has only a row"),
         (frame(np.eye(3))[["SOL", "BTC"]], "ETH", None, "and it has only a row"),
         (frame(np.eye(3)).loc[["BTC", "ETH"]], "SOL", None, "and it has only a column"),
-        (frame(np.eye(2)).astype(object).replace(0.0, "x"), None, None, "it must hold numbers only"),
+        (
+            frame(np.eye(2)).astype(object).replace(0.0, "x"),
+            BTC_ETH,
+            "x",
+            "must be a number, finite and in plain digits",
+        ),
+        (frame([[1e-310, 0.0], [0.0, 1.0]]), "BTC", 1e-310, "is nearer to 0 than 1e-100"),
         (np.eye(2), None, None, "an array needs assets=[...]"),
     ],
 )
@@ -553,15 +559,15 @@ def stale_since(periods: int) -> pd.DataFrame:
         (stale_since(350), {"method": "ewma", "half_life": 2}, "SOL", "(under these weights)"),
         (random_returns(), {"method": "ewma"}, None, "half_life (in periods) belongs to method='ewma'"),
         (random_returns(), {"half_life": 5}, None, "half_life (in periods) belongs to method='ewma'"),
-        (random_returns(), {"method": "ewma", "half_life": 0}, None, "half_life must be a finite"),
-        (random_returns(), {"method": "ewma", "half_life": np.nan}, None, "half_life must be a finite"),
-        (random_returns(), {"periods_per_year": -252}, None, "periods_per_year must be a finite number"),
-        (random_returns(), {"periods_per_year": np.inf}, None, "periods_per_year must be a finite number"),
+        (random_returns(), {"method": "ewma", "half_life": 0}, None, "column 'half_life'"),
+        (random_returns(), {"method": "ewma", "half_life": np.nan}, None, "column 'half_life'"),
+        (random_returns(), {"periods_per_year": -252}, None, "column 'periods_per_year'"),
+        (random_returns(), {"periods_per_year": np.inf}, None, "column 'periods_per_year'"),
         (random_returns(), {"method": "gerber"}, None, "must be 'sample', 'ewma' or 'ledoit_wolf'"),
         (random_returns(), {"riskless": "BTC"}, None, "write riskless=['BTC']"),
         (random_returns().to_numpy(), {}, None, "labels are given once: a DataFrame carries its own"),
         (random_returns()[["BTC", "ETH", "BTC"]], {}, "BTC", "labels must be unique"),
-        (random_returns().assign(ETH="up"), {}, None, "it must hold numbers only"),
+        (random_returns().assign(ETH="up"), {}, "ETH", "row '2024-01-01 00:00:00': must be a number, finite and"),
     ],
 )
 def test_returns_refused(returns: Any, more: Any, asset: str | None, message: str) -> None:
@@ -653,7 +659,7 @@ INDEFINITE = frame([[1.0, 2.0], [2.0, 1.0]], ["market", "size"])
         (LOADINGS.to_numpy(), [0.1, 0.2, 0.3], {}, (None, "loadings"), "an array needs assets="),
         (LOADINGS, [0.1] * 4, {}, (None, "specific_variance"), "is (4,), and loadings has 3 columns"),
         (LOADINGS, 0.1, {}, (None, "specific_variance"), "its shape is ()"),
-        (LOADINGS, ["a", "b", "c"], {}, (None, "specific_variance"), "it must hold numbers only"),
+        (LOADINGS, ["a", "b", "c"], {}, ("BTC", "specific_variance"), "must be a number, finite"),
         (LOADINGS, [0.1, -0.2, 0.3], {}, ("ETH", "specific_variance"), "value -0.2: a specific variance"),
         (LOADINGS, [0.1, 0.2, np.nan], {}, ("SOL", "specific_variance"), "finite number, not negative"),
         (LOADINGS, [np.inf, 0.2, 0.3], {}, ("BTC", "specific_variance"), "finite number, not negative"),

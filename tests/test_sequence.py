@@ -268,6 +268,7 @@ def drawn(rng: np.random.Generator, *, lots: bool, most: int = 5) -> Plan:
             return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_every_prefix_and_partial_fill_is_safe(seed: int) -> None:
     """1,000 plans, every prefix and 100 partial fills of each."""
@@ -287,6 +288,7 @@ def test_every_prefix_and_partial_fill_is_safe(seed: int) -> None:
     assert sliced >= 0.05 * size
 
 
+@pytest.mark.slow
 def test_nothing_is_missed_by_brute_force() -> None:
     """Where some permutation of whole orders is safe, none is cut; where we find nothing, no fine slices do, either."""
     rng = np.random.default_rng(11)
@@ -302,6 +304,7 @@ def test_nothing_is_missed_by_brute_force() -> None:
     assert unsafe > 5
 
 
+@pytest.mark.slow
 def test_temporary_cash_is_the_least_for_whole_orders() -> None:
     """Against all permutations: the least amount by which the cash falls below its floor.
 

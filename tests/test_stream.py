@@ -216,6 +216,7 @@ def test_frames_of_others_come_through_the_arrow_interface() -> None:
         assert content(run(rebalancer(), source, chunk=7)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory of a process is in /proc")
 def test_a_file_of_any_size_is_read_in_the_same_memory(tmp_path: Path) -> None:
     """Five times the file: the most that the process holds grows by less than a quarter of what the file does."""
@@ -262,6 +263,7 @@ CELLS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(cells=st.lists(CELLS, min_size=1), number=st.lists(st.floats(), min_size=1), data=st.data())
 def test_a_table_comes_back_with_the_same_cells(cells: list[Any], number: list[float], data: st.DataObject) -> None:

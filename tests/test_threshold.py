@@ -191,6 +191,7 @@ def test_a_holding_cost_is_paid_until_selling_is_cheaper(rate: float, held: bool
 # --- against the program -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_program_finds_nothing_better_and_nothing_else() -> None:
     """On 1,000 random problems: the same objective, every rule kept, the gap closed.
 

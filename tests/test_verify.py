@@ -126,10 +126,10 @@ def test_no_orders_from_an_unverified_plan(monkeypatch: pytest.MonkeyPatch) -> N
 
     real = lots.rounded
 
-    def one_lot_more(problem: object, optimum: object, **options: object) -> object:
+    def one_lot_more(*given: object, **options: object) -> object:
         from dataclasses import replace
 
-        found, why = real(problem, optimum, **options)  # type: ignore[arg-type]
+        found, why = real(*given, **options)  # type: ignore[arg-type]
         assert found is not None
         return replace(found, quantities=(found.quantities[0] + 40, *found.quantities[1:])), why
 

@@ -193,6 +193,7 @@ ROW_RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ROW_RULES)
 @pytest.mark.parametrize("gross", [1.5, 1e4])
 def test_rows_at_the_very_value(rule: str, gross: float) -> None:

@@ -107,7 +107,8 @@ class Rebalancer:
         """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
         known = {*universe, *getattr(self.policy.risk, "assets", ())}
         if self.accounts:
-            return in_accounts(table, self.accounts, self.policy.transfers, name=name, universe=known)
+            transfers, own = self.policy.transfers, self.policy.asset_columns
+            return in_accounts(table, self.accounts, transfers, asset_columns=own, name=name, universe=known)
         return Portfolio.from_table(table, self.cash, name=name, universe=known)
 
     def problem(self, table: pd.DataFrame, *, name: str | None = None) -> Problem:

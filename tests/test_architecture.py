@@ -49,7 +49,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("explain", "choose", "account_lots", "account_least"),
     (
         *("reasons", "shortfall", "rounding", "plan", "triggers", "report"),
-        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence", "order_listing"),
+        *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
+        *("order_stack", "order_listing"),
     ),
     (
         *("files", "tables", "rebalancer", "batch_input", "batch", "output"),

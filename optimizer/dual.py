@@ -91,17 +91,21 @@ class Dual:
     def row_count(self) -> int:
         return int(self.limits.shape[1]) - self.factors - self.budget
 
-    def take(self, at: Any) -> Dual:
-        """Those of the problems."""
+    def take(self, at: Any, of: Dual | None = None) -> Dual:
+        """Those of the problems; `of`: the same of the dual without a base, if that is at hand."""
+        if of is None:
+            of = replace(
+                self,
+                assets=taken(self.assets, at),
+                linear=_of_each(self.linear, at),
+                limits=self.limits[at],
+                kinks={name: _of_each(matrix, at) for name, matrix in self.kinks.items()},
+                cost=None if self.cost is None else self.cost[at],
+                constant=self.constant[at],
+                bands=tuple((one, other, _of_each(mask, at, 2)) for one, other, mask in self.bands),
+            )
         return replace(
-            self,
-            assets=taken(self.assets, at),
-            linear=_of_each(self.linear, at),
-            limits=self.limits[at],
-            kinks={name: _of_each(matrix, at) for name, matrix in self.kinks.items()},
-            cost=None if self.cost is None else self.cost[at],
-            constant=self.constant[at],
-            bands=tuple((one, other, _of_each(mask, at, 2)) for one, other, mask in self.bands),
+            of,
             base=None if self.base is None else self.base[at],
             start=None if self.start is None else taken(self.start, at),
             sides=None if self.sides is None else (self.sides[0][at], self.sides[1][at]),

@@ -56,7 +56,8 @@ class _State:
 
     def take(self, at: Any) -> _State:
         arrays = {name: getattr(self, name)[at] for name in ("at", "centre", "weight", "least", "scale", "before")}
-        return _State(dual=self.dual.take(at), smooth=self.smooth.take(at), point=self.point.take(at), **arrays)
+        dual = self.dual.take(at)
+        return _State(dual=dual, smooth=self.smooth.take(at, of=dual), point=self.point.take(at), **arrays)
 
     @property
     def prices(self) -> Array:
@@ -198,14 +199,14 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
     length = np.minimum(1.0, furthest)
     zero = np.zeros_like(prices) if dual.base is None else -dual.base
 
-    def moved(length: Array, which: Any) -> Array:
+    def moved(dual: Dual, length: Array, which: Any = ...) -> Array:
         moved = point.prices[which] + length[:, None] * direction[which]
         # A row whose price reaches 0 is exactly at 0.
-        ends = room[which] <= length[:, None] * (1.0 + 1e-9)
-        moved[:, rows] = np.where(ends, zero[which][:, rows], np.maximum(moved[:, rows], zero[which][:, rows]))
-        return dual.netted(moved) if isinstance(which, slice) else dual.take(which).netted(moved)
+        ends, least = room[which] <= length[:, None] * (1.0 + 1e-9), zero[which][:, rows]
+        moved[:, rows] = np.where(ends, least, np.maximum(moved[:, rows], least))
+        return dual.netted(moved)
 
-    there = dual.at(moved(length, slice(None)))
+    there = dual.at(moved(dual, length))
     step = length[:, None] * direction
     here, slope = (point.gradient * step).sum(axis=1), (there.gradient * step).sum(axis=1)
     exact = np.abs(np.where(pinned, 0.0, point.gradient)).max(axis=1, initial=0.0) <= EXACT
@@ -214,7 +215,7 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
         part = dual.take(again)
         line = Line.along(part, point.take(again), step[again])
         factor = searched(line, here[again], slope[again], furthest[again] / length[again])
-        better = part.at(moved(factor * length[again], again))
+        better = part.at(moved(part, factor * length[again], again))
         there.put(again, better)
     return replace(state, point=there)
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
-from equipoise.optimizer.dual import Dual, Point
+from equipoise.optimizer.dual import ALL, Dual, Point
 from equipoise.optimizer.line_search import ACCEPTED, Line, searched
 
 SOLVED, INFEASIBLE, UNSOLVED = 0, 1, 2
@@ -32,6 +32,7 @@ ROUNDING = 4 * float(np.finfo(float).eps)  # of a slope, of the sum of its terms
 STALLED = 0.5  # no better: more than this part of the least residual so far
 SOFTER, SOFTEST = 0.1, 1e-6  # what is left of the proximal weights each time their centres move, and at last
 TURNS = 3  # at most so many times the number of prices, for the active set of a step
+MANY = 64  # from more prices on, those that are pinned are left out of the systems
 SINGULAR, FADING = 1e-9, 1e-5  # ridges, of the diagonal
 HELD = 1e-3  # of the curvature if all were free, for a price with which no asset is free to move
 NO_CURVATURE, NO_CURVATURE_AT_ALL = 0.3e-3, 1e-9  # of the asset's whole variance, of the largest
@@ -222,19 +223,35 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
 
 def _direction(state: _State, pinned: NDArray[np.bool_]) -> Array:
     """Newton's direction: the highest point of the quadratic model at which prices of rows are ≥ 0."""
-    dual, point = state.smooth, state.point
-    curvature = dual.curvature(point)
-    price = np.arange(curvature.shape[1])
+    dual, point, size = state.smooth, state.point, pinned.shape[1]
+    if size <= MANY:
+        return _working(dual, point, state.prices, state.scale, pinned)
+    # Of many rows few bind: each problem by itself, without the prices that are pinned.
+    direction = np.zeros_like(point.prices)
+    for i in range(len(pinned)):
+        one, which = slice(i, i + 1), np.flatnonzero(~pinned[i])
+        arguments = dual.take(one), point.take(one), state.prices[one], state.scale[one], pinned[one]
+        direction[one, which] = _working(*arguments, which)
+    return direction
+
+
+def _working(
+    dual: Dual, point: Point, prices: Array, scale: Array, pinned: NDArray[np.bool_], which: Any = ALL
+) -> Array:
+    """The direction in these prices (in ascending order)."""
+    number = np.arange(pinned.shape[1])[which]
+    pinned, gradient, scale = pinned[:, which], point.gradient[:, which], scale[:, which]
+    curvature, price = dual.curvature(point, which), np.arange(len(number))
     diagonal = curvature[:, price, price]
     # Where no asset is free to move with a price, the step is that of the slope, as if all were. Where rows may do the
     # same to all that are free, a ridge that fades with the residual keeps the step from running off.
-    residual = np.abs(np.where(pinned, 0.0, point.gradient)).max(axis=1, keepdims=True)
-    is_row = (price >= dual.factors) & (price < dual.factors + dual.row_count)
-    ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (price >= dual.factors)
-    curvature[:, price, price] += np.where(diagonal > 1e-9 * state.scale, ridge, HELD * state.scale)
+    residual = np.abs(np.where(pinned, 0.0, gradient)).max(axis=1, keepdims=True, initial=0.0)
+    is_row = (number >= dual.factors) & (number < dual.factors + dual.row_count)
+    ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (number >= dual.factors)
+    curvature[:, price, price] += np.where(diagonal > 1e-9 * scale, ridge, HELD * scale)
     unit = 1.0 / np.sqrt(curvature[:, price, price])
     curvature *= unit[:, :, None] * unit[:, None, :]
-    slope, least = point.gradient * unit, np.where(is_row, -state.prices / unit, -np.inf)
+    slope, least = gradient * unit, np.where(is_row, -prices[:, which] / unit, -np.inf)
     return np.asarray(unit * _highest(curvature, slope, least, pinned))
 
 

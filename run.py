@@ -111,7 +111,9 @@ def demo(*arguments):
 
 
 def test(*arguments):
-    call(tool("pytest"), *arguments, cwd=ROOT)
+    # On all cores, each with one thread.
+    one = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    call(tool("pytest"), "-n", "auto", "--dist", "worksteal", *arguments, cwd=ROOT, env=one | os.environ)
 
 
 def python_of(version):

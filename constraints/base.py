@@ -320,16 +320,18 @@ Piece: TypeAlias = "Row | Bound | Cone | Step | Semicontinuous | Count | Opaque 
 class Declared:
     """What a class says about itself where it is made: `class Mine(Rule, stacks=True, blanks=("cap",)): ...`"""
 
-    #: Whether its method also serves a stack of portfolios.
+    #: Whether its method also serves a stack of portfolios. Not inherited: a subclass may do what only holds for one.
     stacks: ClassVar[bool] = False
     #: The arguments whose columns may have blank cells: their meaning is that of an asset which a mapping leaves out,
     #: and stands in the class's documentation. Blanks in all other columns are errors.
     blanks: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, *, stacks: bool = False, blanks: Sequence[str] = ()) -> None:
+    #: The arguments that say what an asset is, wherever it lies; the others say what a row may do or counts for there.
+    own: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, *, stacks: bool = False, blanks: Sequence[str] = (), own: Sequence[str] = ()) -> None:
         super().__init_subclass__()
-        # `stacks` is not inherited: a subclass may do what only holds for one portfolio.
-        cls.stacks, cls.blanks = stacks, (*cls.blanks, *blanks)
+        cls.stacks, cls.blanks, cls.own = stacks, (*cls.blanks, *blanks), (*cls.own, *own)
 
     def numbers(self, account: Account, argument: str, **how: Any) -> Array:
         """One number an asset for this argument: see `Account.numbers`."""

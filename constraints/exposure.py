@@ -91,7 +91,7 @@ class GroupLimit(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class FactorLimit(Rule, stacks=True):
+class FactorLimit(Rule, stacks=True, own=("loadings",)):
     """lower ≤ Σ loading·w ≤ upper for each factor; with `relative`, of w − b instead of w.
 
     `loadings`: the name of a column, a mapping by asset, or a mapping of such by factor's name. Limits are
@@ -178,7 +178,7 @@ class TrackingErrorLimit(Rule, stacks=True):
 
 
 @dataclass(frozen=True)
-class GreekLimit(Rule, stacks=True, blanks=("greek",)):
+class GreekLimit(Rule, stacks=True, blanks=("greek",), own=("greek",)):
     """lower ≤ Σ greek·quantity / NAV ≤ upper: delta, gamma or vega of all positions; lower = upper is a target.
 
     `greek`: what one unit of each asset adds, in cash: for the delta multiplier·delta·price of the underlying (its

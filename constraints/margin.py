@@ -93,7 +93,7 @@ class _Margin(Rule, blanks=("cap",)):
 
 
 @dataclass(frozen=True)
-class InitialMargin(_Margin, stacks=True, blanks=("rate",)):
+class InitialMargin(_Margin, stacks=True, blanks=("rate",), own=("haircut",)):
     """Σ rateᵢ·|wᵢ| ≤ utilisation · (Σ (1 − haircutᵢ)·wᵢ⁺ − Σ wⱼ⁻): initial margin within the equity.
 
     `rate`: the margin rate of each position (0.5 under Regulation T; blank or cash: 0); `haircut`: the part
@@ -116,7 +116,7 @@ class InitialMargin(_Margin, stacks=True, blanks=("rate",)):
 
 
 @dataclass(frozen=True)
-class MaintenanceMargin(_Margin, stacks=True):
+class MaintenanceMargin(_Margin, stacks=True, own=("haircut",)):
     """Σᵢ max_j (rateᵢⱼ·|wᵢ| − cumᵢⱼ) ≤ utilisation · (Σ (1 − haircutᵢ)·wᵢ⁺ − Σ wⱼ⁻): tiered maintenance margin.
 
     `brackets`: for each asset its pairs (notional in cash from which on, rate), the first from 0; rates from 0 to

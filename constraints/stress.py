@@ -120,7 +120,7 @@ def _moves(account: Account, given: Numbers, argument: str) -> Array:
 
 
 @dataclass(frozen=True)
-class AfterShock(_Stressed, stacks=True, blanks=("fall", "rise")):
+class AfterShock(_Stressed, stacks=True, blanks=("fall", "rise"), own=("fall", "rise")):
     """The rule holds wherever each price goes between −fall and +rise, each on its own: fractions of the price.
 
     So collateral falls while debts rise, each by its own number (blank, and the cash: 0). The worst case of a box is
@@ -141,7 +141,7 @@ class AfterShock(_Stressed, stacks=True, blanks=("fall", "rise")):
 
 
 @dataclass(frozen=True)
-class AfterScenarios(_Stressed, stacks=True):
+class AfterScenarios(_Stressed, stacks=True, own=("moves",)):
     """The rule holds after each scenario by itself.
 
     `moves`: for each scenario's name the move of each asset (a mapping, a column, or one number for all but the cash;
@@ -184,7 +184,7 @@ class AfterScenarios(_Stressed, stacks=True):
 
 
 @dataclass(frozen=True)
-class CVaR(_Stressed, stacks=True):
+class CVaR(_Stressed, stacks=True, own=("moves",)):
     """The mean of the rule's excess over the worst (1 − level) of the scenarios is at most 0.
 
     The excess of Σ threshold·C ≥ h·D is h·D − Σ threshold·C, a fraction of NAV. `moves` as in AfterScenarios, all

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"equipoise: {message}", file=sys.stderr)
         summary = {"status": "error", "message": message}
     try:
+        _flush()
         print(json.dumps({**summary, "exit_code": code}, allow_nan=False), flush=True)
     except OSError as error:  # keep Python from complaining once more as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,6 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"equipoise: {_failure(error)[1]}", file=sys.stderr)
             code = code or BAD_INPUT
     return code
+
+
+def _flush() -> None:
+    """Write out what Python and C libraries have printed: C's own buffer is else emptied after the last line.
+
+    HiGHS prints a line of its own now and then, whatever its options say.
+    """
+    sys.stdout.flush()
+    if os.name == "posix":
+        import ctypes
+
+        ctypes.CDLL(None).fflush(None)
 
 
 def _failure(error: BaseException) -> tuple[int, str]:

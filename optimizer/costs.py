@@ -123,7 +123,7 @@ class ProportionalCost(Cost, stacks=True):
 
 
 @dataclass(frozen=True)
-class ImpactCost(Cost, stacks=True):
+class ImpactCost(Cost, stacks=True, own=("volatility", "volume")):
     """coefficient · volatility · |trade|^{3/2} / √volume: the square-root law of market impact.
 
     `volatility` is that of one day (a fraction), `volume` one day's turnover in cash. Trading a whole day's
@@ -146,7 +146,7 @@ class ImpactCost(Cost, stacks=True):
 
 
 @dataclass(frozen=True)
-class QuadraticCost(Cost, stacks=True):
+class QuadraticCost(Cost, stacks=True, own=("volume",)):
     """rate · trade² / volume, both in cash: trading the whole `volume` costs `rate` of it.
 
     Without `volume`, rate · z² in fractions of NAV.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
 
 from equipoise.optimizer.order_model import SMALLEST_SLICE
 from equipoise.optimizer.order_states import Orders, State
@@ -29,6 +30,17 @@ class Search:
     def whole(self) -> list[State] | None:
         """The states of a sequence of whole orders (the start first), if one was found."""
         return self._walk(self.start, self.orders.goal, 0)
+
+    def along(self, way: Sequence[int]) -> list[State] | None:
+        """The same for the whole orders of these rows of the table in this order, if it is safe."""
+        states, at = [self.start], {move.at: j for j, move in enumerate(self.orders.moves)}
+        for j in (at[row] for row in way):
+            begun_at = states[-1]
+            goal = self.orders.done(begun_at, j, self.orders.total[j] - begun_at.traded[j])
+            if (found := self._walk(begun_at, goal, 0)) is None:
+                return None
+            states += found[1:]
+        return states if states[-1].traded == self.orders.goal else None
 
     def loops(self) -> list[State] | None:
         """The same with any cuts: whole orders where they are safe, else the largest safe slices."""
@@ -166,6 +178,12 @@ class Search:
             if orders.largest(end, j, -back, aim) * abs(back) >= smallest:
                 return True
         return False
+
+
+def in_one_go(states: list[State] | None) -> bool:
+    """Whether there are states, and no order that others come in between."""
+    orders = [one for one, _ in groupby(state.order for state in states or ())]
+    return bool(states) and len(set(orders)) == len(orders)
 
 
 def begun(state: State) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -21,6 +21,7 @@ from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import MEANT, reasons, sentence
 from equipoise.optimizer.solution import Prices, Solution, Status, rounded_down
 from equipoise.optimizer.verify import Check, Verified
+from equipoise.optimizer.whole import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +173,7 @@ class Plan:
             if not quantity:
                 continue
             side = "buy" if quantity > 0 else "sell"
-            notional = float(abs(quantity) * portfolio.exact_price[i])
+            notional = abs(nearest(quantity, portfolio.exact_price[i]))
             step = self.problem.step
             lots = abs(quantity) / exact(step.lot[i]) if step is not None and step.lot[i] > 0 else None
             # A position closed in full may be no whole number of lots (or of more lots than a column holds).
@@ -309,8 +310,7 @@ class Plan:
             # The limits of one name and asset stand in the order of their rules, as their checks do.
             price = given[min(seen[key], len(given) - 1)]
             seen[key] += 1
-            slack = not problem.discrete and check.slack > _BINDS
-            prices.append(0.0 if slack or price <= MEANT else price)
+            prices.append(0.0 if check.slack > _BINDS or price <= MEANT else price)
         return prices
 
     def failed(self) -> tuple[Check, ...]:
@@ -326,30 +326,66 @@ class Plan:
 def _priced_limits(problem: Problem, weights: Array, prices: Prices) -> dict[_Key, list[float]]:
     """The prices of all limits by title, label and asset; those of one key in the order of the rules."""
     found: defaultdict[_Key, list[float]] = defaultdict(list)
-    accounts = problem.accounts
     of_rows = list(zip(problem.rows.titles, problem.rows.rows, prices.rows.tolist(), strict=True))
     own = sum(isinstance(piece, Row) for _, piece in problem.pieces)
-    floors = dict(zip(reversed(problem.cashes), reversed(of_rows), strict=False))
     met: Counter[tuple[str, str]] = Counter()  # the rows of an envelope together
     for title, row, price in of_rows[own : own + len(problem.found)]:
         met[title, row.label] += price
     cones, rows = iter(prices.cones.tolist()), iter(of_rows[:own])
-    pushed = reduced_costs(problem, weights, prices)
+    bounds = _bound_prices(problem, weights, prices)
+    own_label = problem.accounts.bound_rows if problem.accounts else {}
     for title, piece in problem.pieces:
         match piece:
             case Row():
-                key = title, *(accounts.bound_rows if accounts else {}).get((title, piece.label), (piece.label, None))
-                found[key].append(next(rows)[2])
+                price = next(rows)[2]
+                if (title, piece.label) not in own_label:
+                    found[title, piece.label, None].append(price)
+                elif title == "Transfer":  # no rule's own limit
+                    found[title, *own_label[title, piece.label]].append(price)
             case Envelope():
                 found[title, piece.label, None].append(met.pop((title, piece.label), 0.0))
             case Cone():
                 found[title, piece.label, None].append(next(cones))
             case Bound():
-                for i in np.flatnonzero(np.isfinite(piece.lower) | np.isfinite(piece.upper)).tolist():
-                    limit = piece.lower[i] if pushed[i] > 0 else piece.upper[i]
-                    price = abs(float(pushed[i])) if abs(weights[i] - limit) < _BINDS else 0.0
-                    if i in problem.cashes:  # its floor is a row: it holds after costs
-                        floor = floors.get(i)
-                        price = floor[2] if floor is not None and -floor[1].upper == piece.lower[i] else 0.0
-                    found[title, piece.label, problem.assets[i]].append(price)
+                for asset, price in next(bounds):
+                    found[title, piece.label, asset].append(price)
     return found
+
+
+def _bound_prices(problem: Problem, weights: Array, prices: Prices) -> Iterator[list[tuple[str, float]]]:
+    """For each bound of the problem, in order, its assets that have a limit and the price of that."""
+    accounts = problem.accounts
+    of_rows = list(zip(problem.rows.rows, prices.rows.tolist(), strict=True))
+    floors = dict(zip(reversed(problem.cashes), reversed(of_rows), strict=False))
+    pushed = reduced_costs(problem, weights, prices)
+    joint = _joint_rows(problem, prices)
+    asked = accounts.asked.pieces if accounts else problem.pieces
+
+    def price(i: int, given: Bound, piece: Bound) -> float:
+        if accounts and not (np.isfinite(piece.lower[i]) or np.isfinite(piece.upper[i])):
+            # The narrowest of all limits on a row that transfers touch is a row of the problem.
+            sides = zip((given.lower[i], given.upper[i]), accounts.edges, (True, False), strict=True)
+            asset = problem.assets[i]
+            return sum(joint.get((asset, lower), 0.0) for limit, edge, lower in sides if limit == edge[i])
+        if i in problem.cashes:  # its floor is a row: it holds after costs
+            floor = floors.get(i)
+            return floor[1] if floor is not None and -floor[0].upper == piece.lower[i] else 0.0
+        limit = piece.lower[i] if pushed[i] > 0 else piece.upper[i]
+        return abs(float(pushed[i])) if abs(weights[i] - limit) < _BINDS else 0.0
+
+    for k, (_, piece) in enumerate(problem.pieces):
+        given = asked[k][1] if k < len(asked) else piece
+        if isinstance(piece, Bound) and isinstance(given, Bound):
+            limited = np.flatnonzero(np.isfinite(given.lower) | np.isfinite(given.upper)).tolist()
+            yield [(problem.assets[i], price(i, given, piece)) for i in limited]
+
+
+def _joint_rows(problem: Problem, prices: Prices) -> dict[tuple[str, bool], float]:
+    """Over several accounts: the prices of bounds that became rows, by asset and whether it is the lower one."""
+    own_label = problem.accounts.bound_rows if problem.accounts else {}
+    of_rows = zip(problem.rows.titles, problem.rows.rows, prices.rows.tolist(), strict=True)
+    return {
+        (own_label[title, row.label][1], row.at_least): price
+        for title, row, price in of_rows
+        if (title, row.label) in own_label
+    }

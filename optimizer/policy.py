@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.base import Rule, Step
+from equipoise.constraints.base import Declared, Rule, Step
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
@@ -79,6 +80,11 @@ class Policy:
         return all(rule.stacks for rule in self.constraints) and all(cost.stacks for cost in self.costs)
 
     @property
+    def asset_columns(self) -> frozenset[str]:
+        """The columns that say what an asset is, wherever it lies: labels, exposures, and `Declared.own`."""
+        return frozenset({"exposure", *self.label_columns}.union(*map(_of_asset, (*self.constraints, *self.costs))))
+
+    @property
     def label_columns(self) -> tuple[str, ...]:
         """The columns of the table whose labels say which rows there are."""
         return tuple({column for rule in self.constraints for column in rule.label_columns()})
@@ -106,3 +112,14 @@ class Policy:
         costs = total(self.costs, portfolio), self.aversion, self.horizon
         fees = total_fees(self.costs, portfolio)
         return Problem(portfolio, risk, *costs, pieces, rules, fees=fees, compiled=self.compiled)
+
+
+def _of_asset(one: Declared) -> set[str]:
+    """The columns that its arguments of this kind name, those of a rule within it too."""
+    inner = getattr(one, "rule", None)
+    found = _of_asset(inner) if isinstance(inner, Declared) else set()
+    for argument in one.own:
+        given = getattr(one, argument)
+        names = given.values() if isinstance(given, Mapping) else (given,)
+        found |= {name for name in names if isinstance(name, str)}
+    return found

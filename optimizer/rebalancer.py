@@ -7,6 +7,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
+import numpy as np
+
 from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.account_closing import emptied
@@ -107,7 +109,8 @@ class Rebalancer:
         """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
         known = {*universe, *getattr(self.policy.risk, "assets", ())}
         if self.accounts:
-            return in_accounts(table, self.accounts, self.policy.transfers, name=name, universe=known)
+            transfers, own = self.policy.transfers, self.policy.asset_columns
+            return in_accounts(table, self.accounts, transfers, asset_columns=own, name=name, universe=known)
         return Portfolio.from_table(table, self.cash, name=name, universe=known)
 
     def problem(self, table: pd.DataFrame, *, name: str | None = None) -> Problem:
@@ -336,11 +339,13 @@ def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:
     """Traded quantities of any size; a position that would reach or cross a bound of 0 is closed exactly."""
     portfolio = problem.portfolio
     units = (weights - problem.before) * portfolio.nav / portfolio.price
-    trades = []
-    for i, held in enumerate(portfolio.exact_quantity):
-        trade = Fraction(0) if i in problem.cashes or weights[i] == problem.before[i] else exact(units[i])
+    trades = [Fraction(0)] * len(units)
+    moves = weights != problem.before
+    moves[list(problem.cashes)] = False
+    for i in np.flatnonzero(moves).tolist():
+        held, trade = portfolio.exact_quantity[i], exact(units[i])
         left = held + trade
         if trade and (weights[i] == 0 or (problem.lower[i] == 0 and left < 0) or (problem.upper[i] == 0 and left > 0)):
             trade = -held
-        trades.append(trade)
+        trades[i] = trade
     return tuple(trades)

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.order_rules import Limits, Titled, asked_limits, limited, repair_limits, watched, worst_ratios
-from equipoise.optimizer.order_search import Search, begun
+from equipoise.optimizer.order_search import Search, begun, in_one_go
 from equipoise.optimizer.order_states import Orders, State
 from equipoise.optimizer.plan import Plan
 
@@ -180,6 +180,8 @@ def _searched(
     plan: Plan, pieces: list[Titled], limits: Limits, temporary_cash: float, most_slices: int, *, explain: bool
 ) -> OrderSequence:
     """The sequence with these limits on the way."""
+    from equipoise.optimizer.order_listing import of_plan, unsearched
+
     orders = Orders(plan, limited(plan.asked, pieces, limits), temporary_cash)
     search = Search(orders, plan, most_slices)
     if 0 < temporary_cash < (least := orders.money(orders.drawn(search.start))):
@@ -189,8 +191,11 @@ def _searched(
             column="temporary_cash",
             value=temporary_cash,
         )
-    states = search.whole() or search.sliced()
-    if states is None:
+    states = search.whole()
+    if explain and not in_one_go(states):  # whole orders that arrays found
+        states = search.along(of_plan(plan, unsearched)[1]) or states
+    states = states or search.sliced()
+    if not states:
         none = OrderSequence((), False, "No safe sequence was found.", orders.shown, proven=False)
         return _blocked(orders, search) if explain else none
     steps = _steps(orders, states)

@@ -8,14 +8,12 @@ accounts is a row of the account "in transit", which is counted once and can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import blank, check_number, encodable
+from equipoise.constraints.numbers import blank, check_number, encodable, floats
 from equipoise.optimizer.portfolio import Portfolio
 
 if TYPE_CHECKING:
@@ -124,11 +122,13 @@ def portfolio(
     cash: Mapping[str, str],
     transfers: Sequence[Transfer],
     *,
+    asset_columns: Collection[str] = ("exposure",),
     name: str | None = None,
     universe: Iterable[str] = (),
 ) -> Portfolio:
     """The Portfolio of a table with the columns `account` and `asset` (or that as its index), with "account/asset" as
-    labels. `cash`: the asset that is the cash of each account, the settlement cash first.
+    labels. `cash`: the asset that is the cash of each account, the settlement cash first. `asset_columns`: those that a
+    row in transit has from the row that was left.
 
     Raises InputError for rows without an account, and whatever `Portfolio.from_table` refuses.
     """
@@ -147,7 +147,7 @@ def portfolio(
                 raise InputError(
                     "the account's cash has no row; add one (quantity 0 is fine)", asset=label, column="asset"
                 )
-        rows = _with_transit(rows, transfers)
+        rows = _with_transit(rows, transfers, asset_columns)
         found = Portfolio.from_table(rows, next(iter(labels.values())), universe=universe)
         return replace(found, name=name, cashes={account: found.assets.index(x) for account, x in labels.items()})
     except InputError as error:
@@ -185,21 +185,41 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     return rows.set_index("asset")
 
 
-def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer]) -> pd.DataFrame:
-    """The table with a row for what transfers with a delay put on its way: nothing is, and other columns are 0 or
-    blank, unless the table has that row itself."""
+def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer], asset_columns: Collection[str]) -> pd.DataFrame:
+    """The table with a row for what transfers with a delay put on its way, unless the table has that row itself.
+
+    Nothing is there yet. It is the asset that left, with its price and `asset_columns`; in all other numbers it has 0,
+    for on its way it is no collateral, earns nothing and has no room.
+    """
     import pandas as pd
 
-    new: dict[str, dict[str, object]] = {}
+    new: dict[str, dict[Any, object]] = {}
     for transfer in transfers:
-        if transfer.delay and transfer.arrival not in rows.index and transfer.destination in rows.index:
-            numeric = {c: 0 for c in rows.columns if np.issubdtype(np.asarray(rows[c]).dtype, np.number)}
-            there = rows.loc[transfer.destination]
-            cells = {"account": IN_TRANSIT, "underlying": there["underlying"], "price": there["price"]}
-            new[transfer.arrival] = {**dict.fromkeys(rows.columns), **numeric, "quantity": 0, "target": 0, **cells}
+        if not transfer.delay or transfer.arrival in rows.index or transfer.source not in rows.index:
+            continue
+        cells = {column: _moving(rows, transfer.source, column, asset_columns) for column in rows.columns}
+        cells |= {"account": IN_TRANSIT, "quantity": 0, "target": 0}
+        known = new.setdefault(transfer.arrival, cells)
+        for column, cell in cells.items():
+            if cell != known[column] and not (blank(cell) and blank(known[column])):
+                raise InputError(
+                    "rows that reach it differ in this column; add a row of this account and asset to the table",
+                    asset=transfer.arrival,
+                    column=column,
+                    value=cell,
+                )
     if not new:
         return rows
     more = pd.DataFrame.from_dict(new, orient="index", columns=list(rows.columns)).astype(object)
     joined = pd.concat([rows.astype(object), more])
     joined.index.name = rows.index.name
     return joined
+
+
+def _moving(rows: pd.DataFrame, source: str, column: Any, asset_columns: Collection[str]) -> object:
+    """What the row in transit has in this column."""
+    if column in ("price", "underlying") or column in asset_columns:
+        return rows.at[source, column]
+    cells = rows[column].to_numpy(object)
+    _, wrong = floats(cells)
+    return None if any(not blank(cell) for cell in cells[wrong]) else 0

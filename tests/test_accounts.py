@@ -15,11 +15,13 @@ from accounts_cases import CASHES, DEBTS, In, network, random_case
 
 from equipoise import InputError, Plan, Rebalancer, Status
 from equipoise.constraints import (
+    AfterShock,
     BuyOnly,
     CashBand,
     CashFloor,
     Custom,
     DriftBand,
+    FactorLimit,
     GroupLimit,
     HealthFactor,
     Leverage,
@@ -250,6 +252,72 @@ def test_delay_puts_it_in_transit() -> None:
     held = rebalancer([NoTrade(["exchange/ETH"])], [slow]).solve(rows)
     assert held.problem is not None and held.problem.portfolio.nav == 5000.0
     assert held.weights.loc["in transit/ETH", "after"] == pytest.approx(0.2, abs=1e-12)
+
+
+def staked(**changes: Any) -> pd.DataFrame:
+    """4 units of staked ether at 1000, each worth 3/2 of exposure, at the exchange of ROWS (NAV 5000)."""
+    rows = table(exchange__ETH=4.0, aave__ETH=0.0, aave__USDC_owed=0.0).assign(exposure=1.0, shock=0.0, sector=None)
+    rows.loc[[("exchange", "ETH"), ("aave", "ETH")], ["exposure", "shock", "sector"]] = [1.5, 0.25, "coin"]
+    for column, value in changes.items():
+        rows[column] = value
+    return rows
+
+
+CAPPED: list[Rule] = [GroupLimit(by="account", upper={"exchange": 0.4}), NoTrade(["exchange/ETH", "aave/ETH"])]
+SLOW = replace(SUPPLY, delay=2.0)
+
+
+@pytest.mark.parametrize("kind", [float, object])
+def test_what_is_on_its_way_is_the_asset_that_left(kind: type) -> None:
+    """3 of the 4 units leave the exchange (which may keep 2000 of 5000, and has 1000 of cash): exposures are 4·3/2 of
+    5 before and after, and the fall by a quarter is one of 4000."""
+    rules: list[Rule] = [*CAPPED, AfterShock(Leverage(10.0), fall="shock"), FactorLimit("beta", upper=9.0)]
+    rows = staked(beta=2.0).astype({"exposure": kind, "shock": kind})
+    plan = rebalancer(rules, [SLOW]).solve(rows)
+    assert plan.status.ok and plan.problem is not None and plan.verified is not None, plan.message
+    accounts = plan.problem.accounts
+    assert accounts is not None
+    account, after = accounts.asked.portfolio, plan.verified.quantities
+    exposure, fall, beta = (account.numbers(column, column) for column in ("exposure", "shock", "beta"))
+    money = [q * p for q, p in zip(after, account.exact_price, strict=True)]
+    at = account.assets.index("in transit/ETH")
+    assert float(money[at]) == pytest.approx(3000.0, abs=1e-4)
+    assert (exposure[at], fall[at], beta[at]) == (1.5, 0.25, 2.0)
+    ether = [i for i, label in enumerate(account.labels("underlying")) if label == "ETH"]
+    assert sum(money[i] * Fraction(exposure[i]) for i in ether) == Fraction(6000)
+    assert sum(money[i] * Fraction(fall[i]) for i in ether) == Fraction(1000)
+    assert plan.exposures.loc["ETH", "after"] == pytest.approx(6000 / 5000, abs=1e-12)
+    assert plan.tracking_error[0] == pytest.approx(plan.tracking_error[1], abs=1e-9)
+
+
+def test_labels_go_with_what_is_on_its_way() -> None:
+    """The limit of a sector is not kept by sending its assets off: 4000 of 5000 are coins wherever they are."""
+    limit = GroupLimit(by="sector", upper={"coin": 0.7})
+    assert rebalancer([*CAPPED, limit], [SLOW]).solve(staked()).status is Status.INFEASIBLE
+    rows = staked()
+    problem = rebalancer([limit], [SLOW]).problem(rows)
+    assert problem.accounts is not None
+    account = problem.accounts.asked.portfolio
+    assert account.labels("sector")[account.assets.index("in transit/ETH")] == "coin"
+
+
+def test_what_is_on_its_way_is_no_collateral() -> None:
+    """Withdrawn with a delay, 0.8 of collateral no longer counts; a venue's own limits have no room for it either."""
+    back = replace(WITHDRAW, delay=2.0)
+    for kind in (float, object):
+        rows = table().astype({"threshold": kind})
+        account = rebalancer([], [back]).problem(rows).accounts.asked.portfolio  # type: ignore[union-attr]
+        assert account.numbers("threshold", "x")[account.assets.index("in transit/ETH")] == 0.0
+
+
+def test_rows_in_transit_that_differ_are_the_users_to_say() -> None:
+    rows = staked()
+    rows.loc[("wallet", "ETH"), :] = rows.loc[("exchange", "ETH"), :]
+    rows.loc[("wallet", "ETH"), "exposure"] = 1.0
+    slow = [SLOW, Transfer("wallet/ETH", "aave/ETH", delay=1.0)]
+    with pytest.raises(InputError, match="rows that reach it differ") as caught:
+        rebalancer([], slow).problem(rows)
+    assert (caught.value.asset, caught.value.column, caught.value.value) == ("in transit/ETH", "exposure", 1.0)
 
 
 def test_perpetuals_by_their_quote_balance() -> None:
@@ -506,3 +574,39 @@ def test_the_way_back_is_paid_where_it_leaves(paid_by: str | None, payer: str) -
     paid[payer] -= fee
     after = dict(zip(plan.asked.assets, plan.verified.quantities, strict=True))
     assert after == paid and plan.verified.cost == fee
+
+
+def _bounds(form: str, tight: float) -> list[Rule]:
+    """An upper limit of 0.1 + `tight` on exchange/ETH, beside others that are slack."""
+    at = ["exchange/ETH"]
+    upper, wide = WeightBounds(upper=0.1 + tight, assets=at), WeightBounds(upper=0.3, assets=at)
+    lower = WeightBounds(lower=0.05, assets=at)
+    return {
+        "both sides": [WeightBounds(lower=0.05, upper=0.1 + tight, assets=at)],
+        "upper, lower": [upper, lower],
+        "lower, upper": [lower, upper],
+        "tight, wide": [upper, wide],
+        "wide, tight": [wide, upper],
+        "next to it": [upper, WeightBounds(upper=0.1 + tight + 5e-8, assets=at)],
+    }[form]
+
+
+@pytest.mark.parametrize(
+    "form", ["both sides", "upper, lower", "lower, upper", "tight, wide", "wide, tight", "next to it"]
+)
+def test_the_price_of_a_bound_is_that_of_its_own_limit(form: str) -> None:
+    """On a row that transfers touch: the price is what moving that limit saves, and a slack one's is 0."""
+    rows = table(aave__ETH=0.0, aave__USDC_owed=0.0)
+    supply = Transfer("exchange/ETH", "aave/ETH", cost=0.01)
+
+    def solved(tight: float) -> Plan:
+        rules = [NoTrade(["aave/ETH"]), *_bounds(form, tight)]
+        return rebalancer(rules, [supply], aversion=3.0).solve(rows)
+
+    checks = solved(0.0).checks
+    checks = checks[(checks.rule == "WeightBounds") & (checks.asset == "exchange/ETH")]
+    low, high = (solved(e).objective for e in (-1e-4, 1e-4))
+    tight = (checks.limit == 0.1).tolist()
+    assert sum(tight) == 1
+    for price, binds in zip(checks.shadow_price, tight, strict=True):
+        assert price == (pytest.approx((low - high) / 2e-4, rel=1e-3) if binds else 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import unicodedata
@@ -480,6 +481,20 @@ def test_help_is_quick_and_the_last_line_of_a_process_is_json(tmp_path):
     done = subprocess.run([*command, "--policy", DATA / "treasury.toml"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["verified"] is True
     assert cli.OK == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the C library is found otherwise")
+def test_the_summary_stands_below_what_libraries_print():
+    """A solver in C may print into a buffer of its own, which is emptied when the process ends."""
+    code = (
+        "import ctypes, sys; from equipoise.optimizer.cli import main; "
+        f"ctypes.CDLL(None).puts(b'noise'); sys.exit(main(['check', {str(DATA / 'treasury.csv')!r}, "
+        f"'--policy', {str(DATA / 'treasury.toml')!r}]))"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=buffered)
+    assert "noise" in done.stdout.splitlines()
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "ok"
 
 
 def test_effort_and_proof_from_the_command_line(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -121,3 +122,46 @@ def test_plain_portfolios_sell_first() -> None:
     plan = Rebalancer(cash="USD").solve(table)
     assert plan.listing == "whole" and list(plan.orders.index) == ["A", "B", "C"]
     assert "safe after each order" in str(plan)
+
+
+def test_stacks_know_what_all_orders_of_the_orders_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any search: "whole" exactly where a permutation is safe, by trying all; else slices, or proven none."""
+    rng = np.random.default_rng(11)
+    drawn = {f"{i:02d}": lending(rng, f"{i:02d}") for i in range(60)}
+    # At both limits at the end: no debt may be taken before it is covered, nothing bought before it is paid.
+    for i in range(3):
+        name = f"stuck {i}"
+        drawn[name] = lending(np.random.default_rng(i), name).assign(
+            quantity=[0.8e6, 0.6e6, -0.4e6, 0.0], target=[1.3, 0.95, -1.25, 0.0]
+        )
+    searched: list[int] = []
+
+    def unsearched(_: Rebalancer, __: object, i: int) -> tuple[str, tuple[int, ...]]:
+        searched.append(i)
+        return "", ()
+
+    monkeypatch.setattr("equipoise.optimizer.batch._searched", unsearched)
+    plans = LOAN.solve_batch(pd.concat(drawn.values()))
+    found, orders = plans.results, plans.orders
+    said = dict.fromkeys(("whole", "slices", "none found"), 0)
+    for name, table in drawn.items():
+        if not (found.loc[name, "orders"] and found.loc[name, "listing"]):
+            continue
+        listing = found.loc[name, "listing"]
+        said[listing] += 1
+        own = orders.loc[name]
+        safe = any(not list(wrong("loan", table, own.loc[list(way)])) for way in itertools.permutations(own.index))
+        assert (listing == "whole") == safe, name
+        if listing != "whole":
+            assert plans[name].sequence.safe == (listing == "slices"), name
+    assert said["whole"] >= 20 and said["slices"] >= 1 and said["none found"] >= 3, said
+    assert len(searched) <= 6
+
+
+def test_a_plan_that_says_whole_has_a_sequence_of_whole_orders() -> None:
+    """Also where the search prefers to close positions before it opens others."""
+    rng = np.random.default_rng(7)
+    plans = BOOK.solve_batch(pd.concat(leveraged(rng, f"{i:02d}") for i in range(12)))
+    whole = [name for name, listing in plans.results["listing"].items() if listing == "whole"]
+    assert len(whole) >= 8
+    assert all(plans[name].sequence.whole for name in whole)

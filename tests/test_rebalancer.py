@@ -383,6 +383,19 @@ def test_batch_ids_with_white_space_are_refused() -> None:
     assert "white space" in plans.results["message"].tolist()[1]
 
 
+def test_a_limit_that_whole_lots_leave_slack_has_no_price() -> None:
+    """20 of 100 may be traded, both sides together, and a lot is 3: the plan trades 18 at most."""
+    columns = {"quantity": [60.0, 30.0, 10.0], "price": 1.0, "target": [0.3, 0.6, 0.1]}
+    table = pd.DataFrame(columns, index=pd.Index(["A", "B", "USD"], name="asset"))
+    plan = Rebalancer(cash="USD", constraints=[Turnover(0.1), LotSize(3.0)]).solve(table)
+    assert plan.orders["quantity"].sum() == 18.0
+    assert plan.solution is not None and plan.solution.prices is not None
+    assert plan.solution.prices.rows.max() > 0.1  # that of the convex program
+    check = plan.checks[plan.checks.rule == "Turnover"].iloc[0]
+    assert check.slack == pytest.approx(0.01)
+    assert check.shadow_price == 0.0
+
+
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize(
     "rules",

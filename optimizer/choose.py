@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from equipoise.optimizer import newton
+from equipoise.optimizer import dense, newton
 from equipoise.optimizer.conflict import kept, with_cash_positive
 from equipoise.optimizer.explain import at_once, explain
 from equipoise.optimizer.holding import holding
@@ -79,13 +79,16 @@ def _of_one_form(problem: Problem) -> Solution:
 
     if newton.refusal(problem) is not None:
         return program.solve(problem)
-    answer, attempt = newton.solution(problem)
-    if answer is not None:
-        return answer
-    if attempt.said == "infeasible":  # proven
-        return Solution(Status.UNSOLVED, newton.NAME, attempts=(attempt,))
+    attempts: list[Attempt] = []
+    for solution in (dense.solution, newton.solution) if dense.takes(problem) else (newton.solution,):
+        answer, attempt = solution(problem)
+        attempts.append(attempt)
+        if answer is not None:
+            return replace(answer, attempts=tuple(attempts))
+        if attempt.said == "infeasible":  # proven
+            return Solution(Status.UNSOLVED, newton.NAME, attempts=tuple(attempts))
     handed_on = program.solve(problem)
-    return replace(handed_on, attempts=(attempt, *handed_on.attempts))
+    return replace(handed_on, attempts=(*attempts, *handed_on.attempts))
 
 
 def _of_two_forms(problem: Problem) -> Solution:

@@ -41,8 +41,7 @@ class FactoredRisk:
                 f"factors must be (k, n) and specific (n,), not {factors.shape} and {specific.shape}; "
                 "a risk without factors has factors of shape (0, n)"
             )
-        if not (np.isfinite(factors).all() and np.isfinite(specific).all() and (specific >= 0).all()):
-            raise InputError("factors must be finite, and specific variances finite and not negative")
+        check(factors, specific)
         for name, part in (("factors", factors), ("specific", specific)):
             part.setflags(write=False)
             object.__setattr__(self, name, part)
@@ -81,6 +80,12 @@ class FactoredRisk:
         """The risk of these portfolios of a stack: a position, or whatever else selects along an axis."""
         factors = self.factors[portfolios] if self.factors.ndim == 3 else self.factors
         return of_checked(factors, self.specific[portfolios] if self.specific.ndim == 2 else self.specific)
+
+
+def check(factors: Array, specific: Array) -> None:
+    """Raises InputError for parts of a covariance that are none."""
+    if not (np.isfinite(factors).all() and np.isfinite(specific).all() and (specific >= 0).all()):
+        raise InputError("factors must be finite, and specific variances finite and not negative")
 
 
 def _copied(given: ArrayLike) -> Array:

@@ -45,7 +45,8 @@ def labelled_square(table: Any, labels: Iterable[Any] | None, column: str) -> tu
             axis = "row" if odd in at else "column"
             problem = f"every label needs a row and a column, and it has only a {axis}"
             raise InputError(problem, asset=odd, column=column)
-        values = values[[at[label] for label in columns]]
+        order = [at[label] for label in columns]
+        values = values if order == list(range(len(order))) else values[order]
     elif len(values) != len(columns):
         raise InputError(f"the matrix must be square, and its shape is {values.shape}", column=column)
     return values, columns

@@ -22,6 +22,7 @@ from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.exposure import Leverage
 from equipoise.optimizer.order_stack import MOST, Ways
 from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.whole import nearest
 
 if TYPE_CHECKING:
     from equipoise.optimizer.plan import Plan
@@ -144,8 +145,8 @@ def in_arrays(plan: Plan) -> Listing:
     if problem.accounts is not None or problem.fees is not None:
         return OPEN, ()
     price = problem.portfolio.exact_price
-    money = np.array([float(x * p) for x, p in zip(plan.trades, price, strict=True)])[None]
-    costs = np.array([float(cost) for cost in plan.verified.costs])[None]
+    money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
+    costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
     ranks, codes = listed(problem.as_stack(), money, costs, nav)
     found = LISTINGS[int(codes[0])]
     if ranks is None or found in (NONE, OPEN):

@@ -21,6 +21,7 @@ from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import MEANT, reasons, sentence
 from equipoise.optimizer.solution import Prices, Solution, Status, rounded_down
 from equipoise.optimizer.verify import Check, Verified
+from equipoise.optimizer.whole import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +173,7 @@ class Plan:
             if not quantity:
                 continue
             side = "buy" if quantity > 0 else "sell"
-            notional = float(abs(quantity) * portfolio.exact_price[i])
+            notional = abs(nearest(quantity, portfolio.exact_price[i]))
             step = self.problem.step
             lots = abs(quantity) / exact(step.lot[i]) if step is not None and step.lot[i] > 0 else None
             # A position closed in full may be no whole number of lots (or of more lots than a column holds).

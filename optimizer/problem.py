@@ -21,7 +21,7 @@ and what is said of the cash and its costs holds for each cash and the costs tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 from typing import Any, Literal
@@ -190,13 +190,7 @@ class Problem:
                 floor = reduce(np.maximum, (found[2] for found in floors))
                 named.append((title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)))
         rows = [row for _, row in named]
-        each = {name: [c for row in rows if (c := getattr(row, name)) is not None] for name in Parts.NAMES}
-        zero = np.zeros(self.shape[-1])
-        stacked = {}
-        for name, given in each.items():
-            shape = self.shape if any(c.ndim > 1 for c in given) else self.shape[-1:]
-            parts = [np.broadcast_to(zero if (c := getattr(row, name)) is None else c, shape) for row in rows]
-            stacked[name] = np.stack(parts, axis=-2) if parts else np.zeros((0, *shape))
+        stacked = {name: self._stacked([getattr(row, name) for row in rows]) for name in Parts.NAMES}
         # By what a unit less of cash can raise a row: its slope where the cash may be.
         slopes = [self._raised(stacked, cash) for cash in self.cashes]
         figures = self.shape[:-1]
@@ -209,6 +203,15 @@ class Problem:
             by_cash=np.stack(slopes, axis=-1) if self.accounts is not None else None,
             **stacked,
         )
+
+    def _stacked(self, given: Sequence[Array | None]) -> Array:
+        """Coefficients of rows as one matrix: (m, n), or (B, m, n) where those of a stack differ; None is 0."""
+        shape = self.shape if any(c is not None and c.ndim > 1 for c in given) else self.shape[-1:]
+        matrix = np.zeros((*shape[:-1], len(given), shape[-1]))
+        for place, c in enumerate(given):
+            if c is not None:
+                matrix[..., place, :] = c
+        return matrix
 
     def _floor(self, cash: Any) -> Array:
         """−w_c as coefficients: (n,), or (B, n) where portfolios of a stack have the cash in different places."""

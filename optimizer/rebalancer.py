@@ -7,6 +7,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
+import numpy as np
+
 from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.account_closing import emptied
@@ -337,11 +339,13 @@ def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:
     """Traded quantities of any size; a position that would reach or cross a bound of 0 is closed exactly."""
     portfolio = problem.portfolio
     units = (weights - problem.before) * portfolio.nav / portfolio.price
-    trades = []
-    for i, held in enumerate(portfolio.exact_quantity):
-        trade = Fraction(0) if i in problem.cashes or weights[i] == problem.before[i] else exact(units[i])
+    trades = [Fraction(0)] * len(units)
+    moves = weights != problem.before
+    moves[list(problem.cashes)] = False
+    for i in np.flatnonzero(moves).tolist():
+        held, trade = portfolio.exact_quantity[i], exact(units[i])
         left = held + trade
         if trade and (weights[i] == 0 or (problem.lower[i] == 0 and left < 0) or (problem.upper[i] == 0 and left > 0)):
             trade = -held
-        trades.append(trade)
+        trades[i] = trade
     return tuple(trades)

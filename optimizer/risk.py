@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number
-from equipoise.optimizer.factored import FactoredRisk, of_checked, same, selected
+from equipoise.optimizer.factored import FactoredRisk, check, of_checked, same, selected
 from equipoise.optimizer.labelled import (
     TRANSPOSED,
     Labels,
@@ -37,7 +37,7 @@ from equipoise.optimizer.labelled import (
     risky,
     unique,
 )
-from equipoise.optimizer.spectrum import ROUNDING, spectrum
+from equipoise.optimizer.spectrum import factored, spectrum
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -135,8 +135,14 @@ class _Labelled:
                     asset=asset,
                 )
             columns[asset] = columns[source]
-        padded = FactoredRisk(np.pad(factors, ((0, 0), (0, 1))), np.append(specific, 0.0))
-        for name, value in (("assets", tuple(assets)), ("_model", padded), ("_columns", columns)):
+        check(factors, specific)
+        padded = np.zeros((len(factors), factors.shape[1] + 1))
+        padded[:, :-1] = factors
+        for name, value in (
+            ("assets", tuple(assets)),
+            ("_model", of_checked(padded, np.append(specific, 0.0))),
+            ("_columns", columns),
+        ):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -155,17 +161,21 @@ class _Labelled:
         zero = len(self.assets)
         wanted = np.array([self._columns.get(asset, zero) for asset in assets], dtype=np.intp)
         used, position, times = np.unique(wanted, return_inverse=True, return_counts=True)
-        factors, specific = self._model.factors[:, used], self._model.specific[used]
+        specific = self._model.specific[used]
         # Rows that share a column are one asset: its specific risk is common to them, so it must be a factor.
         shared = np.flatnonzero((times > 1) & (specific > 0))
         common = np.zeros((len(shared), len(used)))
         common[np.arange(len(shared)), shared] = np.sqrt(specific[shared])
         specific[shared] = 0.0
-        # FᵀF = RᵀR for F = QR: a few assets out of a large model need no more factors than there are assets.
-        if len(factors) > len(used):
-            factors = np.asarray(np.linalg.qr(factors, mode="r"))
-        factors = np.vstack([factors[factors.any(axis=1)], common])
-        return FactoredRisk(factors[:, position], specific[position])
+        if len(self._model.factors) > len(used):
+            # FᵀF = RᵀR for F = QR: a few assets out of a large model need no more factors than there are assets.
+            factors = np.asarray(np.linalg.qr(self._model.factors[:, used], mode="r"))[:, position]
+        else:
+            factors = self._model.factors[:, wanted]
+        some = factors.any(axis=1)
+        if len(shared) or not some.all():
+            factors = np.vstack([factors[some], common[:, position]])
+        return of_checked(factors, specific[position])
 
     def stacked(self, universe: Sequence[str], codes: NDArray[np.intp], cash: Cash) -> FactoredRisk:
         """See `stacked`: min(k + aliased, n) factors, `aliased` the assets of the model that an alias names.
@@ -190,7 +200,8 @@ class CovarianceRisk(_Labelled):
         Σ = FᵀF + diag(d²),   F = (Λ − θ)^½ Vᵀ diag(σ),   d² = θσ²,
 
     which puts as much as it can into the diagonal, whose curvature makes the solvers' bounds tight. Rows of F
-    that are zero are dropped; a diagonal Σ has none left.
+    that are zero are dropped; a diagonal Σ has none left. From 1,000 assets on F is a Cholesky factor of Σ − diag(d²)
+    for a θ somewhat below λmin(C), if Σ has full rank: that takes a small part of the time.
 
     riskless: labels that get zero risk, whether or not the matrix contains them (what it says is not read).
     alias: {asset: other} gives an asset exactly the risk of another, such as a debt in the coin that is owed:
@@ -219,12 +230,10 @@ class CovarianceRisk(_Labelled):
         riskless = names(riskless)
         values, labels = labelled_square(cov, assets, "covariance")
         labels, at = risky(labels, riskless)
-        values = values[np.ix_(at, at)]
-        σ, λ, V, repaired = spectrum(values, labels, "covariance", repair)
-        θ = λ.min(initial=1.0)
-        kept = λ - θ > ROUNDING * λ.max(initial=1.0)
-        factors = np.sqrt(λ[kept] - θ)[:, None] * V.T[kept] * σ
-        self._store(labels, factors, θ * np.diag(values).astype(np.float64), riskless, alias)
+        if len(at) < len(values):
+            values = values[np.ix_(at, at)]
+        factors, specific, repaired = factored(values, labels, "covariance", repair)
+        self._store(labels, factors, specific, riskless, alias)
         object.__setattr__(self, "repaired", repaired)
 
     @classmethod

@@ -10,10 +10,10 @@ asked itself.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from equipoise.constraints.envelope import Envelope
 from equipoise.optimizer.portfolio import exact
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
+from equipoise.optimizer.whole import denominator, products, weighted, whole
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,6 @@ class Check:
     at_least: bool
     slack: float
     passed: bool
-
-
-#: Makes a check of a slack in cash, judged by the tolerance in force.
-_Found: TypeAlias = Callable[..., Check]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,52 +76,55 @@ def verify(
     account = asked.portfolio
     tolerance = Fraction(ROUNDING_TOLERANCE if whole_lots else FEASIBILITY_TOLERANCE)
     price = account.exact_price
-    nav = sum((q * p for q, p in zip(account.exact_quantity, price, strict=True)), Fraction(0))
-    traded = [q * p for q, p in zip(trades, rates.portfolio.exact_price, strict=True)]
     costs = paid_for(rates, trades) if paid is None else list(paid)
+    unit = denominator(costs)
+    cost = Fraction(sum(whole(costs, unit)), unit)
+    traded, unit = products(trades, rates.portfolio.exact_price)
     if accounts is None:
-        after = [q + x for q, x in zip(account.exact_quantity, trades, strict=True)]
-        after[problem.cash] -= sum(traded, Fraction(0)) - traded[problem.cash] + sum(costs, Fraction(0))
-        cashes, each = [problem.cash], [sum(costs, Fraction(0))]
+        after = [q + x if x else q for q, x in zip(account.exact_quantity, trades, strict=True)]
+        after[problem.cash] -= Fraction(sum(traded) - traded[problem.cash], unit) + cost
+        cashes, each = [problem.cash], [cost]
     else:
         after = accounts.settled(trades, costs)
         cashes, each = list(accounts.cashes), accounts.costs_of(costs)
     every, problem = trades, asked
-    trades, traded = trades[: len(price)], traded[: len(price)]
-    value = [q * p for q, p in zip(after, price, strict=True)]
+    trades = trades[: len(price)]
+    # All amounts of money are whole numbers of this part of a unit of cash.
+    value, own = products(after, price)
+    held, before = products(account.exact_quantity, price)
+    part = math.lcm(unit, own, before, denominator(each))
+    value, traded, held = (
+        [x * (part // of) for x in amounts]
+        for amounts, of in ((value, own), (traded[: len(price)], unit), (held, before))
+    )
+    nav = sum(held)
     # Rules hold for the cash after costs and before them: a floor for the one, a cap for the other.
-    earlier = list(value)
-    for cash, cost in zip(cashes, each, strict=True):
-        earlier[cash] += cost
-
-    def found(slack: Fraction, *, exact_limit: bool = False, **what: object) -> Check:
-        # A limit of 0 needs no tolerance: nobody can sell, or with whole lots spend, more than there is.
-        passed = slack >= (0 if exact_limit else -tolerance * nav)
-        return Check(slack=float(slack / nav), passed=passed, **what)  # type: ignore[arg-type]
+    earlier, charged = list(value), whole(each, part)
+    for at, paid_here in zip(cashes, charged, strict=True):
+        earlier[at] += paid_here
+    money = Money(part, nav, tolerance)
 
     checks: list[Check] = []
     for title, piece in problem.pieces:
         match piece:
             case Bound() if piece.of_trade and accounts is not None:
-                held = [q * p + x for q, p, x in zip(account.exact_quantity, price, traded, strict=True)]
-                checks += _bounds(title, piece, problem, held, held, nav, found, whole_lots, cashes)
+                moved = [v + x for v, x in zip(held, traded, strict=True)]
+                checks += _bounds(title, piece, problem, moved, moved, money, whole_lots, cashes)
             case Bound():
-                checks += _bounds(title, piece, problem, value, earlier, nav, found, whole_lots, cashes)
+                checks += _bounds(title, piece, problem, value, earlier, money, whole_lots, cashes)
             case Row():
                 on_cash = any(c is not None and c[cashes].any() for c in (piece.weight, piece.long, piece.short))
-                states = [
-                    _row(title, piece, w, traded, nav, found) for w in ((value, earlier) if on_cash else (value,))
-                ]
+                states = [_row(title, piece, w, traded, money) for w in ((value, earlier) if on_cash else (value,))]
                 checks.append(min(states, key=lambda check: check.slack))
             case Envelope():
-                after_or_before = [_envelope(title, piece, w, traded, nav, found) for w in (value, earlier)]
+                after_or_before = [_envelope(title, piece, w, traded, money) for w in (value, earlier)]
                 checks.append(min(after_or_before, key=lambda check: check.slack))
             case Cone():
-                checks.append(_cone(title, piece, value, nav, found))
+                checks.append(_cone(title, piece, value, money))
             case Step():
                 checks += _steps(title, piece, problem, trades, after)
             case Semicontinuous():
-                checks += _least(title, piece, problem, value, nav)
+                checks += _least(title, piece, problem, value, money)
             case Count():
                 counted = [x for i, x in enumerate(trades if piece.of == "orders" else after) if piece.counted[i]]
                 count = sum(x != 0 for x in counted)
@@ -132,32 +132,39 @@ def verify(
                 slack = min(0.0, float(piece.limit - count))
                 checks.append(Check(title, piece.label, None, float(count), float(piece.limit), False, slack, kept))
             case Opaque():
-                w = np.array([float(x / nav) for x in value])
-                z = np.array([float(x / nav) for x in traded])
-                for cash, cost in zip(cashes, each, strict=True):
-                    w[cash] += float(cost / nav)  # custom rules see the cash before costs
-                    z[cash] = w[cash] - account.before[cash]
+                w, z = money.weights(value), money.weights(traded)
+                for at, paid_here in zip(cashes, charged, strict=True):
+                    w[at] += paid_here / nav  # custom rules see the cash before costs
+                    z[at] = w[at] - account.before[at]
                 broken = piece.violation(w, z)
                 kept = broken <= FEASIBILITY_TOLERANCE
                 checks.append(Check(title, piece.label, None, broken, 0.0, False, -broken, kept))
-    conserved = sum(value, Fraction(0)) + sum(costs, Fraction(0)) == nav
+    conserved = sum(value) + sum(charged) == nav
     checks.append(Check("Cash", "trades, costs and cash add up", None, 0.0, 0.0, False, 0.0, conserved))
     if accounts is not None:
         checks += [
-            found(slack, exact_limit=sharp, **what) for slack, sharp, what in accounts.checks(every, costs, after)
+            money.found(slack, exact_limit=sharp, **what) for slack, sharp, what in accounts.checks(every, costs, after)
         ]
-    weights = np.array([float(x / nav) for x in value])
     return Verified(
-        tuple(after), sum(costs, Fraction(0)), tuple(costs), value[problem.cash], nav, weights, tuple(checks)
+        tuple(after),
+        cost,
+        tuple(costs),
+        Fraction(value[problem.cash], part),
+        Fraction(nav, part),
+        money.weights(value),
+        tuple(checks),
     )
 
 
 def paid_for(problem: Problem, trades: Sequence[Fraction]) -> list[Fraction]:
     """What each of these trades (and transfers) costs, in cash."""
     account = problem.portfolio
-    value = [q * p for q, p in zip(account.exact_quantity, account.exact_price, strict=True)]
-    nav = sum(value, Fraction(0))  # nothing is held of a transfer
-    return [_cost(problem, i, x * p, nav) for i, (x, p) in enumerate(zip(trades, account.exact_price, strict=True))]
+    held, unit = products(account.exact_quantity, account.exact_price)
+    nav, nothing = Fraction(sum(held), unit), Fraction(0)  # nothing is held of a transfer
+    return [
+        _cost(problem, i, x * p, nav) if x else nothing
+        for i, (x, p) in enumerate(zip(trades, account.exact_price, strict=True))
+    ]
 
 
 def _cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fraction:
@@ -185,78 +192,112 @@ def convex_cost(problem: Problem, i: int, traded: Fraction, nav: Fraction) -> Fr
     return cost
 
 
+@dataclass(frozen=True)
+class Money:
+    """Amounts of money as whole numbers: `unit` of them are one of cash, and `nav` is the NAV before trading."""
+
+    unit: int
+    nav: int
+    tolerance: Fraction
+
+    def weights(self, amounts: Sequence[int]) -> Array:
+        """The floats nearest to amounts / NAV."""
+        return np.array([x / self.nav for x in amounts])
+
+    def found(self, slack: Fraction, **what: Any) -> Check:
+        """A check of a slack in cash, judged by the tolerance."""
+        slack *= self.unit
+        return self.judged(slack.numerator, slack.denominator, **what)
+
+    def judged(self, slack: int, per: int, *, exact_limit: bool = False, **what: Any) -> Check:
+        """A check of the slack `slack / per`, in these units."""
+        # A limit of 0 needs no tolerance: nobody can sell, or with whole lots spend, more than there is.
+        most, of = self.tolerance.as_integer_ratio()
+        passed = slack >= 0 or (not exact_limit and -slack * of <= most * self.nav * per)
+        return Check(slack=slack / (per * self.nav), passed=passed, **what)
+
+
 def _bounds(
     title: str,
     bound: Bound,
     problem: Problem,
-    value: list[Fraction],
-    earlier: list[Fraction],
-    nav: Fraction,
-    found: _Found,
+    value: Sequence[int],
+    earlier: Sequence[int],
+    money: Money,
     whole_lots: bool,
     cashes: Sequence[int],
 ) -> Iterator[Check]:
-    for i, asset in enumerate(problem.assets):
-        low, high = float(bound.lower[i]), float(bound.upper[i])
-        sides = [
-            (value[i] - Fraction(low) * nav, low, True) if math.isfinite(low) else None,
-            (Fraction(high) * nav - earlier[i], high, False) if math.isfinite(high) else None,
-        ]
-        given = [side for side in sides if side is not None]
-        if given:
-            slack, limit, at_least = min(given, key=lambda side: side[0])
-            yield found(
-                slack,
-                exact_limit=limit == 0 and (i not in cashes or whole_lots),
-                rule=title,
-                detail=bound.label,
-                asset=asset,
-                value=float(value[i] / nav),
-                limit=limit + float(bound.relaxed[i]) if at_least and bound.relaxed is not None else limit,
-                at_least=at_least,
-            )
+    each = zip(problem.assets, bound.lower.tolist(), bound.upper.tolist(), strict=True)
+    for i, (asset, low, high) in enumerate(each):
+        sides = []  # slack, and per how much of it
+        if math.isfinite(low):
+            least, of = low.as_integer_ratio()
+            sides.append((value[i] * of - least * money.nav, of, low, True))
+        if math.isfinite(high):
+            most, of = high.as_integer_ratio()
+            sides.append((most * money.nav - earlier[i] * of, of, high, False))
+        if not sides:
+            continue
+        slack, per, limit, at_least = sides[-1]
+        if sides[0][0] * per <= slack * sides[0][1]:
+            slack, per, limit, at_least = sides[0]
+        yield money.judged(
+            slack,
+            per,
+            exact_limit=limit == 0 and (i not in cashes or whole_lots),
+            rule=title,
+            detail=bound.label,
+            asset=asset,
+            value=value[i] / money.nav,
+            limit=limit + float(bound.relaxed[i]) if at_least and bound.relaxed is not None else limit,
+            at_least=at_least,
+        )
 
 
-def _of(parts: Parts, value: Sequence[Fraction], traded: Sequence[Fraction]) -> Fraction:
+def _of(parts: Parts, value: Sequence[int], traded: Sequence[int]) -> Fraction:
     total = Fraction(0)
     for name in Parts.NAMES:
         coefficients = getattr(parts, name)
         if coefficients is not None:
-            for i in np.flatnonzero(coefficients).tolist():
-                x = part(name, value[i], traded[i])
-                if x:
-                    total += Fraction(float(coefficients[i])) * x
+            at = np.flatnonzero(coefficients).tolist()
+            total += weighted(coefficients[at], [part(name, value[i], traded[i]) for i in at])
     return total
 
 
-def _envelope(
-    title: str, piece: Envelope, value: list[Fraction], traded: list[Fraction], nav: Fraction, found: _Found
-) -> Check:
-    w, z = (np.array([x / nav for x in amounts], dtype=object) for amounts in (value, traded))
-    return _row(title, piece.row, value, traded, nav, found, sum(term.of(w, z) for term in piece.terms) * nav)
+def _envelope(title: str, piece: Envelope, value: Sequence[int], traded: Sequence[int], money: Money) -> Check:
+    w, z = (np.array([Fraction(x, money.nav) for x in amounts], dtype=object) for amounts in (value, traded))
+    return _row(title, piece.row, value, traded, money, sum(term.of(w, z) for term in piece.terms) * money.nav)
 
 
 def _row(
     title: str,
     row: Row,
-    value: list[Fraction],
-    traded: list[Fraction],
-    nav: Fraction,
-    found: _Found,
+    value: Sequence[int],
+    traded: Sequence[int],
+    money: Money,
     more: Fraction = Fraction(0),
 ) -> Check:
-    excess = _of(row, value, traded) - Fraction(row.upper) * nav + more
-    per = nav if row.per is None else _of(row.per, value, traded)
-    shown, limit = row.shown(excess, per), row.stated
-    return found(-excess, rule=title, detail=row.label, asset=None, value=shown, limit=limit, at_least=row.at_least)
+    excess = _of(row, value, traded) - Fraction(row.upper) * money.nav + more
+    per = Fraction(money.nav) if row.per is None else _of(row.per, value, traded)
+    return money.judged(
+        -excess.numerator,
+        excess.denominator,
+        rule=title,
+        detail=row.label,
+        asset=None,
+        value=row.shown(excess / money.unit, per / money.unit),
+        limit=row.stated,
+        at_least=row.at_least,
+    )
 
 
-def _cone(title: str, cone: Cone, value: list[Fraction], nav: Fraction, found: _Found) -> Check:
-    length = cone.of(np.array([float(x / nav) for x in value]))
+def _cone(title: str, cone: Cone, value: Sequence[int], money: Money) -> Check:
+    length = cone.of(money.weights(value))
     # The norm in floating point, raised by more than its rounding error.
-    safe = length * (1 + 1e-13)
-    return found(
-        Fraction(cone.upper - safe) * nav,
+    slack, per = float(cone.upper - length * (1 + 1e-13)).as_integer_ratio()
+    return money.judged(
+        slack * money.nav,
+        per,
         rule=title,
         detail=cone.label,
         asset=None,
@@ -297,12 +338,11 @@ def _steps(
                 yield Check(title, unit, asset, float(amount), float(least), True, in_nav, slack >= 0)
 
 
-def _least(
-    title: str, piece: Semicontinuous, problem: Problem, value: Sequence[Fraction], nav: Fraction
-) -> Iterator[Check]:
+def _least(title: str, piece: Semicontinuous, problem: Problem, value: Sequence[int], money: Money) -> Iterator[Check]:
+    nav = Fraction(money.nav, money.unit)
     for i in np.flatnonzero((piece.weight > 0) | (piece.notional > 0)).tolist():
         least = max(exact(float(piece.weight[i])) * nav, exact(float(piece.notional[i])))
-        size = abs(value[i])
+        size = Fraction(abs(value[i]), money.unit)
         if i != problem.cash and size:
             slack, limit = float((size - least) / nav), float(least / nav)
             yield Check(

@@ -23,12 +23,12 @@ CVXPY |= {"optimizer/joined.py", "optimizer/workers.py"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("checked", "effort", "lending", "liquidation", "leverage", "margin", "parameters"),
     (
-        *("labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
+        *("whole", "labelled", "spectrum", "factored", "risk", "portfolio", "cells", "stack", "costs", "separable"),
         *("transfers", "accounts", "joined", "rows", "problem", "policy"),
     ),
     ("discrete", "dust", "solution", "structure", "certificate"),
     (
-        *("holding", "dual", "line_search", "iteration", "newton"),
+        *("holding", "dual", "line_search", "iteration", "newton", "dense"),
         *("compiled_jit", "compiled_dual", "compiled_step", "compiled"),
         *(
             "epigraph",
@@ -59,7 +59,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
 )
 SOLVERS = (
-    *("holding", "dual", "iteration", "newton", "epigraph", "cvxpy_model", "program", "lot_points", "lot_search"),
+    *(
+        "holding",
+        "dual",
+        "iteration",
+        "newton",
+        "dense",
+        "epigraph",
+        "cvxpy_model",
+        "program",
+        "lot_points",
+        "lot_search",
+    ),
     *("lot_program", "lots", "account_lots", "account_least", "conflict", "explain", "choose"),
 )
 

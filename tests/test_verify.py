@@ -140,3 +140,41 @@ def test_no_orders_from_an_unverified_plan(monkeypatch: pytest.MonkeyPatch) -> N
     assert "CashFloor" in made.message
     assert made.orders.empty
     assert made.turnover == made.cost == 0.0
+
+
+def test_checks_show_the_floats_nearest_to_the_exact_figures() -> None:
+    """Of prices and quantities without a common denominator, a bound in binary, a turnover and a ratio over nothing."""
+    table = pd.DataFrame(
+        {
+            "quantity": [Fraction(22, 7), Decimal("1e-9"), "0.1", 1000],
+            "price": [Fraction(1, 3), 1e9, 0.1, 1],
+            "target": [0.1, 0.1, 0.1, 0.7],
+        },
+        index=["A", "B", "C", "USD"],
+        dtype=object,
+    )
+    rules = [DriftBand(absolute=0.3), Turnover(0.6), HealthFactor(1.5, threshold={"A": 0.8, "B": 0.5, "C": 0.1})]
+    cost = ProportionalCost(0.001)
+    problem = Rebalancer(costs=[cost], constraints=rules, cash="USD").problem(table)
+    trades = [Fraction(10, 11), Fraction("0.12345678901234567e-6"), Fraction(-1, 10), Fraction(0)]
+    result = verify(problem, trades, whole_lots=False)
+    price = [Fraction(1, 3), Fraction(10**9), Fraction(1, 10), Fraction(1)]
+    held = [Fraction(22, 7), Fraction(1, 10**9), Fraction(1, 10), Fraction(1000)]
+    traded = [x * p for x, p in zip(trades, price, strict=True)]
+    value = [q * p + x for q, p, x in zip(held, price, traded, strict=True)]
+    nav = sum(q * p for q, p in zip(held, price, strict=True))
+    paid = sum(map(abs, traded)) / 1000
+    value[3] -= sum(traded) + paid
+    assert (result.nav, result.cost, result.cash) == (nav, paid, value[3])
+    assert result.weights.tolist() == [float(v / nav) for v in value]
+    shown = {(c.rule, c.asset): c for c in result.checks}
+    for i, asset in enumerate("ABC"):
+        low, high = (Fraction(float(side[i])) for side in (problem.lower, problem.upper))
+        found = shown["DriftBand", asset]
+        assert found.value == float(value[i] / nav)
+        assert found.slack == float(min(value[i] / nav - low, high - value[i] / nav))
+    size = [float(c) for c in (problem.rows.buy[0, 0], problem.rows.sell[0, 0])]
+    turnover = sum(Fraction(size[x < 0]) * abs(x) for x in traded[:3]) / nav
+    assert shown["Turnover", None].slack == float(Fraction(0.6) - turnover)
+    assert shown["HealthFactor", None].value == np.inf
+    assert result.passed

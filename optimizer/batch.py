@@ -25,7 +25,6 @@ from equipoise.optimizer.iteration import SOLVED
 from equipoise.optimizer.lot_diffusion import Turn, allocated, turns
 from equipoise.optimizer.lot_stack import Convex, LotPlans, Tried, planned, taken_whole
 from equipoise.optimizer.newton import Answers
-from equipoise.optimizer.order_listing import Listing, searched
 from equipoise.optimizer.plan import Plan
 from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.problem import Problem
@@ -134,7 +133,7 @@ def solve_batch(
     plans = [(place, name, _guarded(name, work, refused or {}, begun)) for place, name, work in alone]
     if unbiased:
         solved = _allocated(solved, [(place, plan) for place, _, plan in plans])
-    parts = [tables.of_stack(done.solved, partial(_searched, rebalancer, done)) for done in solved]
+    parts = [tables.of_stack(done.solved) for done in solved]
     if plans or not parts:
         parts.append(tables.of_plans([(place, plan) for place, _, plan in plans]))
     makers = [(place, name, partial(_itself, plan)) for place, name, plan in plans]
@@ -333,10 +332,6 @@ def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
     objective, bound = float(answers.objective[i]), float(answers.bound[i])
     solution = Solution(status, name, _copy(answers.weights[i]), prices, objective, bound)
     return finished(problem, solution, tried=done.lots.tried(i) if done.lots is not None else None)
-
-
-def _searched(rebalancer: Rebalancer, done: _Done, i: int) -> Listing:
-    return searched(_made(rebalancer, done, i))
 
 
 def _copy(weights: Array) -> Array:

@@ -57,9 +57,9 @@ class Point(NamedTuple):
 @jit
 def evaluate(problem: Problem, point: Point) -> None:
     """Fill in the point at its prices."""
-    change(problem, point.prices, point.priced)
+    copy(problem.start, point.priced, problem.signed)
+    add(problem, point.prices, point.priced)
     see(problem, point.priced)
-    add(problem.start, point.priced, problem.signed)
     respond(problem, point.priced, charge(problem, point.prices), point.weights, point.moves)
     _grade(problem, point)
 
@@ -79,18 +79,14 @@ def charged(problem: Problem, prices: Array) -> float:
 
 
 @part
-def change(problem: Problem, prices: Array, priced: Array) -> None:
-    """`Dual.change`: what prices add to slope, long, short, buy and sell (5, n)."""
+def add(problem: Problem, prices: Array, priced: Array) -> None:
+    """`Dual.change`: add to slope, long, short, buy and sell (5, n) what these prices make of them."""
     own, k, n = problem.assets, problem.factors, priced.shape[1]
-    dearer = charged(problem, prices)
-    for i in range(n):
-        priced[0, i] = 0.0
-        priced[3, i] = own[BUY, i] * dearer
-        priced[4, i] = own[SELL, i] * dearer
-    if problem.signed:
+    if problem.costly:
+        dearer = charged(problem, prices)
         for i in range(n):
-            priced[1, i] = 0.0
-            priced[2, i] = 0.0
+            priced[3, i] += own[BUY, i] * dearer
+            priced[4, i] += own[SELL, i] * dearer
     for p in range(len(prices)):
         price = prices[p]
         if price != 0.0:
@@ -119,30 +115,29 @@ def see(problem: Problem, priced: Array) -> None:
 
 
 @part
-def add(start: Array, priced: Array, signed: bool | np.bool_) -> None:
+def copy(start: Array, priced: Array, signed: bool | np.bool_) -> None:
     for name in range(5):
         if signed or name == 0 or name > 2:
             for i in range(priced.shape[1]):
-                priced[name, i] += start[name, i]
+                priced[name, i] = start[name, i]
 
 
 @part
 def rebase(problem: Problem, prices: Array, centre: Array) -> None:
     """Take these prices for the base, and the assets as they are seen from the centre."""
     own, start = problem.assets, problem.start
-    change(problem, prices, start)
     for i in range(len(centre)):
-        start[0, i] += own[SLOPE, i]
-        start[3, i] += own[BUY, i]
-        start[4, i] += own[SELL, i]
-        problem.sides[0, i] = np.sign(centre[i])
-        problem.sides[1, i] = np.sign(centre[i] - own[BEFORE, i])
+        start[0, i], start[3, i], start[4, i] = own[SLOPE, i], own[BUY, i], own[SELL, i]
     if problem.signed:
         for i in range(len(centre)):
-            start[1, i] += own[LONG, i]
-            start[2, i] += own[SHORT, i]
+            start[1, i], start[2, i] = own[LONG, i], own[SHORT, i]
     problem.base[:] = prices
-    see(problem, start)
+    if problem.smoothed[0]:
+        for i in range(len(centre)):
+            problem.sides[0, i] = np.sign(centre[i])
+            problem.sides[1, i] = np.sign(centre[i] - own[BEFORE, i])
+        add(problem, prices, start)
+        see(problem, start)
 
 
 @jit

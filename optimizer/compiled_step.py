@@ -18,7 +18,7 @@ from equipoise.optimizer.compiled_dual import (
     Indices,
     Point,
     Problem,
-    change,
+    add,
     charge,
     charged,
     curve,
@@ -54,27 +54,23 @@ class Constants(NamedTuple):
     proximal_riskless: float
 
 
+#: The first axes of `Room.vectors` and `Room.places`.
+RIGHT, UNIT, DIRECTION, RISE, LEAST, GOAL, STEP, CUT = range(8)
+MOVING, KEPT, FACE = range(3)
+
+
 class Room(NamedTuple):
-    """Arrays to work in, the same for all problems."""
+    """Arrays to work in, the same for all problems: few, for references are counted to each."""
 
     free: Indices  # (n,)
     slopes: Array  # (K + 1, n)
     curvature: Array  # (K, K)
     system: Array
-    right: Array  # (K,)
-    unit: Array
-    direction: Array
-    moving: Indices
-    kept: Indices
+    vectors: Array  # (8, K)
+    places: Indices  # (3, K)
     change: Array  # (5, n)
     seen: Array
     priced: Array
-    face: Flags  # (K,)
-    rise: Array
-    least: Array
-    goal: Array
-    step: Array
-    cut: Array
 
 
 @part
@@ -94,83 +90,87 @@ def direct(
     problem: Problem, point: Point, pinned: Flags, residual: float, scale: Array, room: Room, constants: Constants
 ) -> None:
     """Newton's direction on the prices that are not pinned: the highest point of the quadratic model."""
-    k, rows, curvature, unit = problem.factors, len(problem.cost), room.curvature, room.unit
+    k, rows, curvature, moving = problem.factors, len(problem.cost), room.curvature, room.places[MOVING]
+    unit, direction = room.vectors[UNIT], room.vectors[DIRECTION]
     count = 0
     for p in range(len(pinned)):
-        room.direction[p] = 0.0
+        direction[p] = 0.0
         if not pinned[p]:
-            room.moving[count] = p
+            moving[count] = p
             count += 1
-    curve(problem, point, room.moving, count, room.free, room.slopes, curvature)
+    curve(problem, point, moving, count, room.free, room.slopes, curvature)
     for a in range(count):
-        p = room.moving[a]
+        p = moving[a]
         diagonal, all_free = curvature[a, a], scale[p]
         ridge = (constants.singular + constants.fading * min(residual, 1.0)) * diagonal if p >= k else 0.0
         curvature[a, a] += ridge if diagonal > 1e-9 * all_free else constants.held * all_free
         unit[a] = 1.0 / np.sqrt(curvature[a, a])
-        room.least[a] = -(problem.base[p] + point.prices[p]) / unit[a] if k <= p < k + rows else -np.inf
-        room.right[a] = point.gradient[p] * unit[a]
+        room.vectors[LEAST, a] = -(problem.base[p] + point.prices[p]) / unit[a] if k <= p < k + rows else -np.inf
+        room.vectors[RIGHT, a] = point.gradient[p] * unit[a]
         for c in range(a + 1):
             curvature[a, c] *= unit[a] * unit[c]
             curvature[c, a] = curvature[a, c]
     _climb(room, count, constants)
     for a in range(count):
-        room.direction[room.moving[a]] = unit[a] * room.goal[a]
+        direction[moving[a]] = unit[a] * room.vectors[GOAL, a]
 
 
 @part
 def _climb(room: Room, count: int, constants: Constants) -> None:
     """`iteration._highest`: into the room's `goal`, by its `right` and `curvature`."""
-    curvature, x, face, least, rise = room.curvature, room.goal, room.face, room.least, room.rise
+    curvature, x, least, rise = room.curvature, room.vectors[GOAL], room.vectors[LEAST], room.vectors[RISE]
+    right, step, cut = room.vectors[RIGHT], room.vectors[STEP], room.vectors[CUT]
+    kept, face = room.places[KEPT], room.places[FACE]
     steepest = 0.0
     for a in range(count):
         x[a], face[a] = 0.0, True
-        rise[a] = room.right[a]
+        rise[a] = right[a]
         steepest = max(steepest, abs(rise[a]))
-    step = room.step
     for _ in range(constants.turns * (1 + count)):
         size = 0
         for a in range(count):
             if face[a]:
-                room.kept[size] = a
+                kept[size] = a
                 step[size] = rise[a]
                 size += 1
         for a in range(size):
             for c in range(size):
-                room.system[a, c] = curvature[room.kept[a], room.kept[c]]
+                room.system[a, c] = curvature[kept[a], kept[c]]
         _eliminate(room.system, step, size)
         nearest, any_short = 1.0, False
         for a in range(size):
-            one = room.kept[a]
+            one = kept[a]
             if x[one] + step[a] < least[one]:
                 any_short = True
                 nearest = min(nearest, (least[one] - x[one]) / step[a])
         if any_short:
             # Cut off at the lower limits, if that is higher than here.
             for a in range(count):
-                room.cut[a] = 0.0
+                cut[a] = 0.0
             for a in range(size):
-                one = room.kept[a]
-                room.cut[one] = max(x[one] + step[a], least[one]) - x[one]
+                one = kept[a]
+                cut[one] = max(x[one] + step[a], least[one]) - x[one]
             height = 0.0
             for a in range(count):
                 bent = 0.0
                 for c in range(count):
-                    bent += curvature[a, c] * room.cut[c]
-                height += room.cut[a] * (2.0 * rise[a] - bent)
+                    bent += curvature[a, c] * cut[c]
+                height += cut[a] * (2.0 * rise[a] - bent)
             higher = height > 0.0
             for a in range(size):
-                one = room.kept[a]
+                one = kept[a]
                 falls = x[one] + step[a] < least[one]
                 if falls and (higher or (least[one] - x[one]) / step[a] <= nearest):
                     x[one], face[one] = least[one], False
                 else:
-                    x[one] += room.cut[one] if higher else nearest * step[a]
+                    x[one] += cut[one] if higher else nearest * step[a]
         else:
             for a in range(size):
-                x[room.kept[a]] += step[a]
+                x[kept[a]] += step[a]
+            if size == count:
+                break
         for a in range(count):
-            rise[a] = room.right[a]
+            rise[a] = right[a]
             for c in range(count):
                 rise[a] -= curvature[a, c] * x[c]
         let_go = False
@@ -185,7 +185,7 @@ def _climb(room: Room, count: int, constants: Constants) -> None:
 @part
 def step(problem: Problem, here: Point, there: Point, room: Room, residual: float, constants: Constants) -> None:
     """Fill in `there`: in the room's direction, as far as prices stay ≥ 0 and the dual rises."""
-    direction, furthest = room.direction, np.inf
+    direction, furthest = room.vectors[DIRECTION], np.inf
     for p in range(problem.factors, problem.factors + len(problem.cost)):
         if direction[p] < 0.0:
             furthest = min(furthest, -(problem.base[p] + here.prices[p]) / direction[p])
@@ -237,12 +237,13 @@ def _searched(
     """The length, of at most `furthest` units, at which the derivative along the direction is about 0."""
     wanted = constants.accepted * abs(at_here)
     low, high, at_low, at_high = 0.0, 1.0, at_here, at_there
-    for p in range(len(room.rise)):
-        room.rise[p] = unit * room.direction[p]
-    change(problem, room.rise, room.change)
+    for p in range(room.vectors.shape[1]):
+        room.vectors[RISE, p] = unit * room.vectors[DIRECTION, p]
+    room.change[:] = 0.0
+    add(problem, room.vectors[RISE], room.change)
     room.seen[:] = room.change
     see(problem, room.seen)
-    dearer = charged(problem, room.rise)
+    dearer = charged(problem, room.vectors[RISE])
     for _ in range(constants.widenings):
         if at_high <= wanted or high >= furthest:
             break
@@ -291,8 +292,8 @@ def _along(problem: Problem, here: Point, there: Point, unit: float, dearer: flo
             trade, buy, sell = weights[i] - own[BEFORE, i], added[3, i], added[4, i]
             slope += (buy if trade > 0.0 else sell) * abs(trade)
             slope += dearer * curved(own[QUADRATIC, i], own[IMPACT, i], abs(trade), problem.bent)
-    for p in range(len(room.direction)):
-        step, limit = unit * room.direction[p], problem.limits[p]
+    for p in range(room.vectors.shape[1]):
+        step, limit = unit * room.vectors[DIRECTION, p], problem.limits[p]
         if p < problem.factors:
             limit += (problem.base[p] + here.prices[p] + length * step) / problem.aversion
         slope -= step * limit

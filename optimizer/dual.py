@@ -28,6 +28,7 @@ from equipoise.optimizer.separable import PRICED, Separable, absent
 #: The parts of a row that have a kink; their coefficients are added to the asset's own.
 KINKS = ("long", "short", "buy", "sell")
 _TRADING = ("buy", "sell", "quadratic", "impact")
+ALL = slice(None)
 _NOTHING: dict[str, Any] = dict.fromkeys(("curvature", *PRICED), 0.0)
 
 
@@ -91,17 +92,21 @@ class Dual:
     def row_count(self) -> int:
         return int(self.limits.shape[1]) - self.factors - self.budget
 
-    def take(self, at: Any) -> Dual:
-        """Those of the problems."""
+    def take(self, at: Any, of: Dual | None = None) -> Dual:
+        """Those of the problems; `of`: the same of the dual without a base, if that is at hand."""
+        if of is None:
+            of = replace(
+                self,
+                assets=taken(self.assets, at),
+                linear=_of_each(self.linear, at),
+                limits=self.limits[at],
+                kinks={name: _of_each(matrix, at) for name, matrix in self.kinks.items()},
+                cost=None if self.cost is None else self.cost[at],
+                constant=self.constant[at],
+                bands=tuple((one, other, _of_each(mask, at, 2)) for one, other, mask in self.bands),
+            )
         return replace(
-            self,
-            assets=taken(self.assets, at),
-            linear=_of_each(self.linear, at),
-            limits=self.limits[at],
-            kinks={name: _of_each(matrix, at) for name, matrix in self.kinks.items()},
-            cost=None if self.cost is None else self.cost[at],
-            constant=self.constant[at],
-            bands=tuple((one, other, _of_each(mask, at, 2)) for one, other, mask in self.bands),
+            of,
             base=None if self.base is None else self.base[at],
             start=None if self.start is None else taken(self.start, at),
             sides=None if self.sides is None else (self.sides[0][at], self.sides[1][at]),
@@ -170,23 +175,27 @@ class Dual:
             cost = cost + own.impact * size * np.sqrt(size)
         return np.asarray(cost)
 
-    def slopes(self, weights: Array) -> Array:
-        """J: the slope of each row at each asset, (K, n) or (B, K, n)."""
+    def slopes(self, weights: Array, which: Any = ALL) -> Array:
+        """J: the slopes of the rows of these prices (in ascending order) at each asset, (W, n) or (B, W, n)."""
+        linear = self.linear[..., which, :]
         if not self.kinks and self.cost is None:
-            return self.linear
+            return linear
         own, trades = self.assets, weights - self.assets.before
-        slopes = np.array(np.broadcast_to(self.linear, (self.size, *self.linear.shape[-2:])))
+        slopes = np.array(np.broadcast_to(linear, (self.size, *linear.shape[-2:])))
+        price = np.arange(self.limits.shape[1])[which]
+        rows = slice(*np.searchsorted(price, (self.rows.start, self.rows.stop)))
+        row = ALL if which is ALL else price[rows] - self.factors
         for name, matrix in self.kinks.items():
             signed = weights if name in ("long", "short") else trades
             on = np.where(signed > 0, 1.0, 0.0) if name in ("long", "buy") else np.where(signed < 0, -1.0, 0.0)
-            slopes[:, self.rows] += matrix * on[:, None, :]
+            slopes[:, rows] += matrix[..., row, :] * on[:, None, :]
         if self.cost is not None:
             rate = np.where(trades > 0, own.buy, np.negative(own.sell))
             if not absent(own.quadratic):
                 rate = rate + 2.0 * own.quadratic * trades
             if not absent(own.impact):
                 rate = rate + 1.5 * own.impact * np.copysign(np.sqrt(np.abs(trades)), trades)
-            slopes[:, self.rows] += self.cost_of_entries * (self.horizon * rate)[:, None, :]
+            slopes[:, rows] += self.cost_of_entries[:, row] * (self.horizon * rate)[:, None, :]
         return slopes
 
     @property
@@ -195,11 +204,11 @@ class Dual:
         assert self.cost is not None
         return self.cost if self.cost.ndim == 3 else self.cost[:, :, None]
 
-    def curvature(self, point: Point) -> Array:
-        """Minus the Hessian: (B, K, K), positive semidefinite."""
-        scaled = self.slopes(point.weights) * np.sqrt(point.moves)[:, None, :]
+    def curvature(self, point: Point, which: Any = ALL) -> Array:
+        """Minus the Hessian in these prices (in ascending order): (B, W, W), positive semidefinite."""
+        scaled = self.slopes(point.weights, which) * np.sqrt(point.moves)[:, None, :]
         curvature = np.matmul(scaled, scaled.transpose(0, 2, 1))
-        factor = np.arange(self.factors)
+        factor = np.arange(np.searchsorted(np.arange(self.limits.shape[1])[which], self.factors))
         curvature[:, factor, factor] += 1.0 / self.aversion
         return np.asarray(curvature)
 

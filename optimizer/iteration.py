@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array
-from equipoise.optimizer.dual import Dual, Point
+from equipoise.optimizer.dual import ALL, Dual, Point
 from equipoise.optimizer.line_search import ACCEPTED, Line, searched
 
 SOLVED, INFEASIBLE, UNSOLVED = 0, 1, 2
@@ -32,6 +32,7 @@ ROUNDING = 4 * float(np.finfo(float).eps)  # of a slope, of the sum of its terms
 STALLED = 0.5  # no better: more than this part of the least residual so far
 SOFTER, SOFTEST = 0.1, 1e-6  # what is left of the proximal weights each time their centres move, and at last
 TURNS = 3  # at most so many times the number of prices, for the active set of a step
+MANY = 64  # from more prices on, those that are pinned are left out of the systems
 SINGULAR, FADING = 1e-9, 1e-5  # ridges, of the diagonal
 HELD = 1e-3  # of the curvature if all were free, for a price with which no asset is free to move
 NO_CURVATURE, NO_CURVATURE_AT_ALL = 0.3e-3, 1e-9  # of the asset's whole variance, of the largest
@@ -56,7 +57,8 @@ class _State:
 
     def take(self, at: Any) -> _State:
         arrays = {name: getattr(self, name)[at] for name in ("at", "centre", "weight", "least", "scale", "before")}
-        return _State(dual=self.dual.take(at), smooth=self.smooth.take(at), point=self.point.take(at), **arrays)
+        dual = self.dual.take(at)
+        return _State(dual=dual, smooth=self.smooth.take(at, of=dual), point=self.point.take(at), **arrays)
 
     @property
     def prices(self) -> Array:
@@ -198,14 +200,14 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
     length = np.minimum(1.0, furthest)
     zero = np.zeros_like(prices) if dual.base is None else -dual.base
 
-    def moved(length: Array, which: Any) -> Array:
+    def moved(dual: Dual, length: Array, which: Any = ...) -> Array:
         moved = point.prices[which] + length[:, None] * direction[which]
         # A row whose price reaches 0 is exactly at 0.
-        ends = room[which] <= length[:, None] * (1.0 + 1e-9)
-        moved[:, rows] = np.where(ends, zero[which][:, rows], np.maximum(moved[:, rows], zero[which][:, rows]))
-        return dual.netted(moved) if isinstance(which, slice) else dual.take(which).netted(moved)
+        ends, least = room[which] <= length[:, None] * (1.0 + 1e-9), zero[which][:, rows]
+        moved[:, rows] = np.where(ends, least, np.maximum(moved[:, rows], least))
+        return dual.netted(moved)
 
-    there = dual.at(moved(length, slice(None)))
+    there = dual.at(moved(dual, length))
     step = length[:, None] * direction
     here, slope = (point.gradient * step).sum(axis=1), (there.gradient * step).sum(axis=1)
     exact = np.abs(np.where(pinned, 0.0, point.gradient)).max(axis=1, initial=0.0) <= EXACT
@@ -214,26 +216,42 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
         part = dual.take(again)
         line = Line.along(part, point.take(again), step[again])
         factor = searched(line, here[again], slope[again], furthest[again] / length[again])
-        better = part.at(moved(factor * length[again], again))
+        better = part.at(moved(part, factor * length[again], again))
         there.put(again, better)
     return replace(state, point=there)
 
 
 def _direction(state: _State, pinned: NDArray[np.bool_]) -> Array:
     """Newton's direction: the highest point of the quadratic model at which prices of rows are ≥ 0."""
-    dual, point = state.smooth, state.point
-    curvature = dual.curvature(point)
-    price = np.arange(curvature.shape[1])
+    dual, point, size = state.smooth, state.point, pinned.shape[1]
+    if size <= MANY:
+        return _working(dual, point, state.prices, state.scale, pinned)
+    # Of many rows few bind: each problem by itself, without the prices that are pinned.
+    direction = np.zeros_like(point.prices)
+    for i in range(len(pinned)):
+        one, which = slice(i, i + 1), np.flatnonzero(~pinned[i])
+        arguments = dual.take(one), point.take(one), state.prices[one], state.scale[one], pinned[one]
+        direction[one, which] = _working(*arguments, which)
+    return direction
+
+
+def _working(
+    dual: Dual, point: Point, prices: Array, scale: Array, pinned: NDArray[np.bool_], which: Any = ALL
+) -> Array:
+    """The direction in these prices (in ascending order)."""
+    number = np.arange(pinned.shape[1])[which]
+    pinned, gradient, scale = pinned[:, which], point.gradient[:, which], scale[:, which]
+    curvature, price = dual.curvature(point, which), np.arange(len(number))
     diagonal = curvature[:, price, price]
     # Where no asset is free to move with a price, the step is that of the slope, as if all were. Where rows may do the
     # same to all that are free, a ridge that fades with the residual keeps the step from running off.
-    residual = np.abs(np.where(pinned, 0.0, point.gradient)).max(axis=1, keepdims=True)
-    is_row = (price >= dual.factors) & (price < dual.factors + dual.row_count)
-    ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (price >= dual.factors)
-    curvature[:, price, price] += np.where(diagonal > 1e-9 * state.scale, ridge, HELD * state.scale)
+    residual = np.abs(np.where(pinned, 0.0, gradient)).max(axis=1, keepdims=True, initial=0.0)
+    is_row = (number >= dual.factors) & (number < dual.factors + dual.row_count)
+    ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (number >= dual.factors)
+    curvature[:, price, price] += np.where(diagonal > 1e-9 * scale, ridge, HELD * scale)
     unit = 1.0 / np.sqrt(curvature[:, price, price])
     curvature *= unit[:, :, None] * unit[:, None, :]
-    slope, least = point.gradient * unit, np.where(is_row, -state.prices / unit, -np.inf)
+    slope, least = gradient * unit, np.where(is_row, -prices[:, which] / unit, -np.inf)
     return np.asarray(unit * _highest(curvature, slope, least, pinned))
 
 

@@ -4,7 +4,8 @@ Where no rule but the floor of the cash can break on the way (one account, no fe
 margin or leverage), sales first is safe, however far each is filled: the cash rises while sales bring more than they
 cost, and then falls to where the plan ends. Elsewhere arrays find most answers for all portfolios at once
 (`order_stack`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
-What they leave open is searched by `sequence`, one portfolio at a time.
+What they leave open is searched by `sequence` for a single plan, which takes up to some hundred milliseconds; a batch
+leaves it open.
 """
 
 from __future__ import annotations
@@ -27,17 +28,13 @@ if TYPE_CHECKING:
     from equipoise.optimizer.plan import Plan
 
 #: What is known of the orders as they are listed: sent one after the other and whole, they are safe on the way; they
-#: are if some are cut into slices (`Plan.sequence`); no safe sequence was found; there are no orders.
-WHOLE, SLICES, NONE, NO_ORDERS = "whole", "slices", "none found", ""
-LISTINGS = (WHOLE, SLICES, NONE, NO_ORDERS)
+#: are if some are cut into slices (`Plan.sequence`); no safe sequence was found; arrays found none, and nothing else
+#: was asked; there are no orders.
+WHOLE, SLICES, NONE, OPEN, NO_ORDERS = "whole", "slices", "none found", "not searched", ""
+LISTINGS = (WHOLE, SLICES, NONE, OPEN, NO_ORDERS)
 
 #: One of `LISTINGS`, and the rows of the orders in a safe sequence (none: in no order of their own).
 Listing: TypeAlias = tuple[str, tuple[int, ...]]
-
-
-def unsearched(_: object) -> Listing:
-    """For who searches nothing."""
-    return NONE, ()
 
 
 def state_rows(problem: Problem) -> list[Row | Envelope]:
@@ -68,12 +65,12 @@ def in_order(key: NDArray[np.intp], traded: Array) -> NDArray[np.intp]:
 
 
 def listed(
-    problem: Problem, money: Array, costs: Array, nav: Array, search: Callable[[int], Listing]
+    problem: Problem, money: Array, costs: Array, nav: Array
 ) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
     """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
     `LISTINGS` holds for each portfolio, (B,).
 
-    money, costs: of each trade (B, n), signed, in cash; nav: (B, 1). `search`: the listing of one, by `sequence`.
+    money, costs: of each trade (B, n), signed, in cash; nav: (B, 1).
     """
     rows, any_orders = state_rows(problem), (money != 0).any(axis=-1)
     codes = np.where(any_orders, LISTINGS.index(WHOLE), LISTINGS.index(NO_ORDERS))
@@ -95,11 +92,7 @@ def listed(
         codes[where] = LISTINGS.index(word)
         ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
         ways, at = ways.take(~found), at[~found]
-    for i in at.tolist():
-        said, way = search(i)
-        codes[i] = LISTINGS.index(said)
-        if way:
-            ranks[i, list(way)] = np.arange(len(way)) - len(way)
+    codes[at] = LISTINGS.index(OPEN)
     return ranks, codes
 
 
@@ -138,28 +131,31 @@ ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
 )
 
 
-def of_plan(plan: Plan, search: Callable[[Plan], Listing] | None = None) -> Listing:
-    """The listing of a single plan: one of `LISTINGS`, and the rows of its orders in that order. `search`: what finds
-    it if arrays do not (None: `searched`)."""
-    search = search or searched
+def of_plan(plan: Plan) -> Listing:
+    """The listing of a single plan: one of `LISTINGS`, and the rows of its orders in that order."""
+    found, way = in_arrays(plan)
+    return searched(plan) if found == OPEN else (found, way)
+
+
+def in_arrays(plan: Plan) -> Listing:
+    """What arrays find of it."""
     if not plan.status.ok or plan.problem is None or plan.verified is None or not any(plan.trades):
         return NO_ORDERS, ()
     problem, nav = plan.problem, np.array([[plan.problem.portfolio.nav]])
     if problem.accounts is not None or problem.fees is not None:
-        found, way = search(plan)
-    else:
-        price = problem.portfolio.exact_price
-        money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
-        costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
-        ranks, codes = listed(problem.as_stack(), money, costs, nav, lambda _: search(plan))
-        found, way = LISTINGS[int(codes[0])], ()
-        if ranks is not None and found != NONE:
-            way = tuple(sorted(np.flatnonzero(money[0]).tolist(), key=lambda i: int(ranks[0, i])))
-    return found, way
+        return OPEN, ()
+    price = problem.portfolio.exact_price
+    money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
+    costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
+    ranks, codes = listed(problem.as_stack(), money, costs, nav)
+    found = LISTINGS[int(codes[0])]
+    if ranks is None or found in (NONE, OPEN):
+        return found, ()
+    return found, tuple(sorted(np.flatnonzero(money[0]).tolist(), key=lambda i: int(ranks[0, i])))
 
 
 def searched(plan: Plan) -> Listing:
-    """The same by a search for a safe sequence."""
+    """What a search for a safe sequence finds of it."""
     from equipoise.optimizer.sequence import sequenced
 
     if sum(map(bool, plan.trades)) > MOST:

@@ -180,7 +180,7 @@ def _searched(
     plan: Plan, pieces: list[Titled], limits: Limits, temporary_cash: float, most_slices: int, *, explain: bool
 ) -> OrderSequence:
     """The sequence with these limits on the way."""
-    from equipoise.optimizer.order_listing import of_plan, unsearched
+    from equipoise.optimizer.order_listing import in_arrays
 
     orders = Orders(plan, limited(plan.asked, pieces, limits), temporary_cash)
     search = Search(orders, plan, most_slices)
@@ -193,7 +193,7 @@ def _searched(
         )
     states = search.whole()
     if explain and not in_one_go(states):  # whole orders that arrays found
-        states = search.along(of_plan(plan, unsearched)[1]) or states
+        states = search.along(in_arrays(plan)[1]) or states
     states = states or search.sliced()
     if not states:
         none = OrderSequence((), False, "No safe sequence was found.", orders.shown, proven=False)

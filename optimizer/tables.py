@@ -7,7 +7,7 @@ the rows of all parts in the input's order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.base import Array
 from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.cells import Coded
-from equipoise.optimizer.order_listing import LISTINGS, Listing, listed, unsearched
+from equipoise.optimizer.order_listing import LISTINGS, listed
 from equipoise.optimizer.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.reasons import reasons
@@ -87,8 +87,8 @@ class Part:
     orders: dict[str, Column]
 
 
-def of_stack(solved: Solved, search: Callable[[int], Listing] = unsearched) -> Part:
-    """The rows of the portfolios that passed. `search`: the listing of one portfolio, where arrays do not find it."""
+def of_stack(solved: Solved) -> Part:
+    """The rows of the portfolios that passed."""
     problem, checked, stack = solved.problem, solved.checked, solved.problem.portfolio
     passed = np.flatnonzero(checked.passed)
     traded = (checked.trades != 0) & checked.passed[:, None]
@@ -98,7 +98,7 @@ def of_stack(solved: Solved, search: Callable[[int], Listing] = unsearched) -> P
     # are in the order of their size, and those below are before them, in the same order.
     key = ~np.negative(checked.money).view(np.int64) - traded
     money = checked.money if len(passed) == len(traded) else np.where(traded, checked.money, 0.0)
-    ranks, listing = listed(problem, money, checked.costs, stack.nav, search)
+    ranks, listing = listed(problem, money, checked.costs, stack.nav)
     order = np.argsort(key, axis=1, kind="stable")
     if ranks is not None:
         ranks = np.where(traded, ranks, ranks.max(initial=0) + 1)

@@ -26,6 +26,7 @@ from equipoise.optimizer import newton, program
 from equipoise.optimizer.costs import ImpactCost, ProportionalCost, QuadraticCost
 from equipoise.optimizer.newton import INFEASIBLE, SOLVED, Answers
 from equipoise.optimizer.policy import Policy
+from equipoise.optimizer.portfolio import Portfolio
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.risk import CovarianceRisk, FactorRisk
 from equipoise.optimizer.stack import Stack, stacks
@@ -243,6 +244,35 @@ def test_a_dense_covariance_of_more_assets_than_are_held() -> None:
     assert np.all(answers.code == SOLVED)
     for i in range(3):
         assert answers.objective[i] == pytest.approx(plain_cvxpy(rules.problem(stack.portfolio(i))), rel=1e-6)
+
+
+@pytest.mark.parametrize("binding", [0.05, 0.9])
+def test_many_rows_of_which_few_or_most_bind(binding: float) -> None:
+    """A cap for each of 90 groups of 2, beside rules with kinks: only what may bind is in the systems."""
+    rng, groups = np.random.default_rng(4), 90
+    n = 2 * groups
+    target = rng.dirichlet(np.full(n, 5.0)) * 0.95
+    held = target * np.exp(rng.normal(0.0, 0.15, n))
+    held *= 0.95 / held.sum()
+    group = np.arange(n) % groups
+    aimed, now = np.bincount(group, target), np.bincount(group, held)
+    tight = rng.random(groups) < binding
+    caps = np.where(tight, 0.99 * np.minimum(aimed, now), 1.5 * np.maximum(aimed, now))
+    names = [f"A{i:03d}" for i in range(n)]
+    rules = Policy(
+        FactorRisk(pd.DataFrame(rng.normal(0.0, 0.1, (5, n)), columns=names), pd.Series(0.04, names)),
+        (ProportionalCost(0.001),),
+        (LongOnly(), GroupLimit("side", {f"g{g}": float(cap) for g, cap in enumerate(caps)}), Turnover(0.1)),
+    )
+    table = pd.DataFrame(
+        {"quantity": [*held, 0.05], "price": 1.0, "target": [*target, 0.05], "side": [*(f"g{g}" for g in group), None]},
+        index=pd.Index([*names, CASH], name="asset"),
+    )
+    given = rules.problem(Portfolio.from_table(table, CASH))
+    answers = newton.solve(given.as_stack())
+    assert answers.code[0] == SOLVED
+    assert abs(np.sum(answers.rows[0] > 1e-9) - tight.sum()) <= 3
+    assert answers.objective[0] == pytest.approx(plain_cvxpy(given), rel=1e-6, abs=1e-10)
 
 
 def test_shadow_prices_are_what_a_limit_costs() -> None:

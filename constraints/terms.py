@@ -249,8 +249,11 @@ class Spread:
 
         at = np.flatnonzero(self.diagonal)
         weights = parts["weight"]
-        inside = [self.matrix @ weights] * bool(len(self.matrix))
-        inside += [cp.multiply(self.diagonal[at], weights[at])] * bool(len(at))
+        inside = []  # without what is empty, which older versions of cvxpy do not know
+        if len(self.matrix):
+            inside.append(self.matrix @ weights)
+        if len(at):
+            inside.append(cp.multiply(self.diagonal[at], weights[at]))
         if not inside:
             return Modelled(cp.Constant(0.0), (), lambda price: ({}, 0.0))
 

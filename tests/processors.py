@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 #: OpenBLAS's kernels, and what a processor must have for them, in the words of Linux.
-KERNELS = {"Prescott": "pni", "Sandybridge": "avx", "Haswell": "avx2", "Zen": "avx2", "SkylakeX": "avx512f"}
+#: Zen's are Haswell's, and Sandybridge's lie between the two first.
+KERNELS = {"Prescott": "pni", "Haswell": "avx2", "SkylakeX": "avx512f"}
 
 
 def kernels() -> list[str]:

@@ -37,6 +37,7 @@ def choices(row: str, least: float) -> list[Rule]:
     return {"lending/USDC owed": [closed, owed], "wallet/ETH": [closed, held]}.get(row, [closed, held, owed])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_the_best_of_all_choices(seed: int) -> None:
     case = random_case(np.random.default_rng([31, seed]), calm=True)

@@ -73,6 +73,7 @@ seeds = st.integers(0, 2**32 - 1)
 # --- the program -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(seeds)
 def test_answers_equal_an_independent_program(seed: int) -> None:

@@ -84,6 +84,7 @@ def test_conflicts_are_minimal_and_printed_limits_work(case: dict[str, Any]) -> 
         assert solve(case_problem(case, rule=rule, **{argument: new})).weights is not None, repair
 
 
+@pytest.mark.slow
 def test_no_portfolio_of_any_rule_kind_raises() -> None:
     """Limits beyond what a random plan keeps, of every kind; CVaR and AfterMove among them."""
     kinds = [name for name in RULES if name != "lot_size"]

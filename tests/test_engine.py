@@ -127,6 +127,7 @@ def test_a_worker_that_hangs_costs_only_its_portfolio(monkeypatch: pytest.Monkey
     assert 0 < max(allowed) <= 1.5
 
 
+@pytest.mark.slow
 def test_a_lack_of_memory_costs_only_who_lacks_it_alone(tmp_path: Path) -> None:
     """P0003 always does; P0001 did once, perhaps because of others."""
     table, policy = accounts(4), rebalancer(mark=str(tmp_path / "lacked"))

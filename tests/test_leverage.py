@@ -142,6 +142,7 @@ def test_improvement_with_a_tolerance() -> None:
 # --- the program -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @FEW
 @given(numbers(0.5, 6), numbers(1.2, 5), numbers(0, 0.01), numbers(0, 0.01))
 def test_leverage_equals_the_program(leverage: float, limit: float, buy: float, sell: float) -> None:
@@ -161,6 +162,7 @@ def test_leverage_equals_the_program(leverage: float, limit: float, buy: float, 
     assert (plan.weights["after"] - plan.weights["before"])["coin"] == pytest.approx(found, abs=1e-7)
 
 
+@pytest.mark.slow
 @FEW
 @given(numbers(-0.5, 0.9), numbers(-0.5, 0.9), numbers(0, 0.01), numbers(0.05, 0.9), numbers(1, 20), numbers(0.1, 2))
 def test_hedge_equals_the_program(

@@ -82,6 +82,7 @@ def test_bad_arguments_are_named(argument: str, value: float) -> None:
         Rebalancer(constraints=[LotSize(1.0)], cash="USD").solve(table, exact=True, **{argument: value})
 
 
+@pytest.mark.slow
 def test_more_effort_is_never_worse() -> None:
     """A plan of more effort starts from that of less."""
     for seed in range(10):

@@ -65,6 +65,7 @@ def judged(seed: int) -> bool | None:
     return plan.status.ok
 
 
+@pytest.mark.slow
 def test_a_plan_is_found_where_there_is_one() -> None:
     found = [answer for seed in range(24) if (answer := judged(seed)) is not None]
     assert len(found) > 12
@@ -90,6 +91,7 @@ def test_what_a_stricter_form_cannot_keep_is_not_refuted() -> None:
     assert plan.status.ok, plan.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "gap"), [(20, 0.7), (155, 0.55)])
 def test_each_level_of_effort_goes_further_on_the_same_way(seed: int, gap: float) -> None:
     """Plans and bounds of more effort are at least as good, and those of exact mode as those of its effort."""

@@ -118,6 +118,7 @@ def test_two_accounts_by_hand() -> None:
     assert stack.positions(["ETH", "BTC"], "x").tolist() == [[False, False], [True, False]]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 @settings(deadline=None, max_examples=40)
 def test_stacks_are_their_portfolios(seed: int, count: int) -> None:
@@ -308,6 +309,7 @@ JUNK = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.integers(0, 3), st.sampled_from(["asset", "quantity", "price", "target", "group"]), JUNK)
 @settings(deadline=None, max_examples=300)
 def test_no_stack_takes_what_a_portfolio_refuses(row: int, column: str, junk: Any) -> None:

@@ -103,6 +103,7 @@ def assert_results(found: pd.DataFrame, plans: list[Plan]) -> None:
 # --- the same as plan by plan -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=40)
 def test_a_stack_gives_what_its_plans_give(seed: int) -> None:
@@ -126,6 +127,7 @@ def test_a_stack_gives_what_its_plans_give(seed: int) -> None:
     assert_orders(of_all[~of_all.index.get_level_values(0).isin(left_open)], settled)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=6)
 def test_stacks_and_single_plans_interleave(seed: int) -> None:

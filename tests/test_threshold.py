@@ -250,6 +250,7 @@ def plain_cvxpy(given: Problem) -> float:
     return float(least.solve(solver="CLARABEL", **tight))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 def test_a_formulation_of_its_own_agrees() -> None:
     """Written without the program's parameters, splits and scales."""
@@ -431,6 +432,7 @@ def dense_problems(rng: np.random.Generator, draws: int) -> list[tuple[Problem, 
     return found
 
 
+@pytest.mark.slow
 def test_holding_is_chosen_exactly_where_the_program_cannot_beat_it() -> None:
     """For any covariance: 400 random problems, those on the edge itself left out, without a mismatch."""
     seen: Counter[str] = Counter()

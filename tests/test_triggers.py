@@ -504,6 +504,7 @@ def test_drift_refusals(make: Callable[[], Any], column: str) -> None:
     assert error.value.column == column
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     kinds=st.lists(st.integers(0, 3), min_size=1, max_size=3),

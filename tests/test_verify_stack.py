@@ -144,6 +144,7 @@ def test_random_accounts(seed: int, n: int, gross: float) -> None:
     compared(policy, table, wanted(rng, problem))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=40)
 def test_every_rule(seed: int) -> None:

@@ -173,8 +173,9 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
             )
         if blank(asset) or not isinstance(asset, str):
             raise InputError("the row has no asset label; name it", column="asset", value=asset)
-        if not (encodable(account) and encodable(asset)):
-            raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column="asset")
+        for column, label in (("account", account), ("asset", asset)):
+            if not encodable(label):
+                raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column=column)
     own = list(rows["asset"])
     rows["underlying"] = (
         [asset if blank(x) else x for asset, x in zip(own, rows["underlying"], strict=True)]

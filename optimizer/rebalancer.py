@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Array
+from equipoise.constraints.rule import Rule
 from equipoise.optimizer.lots.account_closing import emptied
 from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.plans.shortfall import shortfalls

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.batches import inputs as batch_input
 from equipoise.optimizer.batches.inputs import keyed, labels
 from equipoise.optimizer.lots.stacked import Convex, LotPlans, Tried, planned, taken_whole

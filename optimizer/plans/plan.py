@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Row
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.pieces import Array, Bound, Cone, Envelope, Row
 from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.plans.reasons import MEANT, reasons, sentence
 from equipoise.optimizer.portfolio.exact_sums import nearest

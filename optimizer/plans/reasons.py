@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Count, Parts, Semicontinuous
+from equipoise.constraints.pieces import Array, Count, Parts, Semicontinuous
 from equipoise.optimizer.portfolio.columns import Coded
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Row
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE
+from equipoise.constraints.pieces import Array, Bound, Row
 from equipoise.optimizer.problem.problem import Problem
 
 

@@ -26,9 +26,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Semicontinuous, Step
-from equipoise.constraints.envelope import Envelope, Modelled, Plane, Term
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import (
+    Array,
+    Bound,
+    Cone,
+    Envelope,
+    Modelled,
+    Opaque,
+    Parts,
+    Piece,
+    Plane,
+    Row,
+    Semicontinuous,
+    Step,
+    Term,
+)
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer, route
 from equipoise.optimizer.problem.accounts import Accounts, of_holdings

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.base import Declared, Rule, Step
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
+from equipoise.constraints.pieces import Step
+from equipoise.constraints.rule import Declared, Rule
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.problem.accounts import look_through

@@ -29,20 +29,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import (
+from equipoise.constraints.pieces import (
     Array,
     Bound,
     Cone,
     Count,
+    Envelope,
     Opaque,
     Parts,
     Piece,
     Row,
-    Rule,
     Semicontinuous,
     Step,
 )
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.rule import Rule
 from equipoise.optimizer.problem.accounts import Accounts
 from equipoise.optimizer.problem.costs import CostTerms, Fees
 from equipoise.optimizer.problem.row_matrices import Figure, Rows, times

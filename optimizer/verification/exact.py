@@ -17,8 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Count, Opaque, Parts, Row, Semicontinuous, Step, part
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.pieces import (
+    Array,
+    Bound,
+    Cone,
+    Count,
+    Envelope,
+    Opaque,
+    Parts,
+    Row,
+    Semicontinuous,
+    Step,
+    part,
+)
 from equipoise.optimizer.portfolio.exact_sums import denominator, products, weighted, whole
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.problem import Problem

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.optimizer.batches import output
-from equipoise.optimizer.batches.output import unguarded
-from equipoise.optimizer.command import demo
+from equipoise.optimizer.batches.csv_cells import unguarded
+from equipoise.optimizer.command import demo, output
 from equipoise.optimizer.command import main as cli
 from equipoise.optimizer.command.main import main
 from equipoise.optimizer.rebalancer import Rebalancer

@@ -210,7 +210,7 @@ class Plan:
         accounts = self.problem.accounts if self.problem is not None else None
         if accounts is None:
             return pd.DataFrame(columns=["before", "after", "target"], dtype=float)
-        asked = accounts.asked
+        asked = self.asked
         after = self.verified.weights if self.status.ok and self.verified else asked.before
         states = {"before": asked.before, "after": after, "target": asked.target}
         return pd.DataFrame({name: accounts.exposures(held) for name, held in states.items()})
@@ -231,7 +231,7 @@ class Plan:
     def asked(self) -> Problem:
         """The problem of the table's own rows."""
         assert self.problem is not None
-        return self.problem if self.problem.accounts is None else self.problem.accounts.asked
+        return self.problem.asked
 
     @cached_property
     def weights(self) -> pd.DataFrame:
@@ -358,7 +358,7 @@ def _bound_prices(problem: Problem, weights: Array, prices: Prices) -> Iterator[
     floors = dict(zip(reversed(problem.cashes), reversed(of_rows), strict=False))
     pushed = reduced_costs(problem, weights, prices)
     joint = _joint_rows(problem, prices)
-    asked = accounts.asked.pieces if accounts else problem.pieces
+    asked = problem.asked.pieces
 
     def price(i: int, given: Bound, piece: Bound) -> float:
         if accounts and not (np.isfinite(piece.lower[i]) or np.isfinite(piece.upper[i])):

@@ -97,7 +97,7 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     )
     budgets = spends @ joint.before
     accounts = Accounts(
-        asked,
+        account,
         tuple(ordered),
         ends,
         cashes,
@@ -111,7 +111,9 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         build.bound_rows,
     )
     risk, cost = build.risk(), build.cost(np.array([transfer.cost for transfer in ordered]))
-    return replace(asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts)
+    return replace(
+        asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts, unjoined=asked
+    )
 
 
 @dataclass(frozen=True)

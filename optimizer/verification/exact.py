@@ -80,10 +80,8 @@ def verify(
     `paid`: what each trade costs, in cash, where it is not sent as one order.
     """
     accounts = problem.accounts
-    if accounts is None:
-        asked, rates = problem, problem
-    else:  # the rules of the table's own rows, for what is held in each account in the end
-        asked, rates = accounts.asked, problem
+    # The rules of the table's own rows, for what is held in each account in the end.
+    asked, rates = problem.asked, problem
     account = asked.portfolio
     tolerance = Fraction(ROUNDING_TOLERANCE if whole_lots else FEASIBILITY_TOLERANCE)
     price = account.exact_price

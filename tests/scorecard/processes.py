@@ -86,7 +86,7 @@ def kills_its_worker(count: int) -> Result:
         expected = {name: SAID[kind] for name, kind in culprits.items()}
         if results[~results["verified"]]["status"].to_dict() != expected:
             missed.append(f"{said}: {results[~results['verified']]['message'].to_dict()}")
-        elif without(chunks, *culprits) != without(run(attacked(), table), *culprits):
+        elif without(chunks, *culprits) != without(run(attacked().policy, table), *culprits):
             missed.append(f"{said}: other bytes")
         elif multiprocessing.active_children():
             missed.append(f"{said}: processes are left")
@@ -94,7 +94,7 @@ def kills_its_worker(count: int) -> Result:
 
 
 def _solved(table: pd.DataFrame, options: dict[str, Any], rng: Random | None) -> list[Any]:
-    answers = run(attacked(), table, progress=False, **options)
+    answers = run(attacked().policy, table, progress=False, **options)
     chunks = [next(answers)] if rng else []
     if rng:  # one death by accident: later, while others work
         killer = threading.Thread(target=_kill_one, args=(rng.random(),))
@@ -121,7 +121,7 @@ def _on_dask(table: pd.DataFrame, options: dict[str, Any]) -> list[Any]:
         client = held.enter_context(Client(held.enter_context(cluster)))
         held.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", RuntimeWarning)
-        return list(run(attacked(), table, executor=client.get_executor(), progress=False, **options))
+        return list(run(attacked().policy, table, executor=client.get_executor(), progress=False, **options))
 
 
 def goes_on_after_a_kill(count: int) -> Result:
@@ -146,7 +146,7 @@ def killed(count: int) -> list[str]:
 
 def write_all(table: pd.DataFrame, folder: Path) -> str:
     paths = {"results": folder / "results.csv", "orders": folder / "orders.parquet"}
-    write(rebalancer(), table, chunk=10, checkpoint=folder / "kept", progress=False, **paths)
+    write(rebalancer().policy, table, chunk=10, checkpoint=folder / "kept", progress=False, **paths)
     return ""
 
 

@@ -81,7 +81,8 @@ Piece: TypeAlias = RowGroup | Plain
 class Format(Protocol):
     """A kind of file, for results or for orders."""
 
-    what: What
+    @property
+    def what(self) -> What: ...
 
     def encoded(self, table: Message) -> RowGroup:
         """The rows as a row group."""
@@ -239,4 +240,4 @@ def _parquet(table: pa.Table) -> bytes:
     with pq.ParquetWriter(out, table.schema) as writer:
         if len(table):
             writer.write_table(table, row_group_size=len(table))
-    return out.getvalue().to_pybytes()
+    return bytes(out.getvalue())

@@ -31,8 +31,9 @@ from equipoise.optimizer.batches import run as engine
 from equipoise.optimizer.batches.plain_tables import listed
 from equipoise.optimizer.batches.policy_digest import policy_digest
 from equipoise.optimizer.batches.progress import Progress
-from equipoise.optimizer.batches.run import run, solve_frame, write
+from equipoise.optimizer.batches.run import run, write
 from equipoise.optimizer.batches.workers import Workers
+from equipoise.optimizer.rebalancer import solve_frame
 
 
 def mixed() -> pd.DataFrame:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from equipoise.constraints.base import Array, Row
 from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.exposure import Leverage
-from equipoise.optimizer.order_stack import MOST, Ways
+from equipoise.optimizer.order_stack import Ways
 from equipoise.optimizer.problem import Problem
 from equipoise.optimizer.whole import nearest
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.plan import Plan
+    from equipoise.optimizer.outcome import Outcome
 
 #: What is known of the orders as they are listed: sent one after the other and whole, they are safe on the way; they
 #: are if some are cut into slices (`Plan.sequence`); no safe sequence was found; arrays found none, and nothing else
@@ -131,13 +131,7 @@ ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
 )
 
 
-def of_plan(plan: Plan) -> Listing:
-    """The listing of a single plan: one of `LISTINGS`, and the rows of its orders in that order."""
-    found, way = in_arrays(plan)
-    return searched(plan) if found == OPEN else (found, way)
-
-
-def in_arrays(plan: Plan) -> Listing:
+def in_arrays(plan: Outcome) -> Listing:
     """What arrays find of it."""
     if not plan.status.ok or plan.problem is None or plan.verified is None or not any(plan.trades):
         return NO_ORDERS, ()
@@ -152,17 +146,3 @@ def in_arrays(plan: Plan) -> Listing:
     if ranks is None or found in (NONE, OPEN):
         return found, ()
     return found, tuple(sorted(np.flatnonzero(money[0]).tolist(), key=lambda i: int(ranks[0, i])))
-
-
-def searched(plan: Plan) -> Listing:
-    """What a search for a safe sequence finds of it."""
-    from equipoise.optimizer.sequence import sequenced
-
-    if sum(map(bool, plan.trades)) > MOST:
-        return NONE, ()
-    sequence = sequenced(plan, explain=False)
-    if not sequence.safe:
-        return NONE, ()
-    at = {asset: i for i, asset in enumerate(plan.asked.assets)}
-    rows = dict.fromkeys(at[step.asset] for step in sequence.steps if step.side != "move")
-    return WHOLE if sequence.whole else SLICES, tuple(rows)

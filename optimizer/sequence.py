@@ -289,7 +289,8 @@ def _least_cash(orders: Orders, search: Search) -> tuple[float, float]:
         if not (found := Search(more, search.plan, 1).whole()):
             break
         least = max(map(more.drawn, more.moments(found)))
-        trial = least - orders.nav * orders.grain // 10**8  # by more than a tolerance, so that this ends
+        # By more than a tolerance, and at least by one unit, so that this ends.
+        trial = least - max(orders.nav * orders.grain // 10**8, 1)
     if not least:
         return math.nan, math.nan
     sliced = least

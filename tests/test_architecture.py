@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("conflict",),
     ("explain", "choose", "account_lots", "account_least"),
     (
-        *("reasons", "shortfall", "rounding", "plan", "triggers", "report"),
+        *("reasons", "shortfall", "rounding", "outcome", "plan", "triggers", "report"),
         *("order_rules", "order_moves", "order_model", "order_states", "order_search", "sequence"),
         *("order_stack", "order_listing"),
     ),

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("compiled_jit", "compiled_dual", "compiled_step", "compiled"),
         *(
             "epigraph",
+            "supporting_plane",
             "cvxpy_model",
             "program",
             "lot_points",
@@ -66,6 +67,7 @@ SOLVERS = (
         "newton",
         "dense",
         "epigraph",
+        "supporting_plane",
         "cvxpy_model",
         "program",
         "lot_points",
@@ -220,7 +222,7 @@ def test_the_closed_form_does_not_know_the_program() -> None:
     ("package", "where"),
     [
         ("cvxpy", CVXPY),
-        ("scipy", {"optimizer/lots.py", "optimizer/lot_program.py"}),
+        ("scipy", {"optimizer/lots.py", "optimizer/lot_program.py", "optimizer/supporting_plane.py"}),
         ("sklearn", {"optimizer/risk.py"}),
         ("clarabel", set()),
         ("matplotlib", set()),

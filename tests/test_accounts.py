@@ -34,7 +34,8 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import CovarianceRisk, Transfer, program
+from equipoise.optimizer import CovarianceRisk, Transfer
+from equipoise.optimizer.solvers.program import program
 
 
 def solved(seed: int, **options: Any) -> tuple[Any, Plan]:
@@ -520,8 +521,8 @@ def test_a_batch_of_portfolios_in_accounts(tmp_path: Path) -> None:
 
 
 def test_the_command_line_writes_transfers(tmp_path: Path) -> None:
-    from equipoise.optimizer.cli import main
-    from equipoise.optimizer.policy_file import dumps
+    from equipoise.optimizer.command.main import main
+    from equipoise.optimizer.command.policy_file import dumps
 
     signs = list(SIGNS)
     made = Rebalancer(

@@ -30,16 +30,16 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer import program
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.conflict import Conflict, Feasibility
-from equipoise.optimizer.costs import ProportionalCost
-from equipoise.optimizer.explain import explain
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import CovarianceRisk
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import ProportionalCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Solution, Status
+from equipoise.optimizer.risk.models import CovarianceRisk
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.conflict import Conflict, Feasibility
+from equipoise.optimizer.solvers.infeasible import explain
+from equipoise.optimizer.solvers.program import program
 
 CASES = json.loads((Path(__file__).parent / "data" / "conflicts.json").read_text(encoding="utf-8"))
 BACKGROUND = ("cash after costs", "debts stay debts")

@@ -30,14 +30,14 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import cvxpy_model, program
-from equipoise.optimizer.certificate import lower_bound
-from equipoise.optimizer.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.cvxpy_model import Program, Raw, compiled
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.program import LADDER
-from equipoise.optimizer.risk import SquaredDistance
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status
+from equipoise.optimizer.problem.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status
+from equipoise.optimizer.risk.models import SquaredDistance
+from equipoise.optimizer.solvers.program import cvxpy_model, program
+from equipoise.optimizer.solvers.program.cvxpy_model import Program, Raw, compiled
+from equipoise.optimizer.solvers.program.program import LADDER
+from equipoise.optimizer.verification.certificate import lower_bound
 
 DATA = Path(__file__).parent / "data"
 TIGHT = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}

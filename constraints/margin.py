@@ -4,8 +4,8 @@
 
 over the rows of one account (`assets`, `account`: see `collateral`). A perpetual position has a row of quantity
 `size` and the account's quote balance a row of wallet − Σ size·entry price, which may be below zero: together they are
-worth the equity (dYdX v4, margining; `equipoise.optimizer.margin.perpetual_balance`). `utilisation` below 1 keeps a
-buffer. Rows without a margin of their own are collateral, of which concentration limits may count only a part.
+worth the equity (dYdX v4, margining; `equipoise.optimizer.formulas.margin.perpetual_balance`). `utilisation` below 1
+keeps a buffer. Rows without a margin of their own are collateral, of which concentration limits may count only a part.
 """
 
 from __future__ import annotations

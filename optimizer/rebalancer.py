@@ -11,22 +11,22 @@ import numpy as np
 
 from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.account_closing import emptied
-from equipoise.optimizer.choose import of_stricter_forms
-from equipoise.optimizer.choose import solve as solve_convex
-from equipoise.optimizer.costs import Cost
-from equipoise.optimizer.discrete import held_keeps
-from equipoise.optimizer.effort import Clock, Effort, Spent
-from equipoise.optimizer.plan import Plan
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio, exact
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import Risk
-from equipoise.optimizer.shortfall import shortfalls
-from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
-from equipoise.optimizer.transfers import Transfer
-from equipoise.optimizer.transfers import portfolio as in_accounts
-from equipoise.optimizer.verify import Verified, verify
+from equipoise.optimizer.lots.account_closing import emptied
+from equipoise.optimizer.plans.plan import Plan
+from equipoise.optimizer.plans.shortfall import shortfalls
+from equipoise.optimizer.portfolio.portfolio import Portfolio, exact
+from equipoise.optimizer.portfolio.transfers import Transfer
+from equipoise.optimizer.portfolio.transfers import portfolio as in_accounts
+from equipoise.optimizer.problem.costs import Cost
+from equipoise.optimizer.problem.counts import held_keeps
+from equipoise.optimizer.problem.effort import Clock, Effort, Spent
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
+from equipoise.optimizer.risk.models import Risk
+from equipoise.optimizer.solvers.choose import of_stricter_forms
+from equipoise.optimizer.solvers.choose import solve as solve_convex
+from equipoise.optimizer.verification.exact import Verified, verify
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from equipoise.optimizer.batch import Plans
-    from equipoise.optimizer.chunk import Chunk
-    from equipoise.optimizer.engine import Summary
-    from equipoise.optimizer.lot_stack import Tried
-    from equipoise.optimizer.lots import LotPlan
-    from equipoise.optimizer.stream import Source
+    from equipoise.optimizer.batches.chunk import Chunk
+    from equipoise.optimizer.batches.run import Summary
+    from equipoise.optimizer.batches.solve import Plans
+    from equipoise.optimizer.batches.sources import Source
+    from equipoise.optimizer.lots.alone import LotPlan
+    from equipoise.optimizer.lots.stacked import Tried
     from equipoise.optimizer.triggers import Due, Trigger
 
 _DEFAULT = Effort()
@@ -155,14 +155,14 @@ class Rebalancer:
 
         Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
         """
-        from equipoise.optimizer.batch import gathered, solve_batch
+        from equipoise.optimizer.batches.solve import gathered, solve_batch
 
         others: dict[str, Any] = dict(options)
         spent, unbiased = Effort.taken(others), _unbiased(others.pop("allocate", "own"))
         if not others and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
             return solve_batch(self, table, spent=spent, unbiased=unbiased)
-        from equipoise.optimizer.engine import run
+        from equipoise.optimizer.batches.run import run
 
         return gathered(
             self, source, list(run(self, source, **_in_chunks(options))), options.get("universe", ()), spent
@@ -170,7 +170,7 @@ class Rebalancer:
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
-        from equipoise.optimizer.engine import run
+        from equipoise.optimizer.batches.run import run
 
         self._without_transfers()
         return run(self, source, **_in_chunks(options))
@@ -184,7 +184,7 @@ class Rebalancer:
         **options: Unpack[Options],
     ) -> Summary:
         """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
-        from equipoise.optimizer.engine import write
+        from equipoise.optimizer.batches.run import write
 
         self._without_transfers()
         return write(self, source, results=results, orders=orders, **_in_chunks(options))
@@ -247,8 +247,8 @@ def finished(
         trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
         checked = verify(problem, trades, whole_lots=whole)
     elif whole and problem.accounts is not None:
-        from equipoise.optimizer.account_least import decided
-        from equipoise.optimizer.account_lots import rounded as rounded_in_accounts
+        from equipoise.optimizer.lots.account_least import decided
+        from equipoise.optimizer.lots.account_rounding import rounded as rounded_in_accounts
 
         decision = decided(problem, solution, clock)
         if decision is None:
@@ -306,8 +306,8 @@ def _in_lots(
     asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None, clock: Clock
 ) -> tuple[_Checked | None, str]:
     """The whole-lot plan; None and why there is none."""
-    from equipoise.optimizer.lot_stack import Tried, alone
-    from equipoise.optimizer.lots import rounded
+    from equipoise.optimizer.lots.alone import rounded
+    from equipoise.optimizer.lots.stacked import Tried, alone
 
     def checked(plan: LotPlan | None) -> _Checked | None:
         return None if plan is None else (plan, verify(problem, plan.quantities, whole_lots=True))

@@ -34,7 +34,8 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import CovarianceRisk, Transfer, program
+from equipoise.optimizer import CovarianceRisk, Transfer
+from equipoise.optimizer.solvers.program import program
 
 
 def solved(seed: int, **options: Any) -> tuple[Any, Plan]:
@@ -401,6 +402,8 @@ BAD: list[tuple[str, dict[str, Any], list[Transfer], str]] = [
     ("a price", {"price": (2, -1.0)}, [], "a price must be above zero"),
     ("twice", {"asset": (2, "USDC owed")}, [], "stands in the table twice"),
     ("targets", {"target": (1, 0.4)}, [], "add up to 0.9"),
+    ("an asset no file holds", {"asset": (2, "E\ud800")}, [], "column 'asset': has half of a surrogate pair"),
+    ("an account no file holds", {"account": (2, "a\ud800")}, [], "column 'account': has half of a surrogate pair"),
 ]
 
 
@@ -518,8 +521,8 @@ def test_a_batch_of_portfolios_in_accounts(tmp_path: Path) -> None:
 
 
 def test_the_command_line_writes_transfers(tmp_path: Path) -> None:
-    from equipoise.optimizer.cli import main
-    from equipoise.optimizer.policy_file import dumps
+    from equipoise.optimizer.command.main import main
+    from equipoise.optimizer.command.policy_file import dumps
 
     signs = list(SIGNS)
     made = Rebalancer(

@@ -7,7 +7,7 @@ import pytest
 from batches import accounts, harmed, joined, rebalancer, without
 from distributed import Client, LocalCluster
 
-from equipoise.optimizer.engine import run
+from equipoise.optimizer.batches.run import run
 
 
 @pytest.mark.slow

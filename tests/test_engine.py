@@ -25,12 +25,13 @@ from batches import accounts, content, harmed, joined, rebalancer, without
 from equipoise import InputError, Rebalancer
 from equipoise.constraints import Custom, WeightBounds
 from equipoise.constraints.base import Account, Piece, Rule
-from equipoise.optimizer import CovarianceRisk, engine
-from equipoise.optimizer.digest import policy_digest
-from equipoise.optimizer.engine import run, solve_frame, write
-from equipoise.optimizer.message import listed
-from equipoise.optimizer.progress import Progress
-from equipoise.optimizer.workers import Workers
+from equipoise.optimizer import CovarianceRisk
+from equipoise.optimizer.batches import run as engine
+from equipoise.optimizer.batches.plain_tables import listed
+from equipoise.optimizer.batches.policy_digest import policy_digest
+from equipoise.optimizer.batches.progress import Progress
+from equipoise.optimizer.batches.run import run, solve_frame, write
+from equipoise.optimizer.batches.workers import Workers
 
 
 def mixed() -> pd.DataFrame:
@@ -234,7 +235,7 @@ _gone.__qualname__ = "gone"
 
 def test_workers_that_never_start_are_no_portfolios_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a script that starts them again and again, for want of a guard."""
-    monkeypatch.setattr("equipoise.optimizer.workers._work", os.abort)
+    monkeypatch.setattr("equipoise.optimizer.batches.workers._work", os.abort)
     with pytest.raises(InputError, match=r'exit code 1.*needs the line `if __name__ == "__main__":`'):
         next(run(rebalancer(), accounts(2), executor=2))
     assert not multiprocessing.active_children()
@@ -282,7 +283,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     script, mark = tmp_path / "script.py", tmp_path / "well"
     script.write_text(
         "import multiprocessing\nfrom batches import accounts, harmed, rebalancer\n"
-        "from equipoise.optimizer.engine import run\n"
+        "from equipoise.optimizer.batches.run import run\n"
         "if __name__ == '__main__':\n"
         "    table = harmed(accounts(24), 9, 'P0006')\n"
         f"    policy = rebalancer(mark={str(mark)!r})\n"
@@ -438,7 +439,7 @@ def test_two_runs_do_not_share_a_checkpoint(kept: Path) -> None:
 
 
 def test_where_the_system_has_no_locks_a_file_is_one(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipoise.optimizer.files.lock", lambda file: False)
+    monkeypatch.setattr("equipoise.optimizer.batches.whole_files.lock", lambda file: False)
     first = run(rebalancer(), accounts(4), chunk=10, checkpoint=kept)
     next(first)
     with pytest.raises(InputError, match=r"in use by another run.*if none is running, remove locked"):
@@ -515,7 +516,7 @@ def test_the_digest_is_the_same_in_another_process() -> None:
     """Sets and hashes differ from process to process."""
     code = (
         "from equipoise import Rebalancer; from equipoise.constraints import WeightBounds; "
-        "from equipoise.optimizer.digest import policy_digest as digest; "
+        "from equipoise.optimizer.batches.policy_digest import policy_digest as digest; "
         "rule = WeightBounds(upper=1.0, assets=frozenset(['A', 'B', 'C', 'D'])); "
         "print(digest(Rebalancer(cash='USD', constraints=[rule])))"
     )

@@ -13,8 +13,8 @@ import pytest
 from batches import accounts, rebalancer
 
 from equipoise import InputError
-from equipoise.optimizer import files
-from equipoise.optimizer.engine import run, write
+from equipoise.optimizer.batches import whole_files as files
+from equipoise.optimizer.batches.run import run, write
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -30,14 +30,14 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import cvxpy_model, program
-from equipoise.optimizer.certificate import lower_bound
-from equipoise.optimizer.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.cvxpy_model import Program, Raw, compiled
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.program import LADDER
-from equipoise.optimizer.risk import SquaredDistance
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status
+from equipoise.optimizer.problem.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status
+from equipoise.optimizer.risk.models import SquaredDistance
+from equipoise.optimizer.solvers.program import cvxpy_model, program
+from equipoise.optimizer.solvers.program.cvxpy_model import Program, Raw, compiled
+from equipoise.optimizer.solvers.program.program import LADDER
+from equipoise.optimizer.verification.certificate import lower_bound
 
 DATA = Path(__file__).parent / "data"
 TIGHT = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
@@ -475,6 +475,25 @@ def test_a_custom_rule_equals_the_rule_that_is_data(build: Callable[..., Any], d
     assert answer.objective == pytest.approx(expected, rel=2e-7)
     assert answer.bound == pytest.approx(expected, rel=2e-6)
     assert "mine" in [title for title, _ in given.opaque]
+
+
+@pytest.mark.parametrize("kinks", ["every", "some", "none"])
+def test_a_custom_rule_with_kinks_is_proven(kinks: str) -> None:
+    """At a kink (an asset that is not traded) cvxpy's gradient is one of many; the bound needs the one in balance."""
+    rng = np.random.default_rng(41)
+    before, target = rng.dirichlet(np.ones(13), 2)
+    limit = {"every": 0.1, "some": 0.4, "none": 5.0}[kinks] * float(np.abs(target - before)[:12].sum())
+    given = problem(before, target, Custom(lambda t: cp.norm1(t.trades[:12]) <= limit), covariance=np.eye(12) / 20)
+    same = problem(before, target, Turnover(limit / 2), covariance=np.eye(12) / 20)
+    answer = program.solve(given)
+    assert answer.status is Status.OPTIMAL
+    assert answer.attempts[0].verdict.startswith("accepted")
+    assert answer.objective == pytest.approx(program.solve(same).objective, rel=1e-7, abs=1e-15)
+    assert answer.prices is not None
+    assert answer.prices.slopes is not None
+    for point in rng.dirichlet(np.ones(13), 40):
+        allowed = before + (point - before) * min(1.0, limit / float(np.abs(point - before)[:12].sum()))
+        assert answer.prices.slopes @ allowed + answer.prices.offset <= 1e-9
 
 
 def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:

@@ -30,11 +30,12 @@ from equipoise.constraints import (
     Turnover,
 )
 from equipoise.constraints.base import Account, Bound, Opaque, Piece, Row
-from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost, verify
-from equipoise.optimizer.order_rules import watched
-from equipoise.optimizer.order_states import Orders
-from equipoise.optimizer.portfolio import exact
-from equipoise.optimizer.sequence import OrderSequence, sequenced
+from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost
+from equipoise.optimizer.portfolio.portfolio import exact
+from equipoise.optimizer.sequence.rules import watched
+from equipoise.optimizer.sequence.states import Orders
+from equipoise.optimizer.sequence.steps import OrderSequence, sequenced
+from equipoise.optimizer.verification.exact import verify
 
 STATE = ("HealthFactor", "CollateralRatio", "InitialMargin", "Leverage")
 FLOORS = ("CashFloor", "CashBand")

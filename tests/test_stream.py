@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise import InputError
-from equipoise.optimizer.engine import run
-from equipoise.optimizer.message import (
+from equipoise.optimizer.batches.plain_tables import (
     Unknown,
     compact,
     decode,
@@ -34,7 +33,8 @@ from equipoise.optimizer.message import (
     rows,
     to_bytes,
 )
-from equipoise.optimizer.stream import open_stream
+from equipoise.optimizer.batches.run import run
+from equipoise.optimizer.batches.sources import open_stream
 
 
 def listing(counts: list[int]) -> pd.DataFrame:
@@ -221,7 +221,7 @@ def test_frames_of_others_come_through_the_arrow_interface() -> None:
 def test_a_file_of_any_size_is_read_in_the_same_memory(tmp_path: Path) -> None:
     """Five times the file: the most that the process holds grows by less than a quarter of what the file does."""
     code = (
-        "import pathlib, sys; from equipoise.optimizer.stream import open_stream\n"
+        "import pathlib, sys; from equipoise.optimizer.batches.sources import open_stream\n"
         "stream = open_stream(sys.argv[1], 10_000)\n"
         "rows = sum(int(starts[-1]) + 20 for _, starts in stream.chunks(10_000))\n"
         # Not getrusage: on Linux its maximum is that of the parent process too.

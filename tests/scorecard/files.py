@@ -21,8 +21,8 @@ import pandas as pd
 from batches import accounts, rebalancer
 
 from equipoise import InputError
-from equipoise.optimizer.cli import main
-from equipoise.optimizer.engine import run, write
+from equipoise.optimizer.batches.run import run, write
+from equipoise.optimizer.command.main import main
 from scorecard._forked import in_child, measured
 from scorecard.figure import Result, Row
 

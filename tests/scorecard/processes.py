@@ -26,7 +26,7 @@ from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, LongOnly
 from equipoise.constraints.base import Account, Piece, Rule
 from equipoise.optimizer import ProportionalCost
-from equipoise.optimizer.engine import run, write
+from equipoise.optimizer.batches.run import run, write
 from scorecard._forked import in_child, measured
 from scorecard.figure import Result, Row, counted
 

@@ -340,6 +340,16 @@ def test_a_poor_answer_is_not_called_optimal(monkeypatch: Any) -> None:
     assert answer.gap >= given.objective(given.before) - 0.000497857143 > 0.02
 
 
+def test_prices_that_are_noise_are_no_reason_to_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The targets themselves are allowed and free: the least possible objective is 0, whatever prices a solver says."""
+    given = problem([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], FactorLimit({"A000": 1.0}, 0.9), covariance=np.eye(2))
+    noise = Prices(np.full(len(given.rows.rows), 1e-9), np.zeros(0))
+    monkeypatch.setattr(Program, "solve", lambda *_: Raw("optimal", given.target.copy(), noise, given))
+    answer = program.solve(given)
+    assert answer.status is Status.OPTIMAL
+    assert -1e-12 <= answer.bound <= 0.0
+
+
 @pytest.mark.parametrize("more", [[], [lambda t: t.weights[0] <= 1.0]])
 def test_a_rule_that_cannot_be_evaluated_is_not_kept(monkeypatch: Any, more: list[Any]) -> None:
     """The logarithm of a debt is no number; that is no reason to accept the debt, also after a rule that is kept."""
@@ -475,6 +485,26 @@ def test_a_custom_rule_equals_the_rule_that_is_data(build: Callable[..., Any], d
     assert answer.objective == pytest.approx(expected, rel=2e-7)
     assert answer.bound == pytest.approx(expected, rel=2e-6)
     assert "mine" in [title for title, _ in given.opaque]
+
+
+@pytest.mark.parametrize("kinks", ["every", "some", "none"])
+def test_a_custom_rule_with_kinks_is_proven(kinks: str) -> None:
+    """At a kink (an asset that is not traded) cvxpy's gradient is one of many; the bound needs the one in balance."""
+    rng = np.random.default_rng(41)
+    before, target = rng.dirichlet(np.ones(13), 2)
+    limit = {"every": 0.1, "some": 0.4, "none": 5.0}[kinks] * float(np.abs(target - before)[:12].sum())
+    given = problem(before, target, Custom(lambda t: cp.norm1(t.trades[:12]) <= limit), covariance=np.eye(12) / 20)
+    same = problem(before, target, Turnover(limit / 2), covariance=np.eye(12) / 20)
+    answer = program.solve(given)
+    assert answer.status is Status.OPTIMAL
+    assert answer.attempts[0].verdict.startswith("accepted")
+    assert answer.objective == pytest.approx(program.solve(same).objective, rel=1e-7, abs=1e-15)
+    assert answer.prices is not None
+    assert answer.prices.slopes is not None
+    points = before + rng.normal(size=(40, 13))  # the plane is one of the rule's: it is below 0 wherever that is kept
+    for point in points:
+        part = limit / float(np.abs(point - before)[:12].sum())
+        assert answer.prices.slopes @ (before + (point - before) * part) + answer.prices.offset <= 1e-9
 
 
 def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:

@@ -3,7 +3,7 @@
 Where no rule but the floor of the cash can break on the way (one account, no fees for orders, no rule on collateral,
 margin or leverage), sales first is safe, however far each is filled: the cash rises while sales bring more than they
 cost, and then falls to where the plan ends. Elsewhere arrays find most answers for all portfolios at once
-(`order_stack`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
+(`stacked`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
 What they leave open is searched by `sequence` for a single plan, which takes up to some hundred milliseconds; a batch
 leaves it open.
 """
@@ -22,10 +22,10 @@ from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.exposure import Leverage
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.sequence.stacked import MOST, Ways
+from equipoise.optimizer.sequence.stacked import Ways
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.plans.plan import Plan
+    from equipoise.optimizer.verification.outcome import Outcome
 
 #: What is known of the orders as they are listed: sent one after the other and whole, they are safe on the way; they
 #: are if some are cut into slices (`Plan.sequence`); no safe sequence was found; arrays found none, and nothing else
@@ -38,7 +38,7 @@ Listing: TypeAlias = tuple[str, tuple[int, ...]]
 
 
 def state_rows(problem: Problem) -> list[Row | Envelope]:
-    """The rules on the state of the account, beyond the floors of its cashes; see `order_rules.watched`."""
+    """The rules on the state of the account, beyond the floors of its cashes; see `rules.watched`."""
     leverage = {rule.title for rule in problem.rules if isinstance(rule, Leverage)}
     rows = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row)]
     found: list[Row | Envelope] = [
@@ -131,13 +131,7 @@ ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
 )
 
 
-def of_plan(plan: Plan) -> Listing:
-    """The listing of a single plan: one of `LISTINGS`, and the rows of its orders in that order."""
-    found, way = in_arrays(plan)
-    return searched(plan) if found == OPEN else (found, way)
-
-
-def in_arrays(plan: Plan) -> Listing:
+def in_arrays(plan: Outcome) -> Listing:
     """What arrays find of it."""
     if not plan.status.ok or plan.problem is None or plan.verified is None or not any(plan.trades):
         return NO_ORDERS, ()
@@ -152,17 +146,3 @@ def in_arrays(plan: Plan) -> Listing:
     if ranks is None or found in (NONE, OPEN):
         return found, ()
     return found, tuple(sorted(np.flatnonzero(money[0]).tolist(), key=lambda i: int(ranks[0, i])))
-
-
-def searched(plan: Plan) -> Listing:
-    """What a search for a safe sequence finds of it."""
-    from equipoise.optimizer.sequence.steps import sequenced
-
-    if sum(map(bool, plan.trades)) > MOST:
-        return NONE, ()
-    sequence = sequenced(plan, explain=False)
-    if not sequence.safe:
-        return NONE, ()
-    at = {asset: i for i, asset in enumerate(plan.asked.assets)}
-    rows = dict.fromkeys(at[step.asset] for step in sequence.steps if step.side != "move")
-    return WHOLE if sequence.whole else SLICES, tuple(rows)

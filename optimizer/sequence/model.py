@@ -15,10 +15,10 @@ import numpy as np
 
 from equipoise.constraints.base import Bound, Cone, Row
 from equipoise.constraints.envelope import Envelope
-from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 from equipoise.optimizer.sequence.moves import Move, moves
 from equipoise.optimizer.sequence.rules import Titled, cashes_of
+from equipoise.optimizer.verification.outcome import Outcome
 
 #: A slice of an order is at least one part in so many; without lots it is a whole number of 1e-9 of the order.
 SMALLEST_SLICE, DIGITS = 10_000, 9
@@ -37,7 +37,7 @@ class Model:
     so much over all of them; no rule counts it, neither as cash nor as debt.
     """
 
-    def __init__(self, plan: Plan, pieces: Sequence[Titled], temporary_cash: float) -> None:
+    def __init__(self, plan: Outcome, pieces: Sequence[Titled], temporary_cash: float) -> None:
         assert plan.problem is not None and plan.verified is not None
         self.problem = asked = plan.asked
         account = asked.portfolio

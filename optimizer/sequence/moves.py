@@ -13,9 +13,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.verification.exact import convex_cost
+from equipoise.optimizer.verification.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Move:
         return self.fixed + max(self.minimum - self.rate * abs(units), Fraction(0))
 
 
-def moves(plan: Plan) -> Iterator[Move]:
+def moves(plan: Outcome) -> Iterator[Move]:
     """The orders of a verified plan, then its transfers."""
     assert plan.problem is not None and plan.verified is not None
     problem, asked, accounts = plan.problem, plan.asked, plan.problem.accounts

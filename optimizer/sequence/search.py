@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 
-from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.sequence.model import SMALLEST_SLICE
 from equipoise.optimizer.sequence.states import Orders, State
 from equipoise.optimizer.verification.exact import verify
+from equipoise.optimizer.verification.outcome import Outcome
 
 #: With up to nine orders an attempt looks at this many states: at every set of whole orders (2⁹).
 _STATES, _ALL_SETS = 512, 9
@@ -22,7 +22,7 @@ _FEW_CUTS, _FEW = 4, 150  # fewer cuts that are tried once a sequence was found,
 class Search:
     """Depth first, what reduces risk first."""
 
-    def __init__(self, orders: Orders, plan: Plan, most_slices: int) -> None:
+    def __init__(self, orders: Orders, plan: Outcome, most_slices: int) -> None:
         self.orders, self.plan, self.most_slices = orders, plan, most_slices
         self.start = orders.start()
         self.stuck = self.start  # the state with most orders done from which no whole order could go on

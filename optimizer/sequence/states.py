@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.sequence.model import SMALLEST_SLICE, TEMPORARY, Model, of
 from equipoise.optimizer.sequence.rules import Titled
+from equipoise.optimizer.verification.outcome import Outcome
 
 #: Whole quanta of an order; a Fraction of one only where the bend of a rule is asked for.
 Quanta: TypeAlias = Any
@@ -64,7 +64,7 @@ class Leg(NamedTuple):
 class Orders(Model):
     """The states between the orders, and the steps from one to another."""
 
-    def __init__(self, plan: Plan, pieces: Sequence[Titled], temporary_cash: float) -> None:
+    def __init__(self, plan: Outcome, pieces: Sequence[Titled], temporary_cash: float) -> None:
         super().__init__(plan, pieces, temporary_cash)
         self._legs: dict[tuple[int, int, int], Leg] = {}
         self.end = self.start()  # all orders done, each in one step

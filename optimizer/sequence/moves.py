@@ -64,7 +64,7 @@ def moves(plan: Outcome) -> Iterator[Move]:
         if not total or (i < n and i in asked.cashes):
             continue
         price = problem.portfolio.exact_price[i]
-        payer = asked.cash if accounts is None else accounts.cashes[int(np.argmax(accounts.pays[:, i]))]
+        payer = asked.cash if accounts is None else accounts.cashes[int(np.argmax(accounts.budgets.pays[:, i]))]
         cost = convex_cost(problem, i, total * price, nav)
         if i >= n:
             assert accounts is not None

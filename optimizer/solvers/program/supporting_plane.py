@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 
 _STEP = 1e-7  # of NAV, next to the answer: above a solver's noise, and below what a curve bends
 _NEAR = 1e-12  # slopes that miss by no more have nothing to gain

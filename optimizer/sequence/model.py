@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -90,6 +90,7 @@ class Model:
         self.cents = math.lcm(unit // common, denominator(price, cost, rate, fixed, minimum))
         self.price, self.cost, self.rate = (whole(each, self.cents) for each in (price, cost, rate))
         self.fixed, self.minimum = whole(fixed, self.cents), whole(minimum, self.cents)
+        self.pays_fees = any(self.fixed) or any(self.minimum)
         self.payer = [self.place[m.payer] for m in self.moves]
         self.worth = [x // common * (self.cents * common // unit) for x in worth]
         self.nav = int(nav * self.cents)
@@ -115,42 +116,40 @@ class Model:
         self.floors = [counted[floor] * self.nav for _, floor in floors]
         self.temporary_cash = int(temporary_cash * self.cents * self.grain)
         #: Of each row of the table, the rows of rules that it has a part in, with its slopes there; of each order those
-        #: that its trade has a part in; of each rule the cashes that have one.
+        #: that its trade has a part in; and the cashes that have one in a row.
         self.of_row: dict[int, list[tuple[int, int, int]]] = {}
         self.of_trade: list[list[tuple[int, int]]] = [[] for _ in self.moves]
-        self.of_cash: list[list[tuple[int, int, int]]] = []
-        starts = [self._row(row, each, counted) for (_, row), each in zip(rows, given, strict=True)]
-        starts += [self._edge(i, sign) for _, i, sign in edges]
+        self.of_cash: list[tuple[int, int, int, int]] = []
+        each = zip(rows, given, strict=True)
+        starts = [self._row(r, row, coefficients, counted) for r, ((_, row), coefficients) in enumerate(each)]
+        for r, (_, i, sign) in enumerate(edges, len(rows)):
+            self.of_row.setdefault(i, []).append((r, sign * self.grain, sign * self.grain))
+            starts.append(sign * self.grain * self.worth[i])
         self.first_edge, self.first_floor, self.start_rows = len(rows), len(starts), tuple(starts)
         tolerance = int(Fraction(ROUNDING_TOLERANCE if lots else FEASIBILITY_TOLERANCE) * self.nav * self.grain)
         kept = [0 if lots and floor == 0 else tolerance for floor in self.floors]
         others = len(together) + len(self.cones)
         self.tolerances = [*[tolerance] * len(rows), *[0] * len(edges), *kept, *[tolerance] * others]
 
-    def _row(self, row: Row, given: Coefficients, counted: Mapping[float, int]) -> int:
+    def _row(self, r: int, row: Row, given: Coefficients, counted: Mapping[float, int]) -> int:
         """Adds a row of a rule; returns what it is at the start, less its limit and without the cashes' part."""
-        r, at_cash, held = len(self.of_cash), list[tuple[int, int, int]](), 0
+        held = 0
         weight, long, short, buy, sell = given
         for i, (w, a, b) in enumerate(zip(weight, long, short, strict=True)):
             up, down = counted[w] + counted[a], counted[w] - counted[b]
-            if i in self.place:
-                at_cash += [(self.place[i], up, down)] if up or down else []
+            if not (up or down):
                 continue
-            held += of(up, down, self.worth[i])
-            if (up or down) and i in self.touching:
+            if i in self.place:
+                self.of_cash.append((r, self.place[i], up, down))
+                continue
+            held += (up if self.worth[i] > 0 else down) * self.worth[i]
+            if i in self.touching:
                 self.of_row.setdefault(i, []).append((r, up, down))
         for j, move in enumerate(self.moves):
             side, sign = (buy, 1) if move.total > 0 else (sell, -1)
             if move.at is not None and side[move.at]:
                 self.of_trade[j].append((r, sign * counted[side[move.at]]))
-        self.of_cash.append(at_cash)
         return int(held - counted[row.upper] * self.nav)
-
-    def _edge(self, i: int, sign: int) -> int:
-        """Adds one of `_edges`; returns what it is at the start."""
-        self.of_row.setdefault(i, []).append((len(self.of_cash), sign * self.grain, sign * self.grain))
-        self.of_cash.append([])
-        return sign * self.grain * self.worth[i]
 
     def _edges(self) -> Iterator[tuple[str, int, int]]:
         """Rows that several moves touch, which may not be sold, sent or repaid before it is there: title, row, sign."""
@@ -170,11 +169,6 @@ class Model:
         if len(self.cashes) > 1:
             found += [(title, 0.0) for title, piece in bounds if piece.lower[cash] == 0]
         return max(found, key=lambda one: one[1], default=("CashFloor", 0.0))
-
-
-def of(up: int, down: int, value: Any) -> Any:
-    """What a value, of either sign, adds to a rule with these slopes where it is positive and negative."""
-    return (up if value > 0 else down) * value
 
 
 def _coefficients(row: Row, n: int) -> Coefficients:

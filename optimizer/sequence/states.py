@@ -9,7 +9,7 @@ its sign, and the one of a minimum commission.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from fractions import Fraction
 from itertools import pairwise
@@ -18,12 +18,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from equipoise.optimizer.sequence.model import SMALLEST_SLICE, TEMPORARY, Model, of
+from equipoise.optimizer.sequence.model import SMALLEST_SLICE, TEMPORARY, Model
 from equipoise.optimizer.sequence.rules import Titled
 from equipoise.optimizer.verification.outcome import Outcome
 
 #: Whole quanta of an order; a Fraction of one only where the bend of a rule is asked for.
 Quanta: TypeAlias = Any
+
+
+#: What is traded of each order, the one that is next, and how much of it: signed quanta.
+Step: TypeAlias = tuple[tuple[int, ...], int, int]
 
 
 class State(NamedTuple):
@@ -66,7 +70,7 @@ class Orders(Model):
 
     def __init__(self, plan: Outcome, pieces: Sequence[Titled], temporary_cash: float) -> None:
         super().__init__(plan, pieces, temporary_cash)
-        self._legs: dict[tuple[int, int, int], Leg] = {}
+        self._forget()
         self.end = self.start()  # all orders done, each in one step
         for j, total in enumerate(self.total):
             self.end = self._moved(self.end, j, total)
@@ -77,8 +81,17 @@ class Orders(Model):
     def with_cash(self, temporary_cash: int) -> Orders:
         """The same orders with this temporary cash."""
         other = copy(self)
-        other.temporary_cash, other._legs = temporary_cash, {}
+        other.temporary_cash = temporary_cash
+        other._forget()
         return other
+
+    def _forget(self) -> None:
+        """What is known of steps, by what is traded before them, the order and its quantity. Without fees a state is
+        what is traded, however it was reached, and what was found of its steps once is not asked for again."""
+        self._legs: dict[tuple[int, int, int], Leg] = {}
+        self._unsafe = set[Step]()
+        self._parts = dict[Step, Fraction]()
+        self._slices = dict[Step, int]()
 
     @property
     def goal(self) -> tuple[int, ...]:
@@ -102,10 +115,6 @@ class Orders(Model):
             if following is None or following.order != state.order:
                 found[state.order] += self.fee(state.order, state.quantity)
         return [Fraction(x, self.cents) for x in found]
-
-    @property
-    def pays_fees(self) -> bool:
-        return any(map(bool, self.fixed)) or any(map(bool, self.minimum))
 
     def money(self, excess: int) -> float:
         """An excess in cash."""
@@ -154,15 +163,15 @@ class Orders(Model):
 
     def left(self, state: State, goal: tuple[int, ...]) -> list[tuple[int, Leg]]:
         """Every order that is not at its goal (signed quanta of each), with its next leg: by rank."""
-        found = [(j, self._next(state, j, end)) for j, end in enumerate(goal) if state.traded[j] != end]
+        known, found = self._legs, list[tuple[int, Leg]]()
+        for j, (done, end) in enumerate(zip(state.traded, goal, strict=True)):
+            if done != end:
+                found.append((j, known.get((j, done, end)) or self._next(state, j, end)))
         return sorted(found, key=lambda one: one[1].rank)
 
     def _next(self, state: State, j: int, goal: int) -> Leg:
         """From here to the order's next stop: where it turns the position around, or its goal."""
-        done = state.traded[j]
-        if (known := self._legs.get((j, done, goal))) is not None:
-            return known
-        split = self.split[j]
+        done, split = state.traded[j], self.split[j]
         stop = split if split is not None and abs(done) < abs(split) < abs(goal) else goal
         made = self._legs[j, done, goal] = self._leg(state, j, stop - done)
         return made
@@ -188,25 +197,22 @@ class Orders(Model):
 
         `cashes`: what it adds to each of them.
         """
-        low, high = [0] * len(self.of_cash), [0] * len(self.of_cash)
-
-        def add(r: int, *changes: int) -> None:
-            low[r] += min(changes)
-            high[r] += max(changes)
-
+        low, high = [0] * len(self.start_rows), [0] * len(self.start_rows)
         for i, one in self.at_rows[j]:
             value, by = self.value(state, i), quantity * one
             alone = len(self.touching[i]) == 1 and value * (value + by) >= 0 and (value or by)
-            grows = value + by > 0 or value > 0
             for r, up, down in self.of_row.get(i, ()):
-                one, other = ((up, up) if grows else (down, down)) if alone else (up, down)
-                add(r, one * by, other * by)
+                slopes = ((up if value + by > 0 or value > 0 else down),) if alone else (up, down)
+                low[r] += min(slope * by for slope in slopes)
+                high[r] += max(slope * by for slope in slopes)
         for r, slope in self.of_trade[j]:
-            add(r, *[slope * quantity * self.price[j]] * 2)
-        for r, parts in enumerate(self.of_cash):
-            for k, *slopes in parts:
-                each = (*slopes, 0) if self.temporary_cash else slopes  # below its floor no rule sees it move
-                add(r, *(slope * by for slope in each for by in cashes[k]))
+            low[r] += slope * quantity * self.price[j]
+            high[r] += slope * quantity * self.price[j]
+        for r, k, *slopes in self.of_cash:
+            each = (*slopes, 0) if self.temporary_cash else slopes  # below its floor no rule sees it move
+            changes = [slope * by for slope in each for by in cashes[k]]
+            low[r] += min(changes)
+            high[r] += max(changes)
         return low, high
 
     def _cash_change(self, j: int, quantity: int, k: int) -> tuple[int, int]:
@@ -221,6 +227,8 @@ class Orders(Model):
 
     def fee(self, j: int, quantity: Quanta) -> Quanta:
         """What a slice of so many quanta costs for being an order; of 0 quanta: when its first fill comes."""
+        if not self.minimum[j]:
+            return self.fixed[j]
         return self.fixed[j] + max(self.minimum[j] - self.rate[j] * abs(quantity), 0)
 
     def moved(self, state: State, j: int, quantity: Quanta, *, cut: bool = False) -> State:
@@ -237,7 +245,7 @@ class Orders(Model):
                 value = self.value(state, i)
                 after = value + quantity * by
                 for r, up, down in self.of_row[i]:
-                    rows[r] += of(up, down, after) - of(up, down, value)
+                    rows[r] += (up if after > 0 else down) * after - (up if value > 0 else down) * value
         for r, slope in self.of_trade[j]:
             rows[r] += slope * quantity * self.price[j]
         for k, by in self.at_cashes[j]:
@@ -250,10 +258,15 @@ class Orders(Model):
 
     def after(self, state: State, j: int, leg: Leg) -> State | None:
         """The state after this leg, or None if it is not safe."""
-        if self._overdrawn(state, j, leg.quantity):
+        if (step := (state.traded, j, leg.quantity)) in self._unsafe:
             return None
-        moved = self.moved(state, j, leg.quantity)
-        return moved if self.safe(state, moved) else None
+        if not self._overdrawn(state, j, leg.quantity) and self.safe(
+            state, moved := self.moved(state, j, leg.quantity)
+        ):
+            return moved
+        if not self.pays_fees:
+            self._unsafe.add(step)
+        return None
 
     def _overdrawn(self, state: State, j: int, quantity: int) -> bool:
         """Whether the cash that pays is too far below its floor after this: quick, and true of most unsafe steps."""
@@ -266,17 +279,23 @@ class Orders(Model):
 
     def drawn(self, state: State) -> int:
         """How much of temporary cash is in use, in units of excess."""
-        return sum(max(x, 0) for x in self._below(state))
+        return sum(max(x, 0) for x in self._below(map(sub, state.cash, state.paid)))
 
-    def _below(self, state: State) -> list[int]:
-        """By how much each cash after costs is below its floor."""
-        net = map(sub, state.cash, state.paid)
-        return [floor - cash * self.grain for floor, cash in zip(self.floors, net, strict=True)]
+    def _below(self, levels: Iterable[Quanta]) -> list[Quanta]:
+        """By how much each cash is below its floor, in units of excess."""
+        return [floor - level * self.grain for floor, level in zip(self.floors, levels, strict=True)]
 
     def _judged(self, state: State) -> State:
-        """The state with its excess."""
-        below = self._below(state)
-        found = [*self._rows_with(state), *(x - self.temporary_cash for x in below)]
+        """The state with its excess: of the rows with the worse level of each cash, which is that before costs or that
+        after them (a row is convex in it); of the floors; of what the cashes draw together; of the cones."""
+        after = list(map(sub, state.cash, state.paid))
+        below, found = self._below(after), list(state.rows)
+        for r, k, up, down in self.of_cash:
+            gross, net = state.cash[k], after[k]
+            if self.temporary_cash:
+                gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
+            found[r] += max((up if gross > 0 else down) * gross, (up if net > 0 else down) * net)
+        found += [x - self.temporary_cash for x in below]
         if len(below) > 1:
             lent = self.temporary_cash or self.nav * self.grain  # none is given: it is the floors that are asked
             found.append(sum(max(x, 0) for x in below) - lent)
@@ -286,16 +305,6 @@ class Orders(Model):
             ]
             found += [math.ceil(Fraction(x) * self.nav * self.grain) for x in over]
         return state._replace(excess=tuple(found))
-
-    def _rows_with(self, state: State) -> Iterator[int]:
-        """The rows with the worse level of each cash: after costs, or before them. (A row is convex in it.)"""
-        for row, parts in zip(state.rows, self.of_cash, strict=True):
-            for k, up, down in parts:
-                gross, net = state.cash[k], state.cash[k] - state.paid[k]
-                if self.temporary_cash:
-                    gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
-                row += max(of(up, down, gross), of(up, down, net))
-            yield row
 
     def safe(self, state: State, moved: State) -> bool:
         """Whether every rule holds after the step, or, if it did not before, is broken by no more than then; and so
@@ -333,7 +342,20 @@ class Orders(Model):
             reached, excess = part, further
         return reached
 
-    def with_reserve(self, aim: Sequence[float], state: State, j: int, quantity: int) -> list[float]:
+    def largest_part(self, state: State, j: int, quantity: int) -> Fraction:
+        """The largest part of this trade of order j with which each rule holds, or is broken by no more than now; if
+        there is any, one that leaves enough for the first fill of the next order to pay its fee."""
+        step = (state.traded, j, quantity)
+        if (known := self._parts.get(step)) is not None:
+            return known
+        aim = [max(x, 0) for x in state.excess]
+        if self.pays_fees:
+            reserved = self._with_reserve(aim, state, j, quantity)
+            return self.largest(state, j, quantity, reserved) or self.largest(state, j, quantity, aim)
+        found = self._parts[step] = self.largest(state, j, quantity, aim)
+        return found
+
+    def _with_reserve(self, aim: Sequence[float], state: State, j: int, quantity: int) -> list[float]:
         """`aim`, but of a cash that this spends so much is left that the next order's first fill can pay its fee."""
         found = list(aim)
         for k in range(len(self.cashes)):
@@ -368,7 +390,19 @@ class Orders(Model):
                 found += [x - self.floors[k] // self.grain for x in levels]
         return found
 
-    def slices(self, state: State, j: int, left: int, part: Fraction) -> list[int]:
+    def slice(self, state: State, j: int, left: int, part: Fraction) -> int:
+        """The most of what is left of order j, at most this part of it, that lots and minimums allow and that is a safe
+        step: signed quanta, 0 if there is none."""
+        step = (state.traded, j, left)
+        if (known := self._slices.get(step)) is not None:
+            return known
+        sizes = self._slices_of(state, j, left, part)
+        found = next((size for size in sizes if self.safe(state, self.moved(state, j, size))), 0)
+        if not self.pays_fees:
+            self._slices[step] = found
+        return found
+
+    def _slices_of(self, state: State, j: int, left: int, part: Fraction) -> list[int]:
         """Quantities of at most this part of what is left, largest first, that lots and minimums allow."""
         size, unit, least = abs(left), self.unit[j], self.least[j]
         closes = self.moves[j].exempt and state.traded[j] + left == self.total[j]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -109,7 +109,8 @@ class Model:
         floors = [self._floor(pieces, cash) for cash in self.cashes]
         together = [(TEMPORARY,)] if len(floors) > 1 else []
         self.cones = [(title, piece) for title, piece in pieces if isinstance(piece, Cone | Envelope)]
-        self.names = tuple(title for title, *_ in (*rows, *edges, *floors, *together, *self.cones))
+        titled: list[tuple[Any, ...]] = [*rows, *edges, *floors, *together, *self.cones]
+        self.names = tuple(str(one[0]) for one in titled)
         given = [_coefficients(row, len(self.worth)) for _, row in rows]
         limits = {float(temporary_cash), *(floor for _, floor in floors), *(row.upper for _, row in rows)}
         self.grain, counted = _in_whole_numbers(limits.union(*(set(each) for row in given for each in row)))
@@ -136,9 +137,9 @@ class Model:
         held = 0
         weight, long, short, buy, sell = given
         for i, (w, a, b) in enumerate(zip(weight, long, short, strict=True)):
-            up, down = counted[w] + counted[a], counted[w] - counted[b]
-            if not (up or down):
+            if not (w or a or b):
                 continue
+            up, down = counted[w] + counted[a], counted[w] - counted[b]
             if i in self.place:
                 self.of_cash.append((r, self.place[i], up, down))
                 continue

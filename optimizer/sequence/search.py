@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import groupby
 
 from equipoise.optimizer.sequence.model import SMALLEST_SLICE
-from equipoise.optimizer.sequence.states import Orders, State
+from equipoise.optimizer.sequence.slices import Orders
+from equipoise.optimizer.sequence.states import State
 from equipoise.optimizer.verification.exact import verify
 from equipoise.optimizer.verification.outcome import Outcome
 

@@ -14,11 +14,11 @@ from copy import copy
 from fractions import Fraction
 from itertools import pairwise
 from operator import gt, sub
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
-from equipoise.optimizer.sequence.model import SMALLEST_SLICE, TEMPORARY, Model
+from equipoise.optimizer.sequence.model import TEMPORARY, Model
 from equipoise.optimizer.sequence.rules import Titled
 from equipoise.optimizer.verification.outcome import Outcome
 
@@ -65,7 +65,7 @@ class Leg(NamedTuple):
     uses: bool
 
 
-class Orders(Model):
+class States(Model):
     """The states between the orders, and the steps from one to another."""
 
     def __init__(self, plan: Outcome, pieces: Sequence[Titled], temporary_cash: float) -> None:
@@ -78,7 +78,7 @@ class Orders(Model):
         #: Nothing is asked that the plan's own end, with the worst of its levels of cash, does not keep.
         self.limits: tuple[int, ...] = tuple(map(max, self.tolerances, self.end.excess))
 
-    def with_cash(self, temporary_cash: int) -> Orders:
+    def with_cash(self, temporary_cash: int) -> Self:
         """The same orders with this temporary cash."""
         other = copy(self)
         other.temporary_cash = temporary_cash
@@ -155,8 +155,6 @@ class Orders(Model):
         position, traded = (0, 0) if at is None else (self.value(state, at), quantity * self.price[j])
         return bool(position * traded < 0 and abs(traded) <= abs(position))
 
-    # States ------------------------------------------------------------------------------------------------
-
     def start(self) -> State:
         none, cash = (0,) * len(self.moves), tuple(self.worth[i] for i in self.cashes)
         return self._judged(State(none, none, cash, (0,) * len(cash), self.start_rows, ()))
@@ -208,8 +206,8 @@ class Orders(Model):
         for r, slope in self.of_trade[j]:
             low[r] += slope * quantity * self.price[j]
             high[r] += slope * quantity * self.price[j]
-        for r, k, *slopes in self.of_cash:
-            each = (*slopes, 0) if self.temporary_cash else slopes  # below its floor no rule sees it move
+        for r, k, up, down in self.of_cash:
+            each = (up, down, 0) if self.temporary_cash else (up, down)  # below its floor no rule sees it move
             changes = [slope * by for slope in each for by in cashes[k]]
             low[r] += min(changes)
             high[r] += max(changes)
@@ -319,51 +317,6 @@ class Orders(Model):
         between = (self.moved(state, j, part * quantity).excess for part in parts)
         return not any(any(map(gt, excess, kept)) for excess in between)
 
-    # Slices ------------------------------------------------------------------------------------------------
-
-    def largest(self, state: State, j: int, quantity: int, aim: Sequence[float]) -> Fraction:
-        """The largest part of this trade of order j after which no rule's excess is above `aim`.
-
-        The excess is convex in the part and, but for cones, linear between the points where a row's value or
-        a cash changes its sign: the part lies where the first rule reaches its aim. (Of a cone the chord is
-        taken, which lies above it.)
-        """
-        reached, excess = Fraction(0), state.excess
-        if self.fee(j, 0):
-            excess = self.moved(state, j, 0).excess
-            if any(x > max(to, limit) for x, to, limit in zip(excess, aim, self.limits, strict=True)):
-                return reached
-        for part in self._bends(state, j, quantity):
-            further = self.moved(state, j, part * quantity).excess
-            over = [(new, old, to) for new, old, to in zip(further, excess, aim, strict=True) if new > to]
-            if over:
-                parts = [Fraction(to - old, new - old) for new, old, to in over if new > old]
-                return reached + (part - reached) * max(min(parts, default=Fraction(0)), Fraction(0))
-            reached, excess = part, further
-        return reached
-
-    def largest_part(self, state: State, j: int, quantity: int) -> Fraction:
-        """The largest part of this trade of order j with which each rule holds, or is broken by no more than now; if
-        there is any, one that leaves enough for the first fill of the next order to pay its fee."""
-        step = (state.traded, j, quantity)
-        if (known := self._parts.get(step)) is not None:
-            return known
-        aim = [max(x, 0) for x in state.excess]
-        if self.pays_fees:
-            reserved = self._with_reserve(aim, state, j, quantity)
-            return self.largest(state, j, quantity, reserved) or self.largest(state, j, quantity, aim)
-        found = self._parts[step] = self.largest(state, j, quantity, aim)
-        return found
-
-    def _with_reserve(self, aim: Sequence[float], state: State, j: int, quantity: int) -> list[float]:
-        """`aim`, but of a cash that this spends so much is left that the next order's first fill can pay its fee."""
-        found = list(aim)
-        for k in range(len(self.cashes)):
-            left = [i for i, end in enumerate(self.total) if i != j and self.payer[i] == k and state.traded[i] != end]
-            if self._cash_change(j, quantity, k)[1] < 0 and left:
-                found[self.first_floor + k] -= max(self.fee(i, 0) for i in left) * self.grain
-        return found
-
     def _bends(self, state: State, j: int, quantity: int) -> list[Quanta]:
         """The parts of this trade at which what the rules see may bend, and all of it."""
         marks, trade = list[Quanta]([0, 1]), self.rate[j] * abs(quantity)
@@ -389,33 +342,3 @@ class Orders(Model):
             if self.temporary_cash:
                 found += [x - self.floors[k] // self.grain for x in levels]
         return found
-
-    def slice(self, state: State, j: int, left: int, part: Fraction) -> int:
-        """The most of what is left of order j, at most this part of it, that lots and minimums allow and that is a safe
-        step: signed quanta, 0 if there is none."""
-        step = (state.traded, j, left)
-        if (known := self._slices.get(step)) is not None:
-            return known
-        sizes = self._slices_of(state, j, left, part)
-        found = next((size for size in sizes if self.safe(state, self.moved(state, j, size))), 0)
-        if not self.pays_fees:
-            self._slices[step] = found
-        return found
-
-    def _slices_of(self, state: State, j: int, left: int, part: Fraction) -> list[int]:
-        """Quantities of at most this part of what is left, largest first, that lots and minimums allow."""
-        size, unit, least = abs(left), self.unit[j], self.least[j]
-        closes = self.moves[j].exempt and state.traded[j] + left == self.total[j]
-        units = min(int(part * size), size if closes else size - least) // unit
-        smallest = max(least, -(-abs(self.total[j]) // SMALLEST_SLICE))
-        found = [unit * k for k in (units, units - 1) if k > 0 and smallest <= unit * k < size]
-        return found if left > 0 else [-x for x in found]
-
-    def stop(self, state: State, j: int, part: int) -> int:
-        """The signed quanta of order j, near this many, to which lots and minimums let it go from here."""
-        done, size, least = abs(state.traded[j]), abs(self.total[j]), max(self.least[j], 1)
-        part = part // self.unit[j] * self.unit[j]
-        ends = (abs(self.split[j] or size), size)
-        part = next((end for end in ends if abs(end - part) < least), part)
-        part = max(done, part if part in ends or part - done >= least else done)
-        return part if self.total[j] > 0 else -part

@@ -51,8 +51,9 @@ from equipoise.optimizer.sequence.rules import (
     worst_ratios,
 )
 from equipoise.optimizer.sequence.search import Search, begun, in_one_go
+from equipoise.optimizer.sequence.slices import Orders
 from equipoise.optimizer.sequence.stacked import MOST
-from equipoise.optimizer.sequence.states import Orders, State
+from equipoise.optimizer.sequence.states import State
 from equipoise.optimizer.verification.outcome import Outcome
 
 if TYPE_CHECKING:

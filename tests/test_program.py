@@ -462,6 +462,7 @@ def test_a_nav_of_any_size(nav: float) -> None:
         (lambda t: cp.sum_squares(t.trades) <= 0.02, None),
         (lambda t: cp.max(cp.vstack([t.weight("A000"), 2 * t.weight("A001")])) <= 0.6, None),
         (lambda t: cp.sum(cp.log(t.weights)) >= -3.4, None),
+        (lambda t: cp.norm(t.trades, "inf") <= 0.1, None),
     ],
 )
 def test_a_custom_rule_equals_the_rule_that_is_data(build: Callable[..., Any], data: Any) -> None:
@@ -528,6 +529,16 @@ def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
         assert bound <= answer.objective + 1e-9
         loose += bound < answer.objective - 1e-4
     assert loose >= 40
+
+
+def test_a_custom_rule_without_a_gradient_has_a_plan_without_a_proof() -> None:
+    """cvxpy's gradient of `cummax` raises: the plan is checked as all are, and its bound holds without the rule."""
+    given = simple(Custom(lambda t: cp.cummax(t.weights[:2]) <= 0.4))
+    answer = program.solve(given)
+    free = program.solve(simple())
+    assert answer.status is Status.FEASIBLE
+    assert given.violation(answer.weights) <= FEASIBILITY_TOLERANCE
+    assert answer.bound <= free.objective + 1e-9 <= answer.objective
 
 
 def test_a_custom_rule_is_measured_by_its_own_violation() -> None:

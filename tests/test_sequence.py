@@ -29,7 +29,8 @@ from equipoise.constraints import (
     TrackingErrorLimit,
     Turnover,
 )
-from equipoise.constraints.base import Account, Bound, Opaque, Piece, Row
+from equipoise.constraints.pieces import Bound, Opaque, Piece, Row
+from equipoise.constraints.rule import Account
 from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.sequence.rules import watched

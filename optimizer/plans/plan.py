@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Row
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.pieces import Array, Bound, Cone, Envelope, Row
 from equipoise.optimizer.plans.reasons import MEANT, reasons, sentence
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.portfolio.portfolio import exact
@@ -147,7 +146,7 @@ class Plan(Outcome):
         accounts = self.problem.accounts if self.problem is not None else None
         if accounts is None:
             return pd.DataFrame(columns=["before", "after", "target"], dtype=float)
-        asked = accounts.asked
+        asked = self.asked
         after = self.verified.weights if self.status.ok and self.verified else asked.before
         states = {"before": asked.before, "after": after, "target": asked.target}
         return pd.DataFrame({name: accounts.exposures(held) for name, held in states.items()})
@@ -293,7 +292,7 @@ def _bound_prices(problem: Problem, weights: Array, prices: Prices) -> Iterator[
     floors = dict(zip(reversed(problem.cashes), reversed(of_rows), strict=False))
     pushed = reduced_costs(problem, weights, prices)
     joint = _joint_rows(problem, prices)
-    asked = accounts.asked.pieces if accounts else problem.pieces
+    asked = problem.asked.pieces
 
     def price(i: int, given: Bound, piece: Bound) -> float:
         if accounts and not (np.isfinite(piece.lower[i]) or np.isfinite(piece.upper[i])):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.constraints.base import Row
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.pieces import Envelope, Row
 from equipoise.optimizer.sequence.listing import NONE, SLICES, WHOLE
 
 if TYPE_CHECKING:

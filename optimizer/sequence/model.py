@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Bound, Cone, Row
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.pieces import Bound, Cone, Envelope, Row
 from equipoise.optimizer.portfolio.exact_sums import denominator, products, whole
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 from equipoise.optimizer.sequence.moves import Move, moves

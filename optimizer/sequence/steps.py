@@ -10,7 +10,7 @@ broken by more on the way than at an end.
 
 **Why the ends of steps are enough.** A step trades one asset against its cash, or moves units from row to row. When the
 part 0 < t ≤ 1 of it is filled, and of its convex cost paid, the weights are w(t) = (1 − t)·w(0) + t·w(1): a segment. A
-rule is f(w) ≤ u with f convex (`constraints.base`), so f(w(t)) ≤ max(f(w(0)), f(w(1))) ≤ u. The cash after costs
+rule is f(w) ≤ u with f convex (`constraints.pieces`), so f(w(t)) ≤ max(f(w(0)), f(w(1))) ≤ u. The cash after costs
 is linear in t, so that its floor holds between the ends, too. Should a fill cost less than its share (costs are convex:
 a part costs at most its share), the cash lies between the cash after costs and that before all costs; rows are asked
 at both, so that the point lies in the convex hull of points where f ≤ u.

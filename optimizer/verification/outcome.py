@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Solution, Status, rounded_down
@@ -87,7 +87,7 @@ class Outcome:
     def asked(self) -> Problem:
         """The problem of the table's own rows."""
         assert self.problem is not None
-        return self.problem if self.problem.accounts is None else self.problem.accounts.asked
+        return self.problem.asked
 
     def failed(self) -> tuple[Check, ...]:
         """The checks that did not pass."""

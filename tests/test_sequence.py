@@ -34,7 +34,7 @@ from equipoise.constraints.rule import Account
 from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.sequence.rules import watched
-from equipoise.optimizer.sequence.states import Orders
+from equipoise.optimizer.sequence.slices import Orders
 from equipoise.optimizer.sequence.steps import OrderSequence, sequenced
 from equipoise.optimizer.verification.exact import verify
 

@@ -63,38 +63,6 @@ def in_order(key: NDArray[np.intp], traded: Array) -> NDArray[np.intp]:
     return np.lexsort((-size, np.where(traded != 0, key, 1 + key.max(initial=0))), axis=-1)
 
 
-def listed(
-    problem: Problem, money: Array, costs: Array, nav: Array
-) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
-    """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
-    `LISTINGS` holds for each portfolio, (B,).
-
-    money, costs: of each trade (B, n), signed, in cash; nav: (B, 1).
-    """
-    rows, any_orders = state_rows(problem), (money != 0).any(axis=-1)
-    codes = np.where(any_orders, LISTINGS.index(WHOLE), LISTINGS.index(NO_ORDERS))
-    bent = problem.cost.quadratic.any() or problem.cost.impact.any()  # rates alone are below what a sale brings
-    if not rows and not (bent and np.any((money < 0) & (costs > np.abs(money)))):
-        return None, codes
-    plain = [row for row in rows if isinstance(row, Row)]
-    ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
-    ranks = in_order(next(candidates(ways)), ways.traded).argsort(axis=-1)
-    envelopes = [row for row in rows if isinstance(row, Envelope)]
-    blocked = any_orders & ways.none(problem, envelopes)
-    codes[blocked] = LISTINGS.index(NONE)
-    ways, at = ways.take(any_orders & ~blocked), np.flatnonzero(any_orders & ~blocked)
-    for word, attempt in () if envelopes else ATTEMPTS:
-        if not len(at):
-            break
-        found, order = attempt(ways)
-        where = at[found]
-        codes[where] = LISTINGS.index(word)
-        ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
-        ways, at = ways.take(~found), at[~found]
-    codes[at] = LISTINGS.index(OPEN)
-    return ranks, codes
-
-
 Attempt: TypeAlias = "Callable[[Ways], tuple[NDArray[np.bool_], NDArray[np.intp]]]"
 
 
@@ -113,25 +81,57 @@ def in_slices(rounds: int) -> Attempt:
 
     def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
         order = in_order(list(candidates(ways))[1], ways.traded)
-        return ways.in_rounds(order, rounds) & (not ways.lots), order
+        return np.zeros(len(order), dtype=bool) if ways.lots else ways.in_rounds(order, rounds), order
 
     return attempt
 
 
 #: What is tried in arrays, in this order, and what is known of the orders where it succeeds.
-ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
+WHOLE_ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
     (WHOLE, by_key(0)),
     (WHOLE, by_key(1)),
     (WHOLE, by_key(2)),
     (WHOLE, partial(Ways.greedy, backwards=False)),
     (WHOLE, partial(Ways.greedy, backwards=True)),
     (WHOLE, Ways.of_all),
-    *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)),
 )
+ATTEMPTS = (*WHOLE_ATTEMPTS, *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)))
 
 
-def in_arrays(plan: Outcome) -> Listing:
-    """What arrays find of it."""
+def listed(
+    problem: Problem, money: Array, costs: Array, nav: Array, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS
+) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
+    """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
+    `LISTINGS` holds for each portfolio, (B,).
+
+    money, costs: of each trade (B, n), signed, in cash; nav: (B, 1).
+    """
+    rows, any_orders = state_rows(problem), (money != 0).any(axis=-1)
+    codes = np.where(any_orders, LISTINGS.index(WHOLE), LISTINGS.index(NO_ORDERS))
+    bent = problem.cost.quadratic.any() or problem.cost.impact.any()  # rates alone are below what a sale brings
+    if not rows and not (bent and np.any((money < 0) & (costs > np.abs(money)))):
+        return None, codes
+    plain = [row for row in rows if isinstance(row, Row)]
+    ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
+    ranks = in_order(next(candidates(ways)), ways.traded).argsort(axis=-1)
+    envelopes = [row for row in rows if isinstance(row, Envelope)]
+    blocked = any_orders & ways.none(problem, envelopes)
+    codes[blocked] = LISTINGS.index(NONE)
+    ways, at = ways.take(any_orders & ~blocked), np.flatnonzero(any_orders & ~blocked)
+    for word, attempt in () if envelopes else attempts:
+        if not len(at):
+            break
+        found, order = attempt(ways)
+        where = at[found]
+        codes[where] = LISTINGS.index(word)
+        ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
+        ways, at = ways.take(~found), at[~found]
+    codes[at] = LISTINGS.index(OPEN)
+    return ranks, codes
+
+
+def in_arrays(plan: Outcome, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS) -> Listing:
+    """What arrays find of it with these attempts."""
     if not plan.status.ok or plan.problem is None or plan.verified is None or not any(plan.trades):
         return NO_ORDERS, ()
     problem, nav = plan.problem, np.array([[plan.problem.portfolio.nav]])
@@ -140,7 +140,7 @@ def in_arrays(plan: Outcome) -> Listing:
     price = problem.portfolio.exact_price
     money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
     costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
-    ranks, codes = listed(problem.as_stack(), money, costs, nav)
+    ranks, codes = listed(problem.as_stack(), money, costs, nav, attempts)
     found = LISTINGS[int(codes[0])]
     if ranks is None or found in (NONE, OPEN):
         return found, ()

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
-from equipoise.optimizer.sequence.listing import NONE, OPEN, SLICES, WHOLE, Listing, in_arrays
+from equipoise.optimizer.sequence.listing import NONE, OPEN, SLICES, WHOLE, WHOLE_ATTEMPTS, Listing, in_arrays
 from equipoise.optimizer.sequence.rules import (
     Limits,
     Titled,
@@ -51,8 +51,9 @@ from equipoise.optimizer.sequence.rules import (
     worst_ratios,
 )
 from equipoise.optimizer.sequence.search import Search, begun, in_one_go
+from equipoise.optimizer.sequence.slices import Orders
 from equipoise.optimizer.sequence.stacked import MOST
-from equipoise.optimizer.sequence.states import Orders, State
+from equipoise.optimizer.sequence.states import State
 from equipoise.optimizer.verification.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -218,8 +219,8 @@ def _searched(
             value=temporary_cash,
         )
     states = search.whole()
-    if explain and not in_one_go(states):  # whole orders that arrays found
-        states = search.along(in_arrays(plan)[1]) or states
+    if explain and not in_one_go(states) and (states or search.out_of_states):
+        states = search.along(in_arrays(plan, WHOLE_ATTEMPTS)[1]) or states
     states = states or search.sliced()
     if not states:
         none = OrderSequence((), False, "No safe sequence was found.", orders.shown, proven=False)

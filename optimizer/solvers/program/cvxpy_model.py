@@ -327,7 +327,8 @@ class Program:
         )
         if not self._custom:
             return form, prices
-        slopes, offset = priced_plane(self._custom, self._copy, -self._copied.dual_value)
+        wanted = np.nan if self._copied.dual_value is None else -self._copied.dual_value
+        slopes, offset = priced_plane(self._custom, self._copy, wanted)
         return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
 
 

@@ -3,14 +3,14 @@
 Where no rule but the floor of the cash can break on the way (one account, no fees for orders, no rule on collateral,
 margin or leverage), sales first is safe, however far each is filled: the cash rises while sales bring more than they
 cost, and then falls to where the plan ends. Elsewhere arrays find most answers for all portfolios at once
-(`order_stack`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
+(`stacked`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
 What they leave open is searched by `sequence` for a single plan, which takes up to some hundred milliseconds; a batch
 leaves it open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,10 +21,10 @@ from equipoise.constraints.exposure import Leverage
 from equipoise.constraints.pieces import Array, Envelope, Row
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.sequence.stacked import MOST, Ways
+from equipoise.optimizer.sequence.stacked import Ways
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.plans.plan import Plan
+    from equipoise.optimizer.verification.outcome import Outcome
 
 #: What is known of the orders as they are listed: sent one after the other and whole, they are safe on the way; they
 #: are if some are cut into slices (`Plan.sequence`); no safe sequence was found; arrays found none, and nothing else
@@ -37,7 +37,7 @@ Listing: TypeAlias = tuple[str, tuple[int, ...]]
 
 
 def state_rows(problem: Problem) -> list[Row | Envelope]:
-    """The rules on the state of the account, beyond the floors of its cashes; see `order_rules.watched`."""
+    """The rules on the state of the account, beyond the floors of its cashes; see `rules.watched`."""
     leverage = {rule.title for rule in problem.rules if isinstance(rule, Leverage)}
     rows = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row)]
     found: list[Row | Envelope] = [
@@ -48,23 +48,59 @@ def state_rows(problem: Problem) -> list[Row | Envelope]:
     return found + [piece for _, piece in problem.envelopes if piece.of_holdings]
 
 
-def candidates(ways: Ways) -> Iterator[NDArray[np.intp]]:
-    """Keys (B, n) by which orders could be sent: the smaller first, and among equal ones the larger orders."""
+def key_of(ways: Ways, number: int) -> NDArray[np.intp]:
+    """A key (B, n) by which orders could be sent, the smaller first: sales (0), or what reduces a position and of that
+    sales (1) or buys (2)."""
     before, traded = ways.before, ways.traded
     sells, reduces = traded < 0, (before * traded < 0) & (np.abs(traded) <= np.abs(before))
-    yield np.where(sells, 0, 1)
-    yield np.where(reduces, np.where(sells, 0, 1), np.where(sells, 2, 3))
-    yield np.where(reduces, np.where(sells, 1, 0), np.where(sells, 2, 3))
+    if not number:
+        return np.where(sells, 0, 1)
+    return np.where(reduces, np.where(sells, number - 1, 2 - number), np.where(sells, 2, 3))
 
 
-def in_order(key: NDArray[np.intp], traded: Array) -> NDArray[np.intp]:
-    """The assets (B, n) by this key, larger orders first; what is not traded comes last."""
-    size = np.abs(traded)
-    return np.lexsort((-size, np.where(traded != 0, key, 1 + key.max(initial=0))), axis=-1)
+Attempt: TypeAlias = "Callable[[Ways], tuple[NDArray[np.bool_], NDArray[np.intp]]]"
+
+
+def by_key(number: int) -> Attempt:
+    """Whole orders in the order of this one of the keys."""
+
+    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+        order = ways.sorted_by(key_of(ways, number))
+        return ways.in_rounds(order, 1), order
+
+    return attempt
+
+
+def in_slices(rounds: int) -> Attempt:
+    """Round by round in equal slices, what reduces risk first."""
+
+    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+        order = ways.sorted_by(key_of(ways, 1))
+        return np.zeros(len(order), dtype=bool) if ways.lots else ways.in_rounds(order, rounds), order
+
+    return attempt
+
+
+def no_way(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Where it is certain that there is no sequence in any slices: sales first."""
+    return ways.none(), ways.sorted_by(key_of(ways, 0))
+
+
+#: What is tried in arrays, in this order, and what is known of the orders where it succeeds: the quick ones first.
+WHOLE_ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
+    (WHOLE, by_key(0)),
+    (WHOLE, by_key(1)),
+    (WHOLE, by_key(2)),
+    (WHOLE, partial(Ways.greedy, backwards=False)),
+    (WHOLE, partial(Ways.greedy, backwards=True)),
+    (NONE, no_way),
+    (WHOLE, Ways.of_all),
+)
+ATTEMPTS = (*WHOLE_ATTEMPTS, *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)))
 
 
 def listed(
-    problem: Problem, money: Array, costs: Array, nav: Array
+    problem: Problem, money: Array, costs: Array, nav: Array, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS
 ) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
     """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
     `LISTINGS` holds for each portfolio, (B,).
@@ -78,66 +114,27 @@ def listed(
         return None, codes
     plain = [row for row in rows if isinstance(row, Row)]
     ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
-    ranks = in_order(next(candidates(ways)), ways.traded).argsort(axis=-1)
+    ranks, places = np.empty(money.shape, dtype=np.intp), np.arange(money.shape[-1])
+    ranks[at[:, None], ways.sorted_by(key_of(ways, 0))] = places
     envelopes = [row for row in rows if isinstance(row, Envelope)]
-    blocked = any_orders & ways.none(problem, envelopes)
-    codes[blocked] = LISTINGS.index(NONE)
-    ways, at = ways.take(any_orders & ~blocked), np.flatnonzero(any_orders & ~blocked)
-    for word, attempt in () if envelopes else ATTEMPTS:
+    if envelopes:
+        blocked = any_orders & ways.none(envelopes)
+        codes[blocked] = LISTINGS.index(NONE)
+        any_orders, attempts = any_orders & ~blocked, ()
+    ways, at = ways.take(any_orders), at[any_orders]
+    for word, attempt in attempts:
         if not len(at):
             break
         found, order = attempt(ways)
-        where = at[found]
-        codes[where] = LISTINGS.index(word)
-        ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
+        codes[at[found]] = LISTINGS.index(word)
+        ranks[at[found, None], order[found]] = places
         ways, at = ways.take(~found), at[~found]
     codes[at] = LISTINGS.index(OPEN)
     return ranks, codes
 
 
-Attempt: TypeAlias = "Callable[[Ways], tuple[NDArray[np.bool_], NDArray[np.intp]]]"
-
-
-def by_key(number: int) -> Attempt:
-    """Whole orders in the order of this one of `candidates`."""
-
-    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-        order = in_order(list(candidates(ways))[number], ways.traded)
-        return ways.in_rounds(order, 1), order
-
-    return attempt
-
-
-def in_slices(rounds: int) -> Attempt:
-    """Round by round in equal slices, what reduces risk first."""
-
-    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-        order = in_order(list(candidates(ways))[1], ways.traded)
-        return ways.in_rounds(order, rounds) & (not ways.lots), order
-
-    return attempt
-
-
-#: What is tried in arrays, in this order, and what is known of the orders where it succeeds.
-ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
-    (WHOLE, by_key(0)),
-    (WHOLE, by_key(1)),
-    (WHOLE, by_key(2)),
-    (WHOLE, partial(Ways.greedy, backwards=False)),
-    (WHOLE, partial(Ways.greedy, backwards=True)),
-    (WHOLE, Ways.of_all),
-    *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)),
-)
-
-
-def of_plan(plan: Plan) -> Listing:
-    """The listing of a single plan: one of `LISTINGS`, and the rows of its orders in that order."""
-    found, way = in_arrays(plan)
-    return searched(plan) if found == OPEN else (found, way)
-
-
-def in_arrays(plan: Plan) -> Listing:
-    """What arrays find of it."""
+def in_arrays(plan: Outcome, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS) -> Listing:
+    """What arrays find of it with these attempts."""
     if not plan.status.ok or plan.problem is None or plan.verified is None or not any(plan.trades):
         return NO_ORDERS, ()
     problem, nav = plan.problem, np.array([[plan.problem.portfolio.nav]])
@@ -146,22 +143,8 @@ def in_arrays(plan: Plan) -> Listing:
     price = problem.portfolio.exact_price
     money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
     costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
-    ranks, codes = listed(problem.as_stack(), money, costs, nav)
+    ranks, codes = listed(problem.as_stack(), money, costs, nav, attempts)
     found = LISTINGS[int(codes[0])]
     if ranks is None or found in (NONE, OPEN):
         return found, ()
     return found, tuple(sorted(np.flatnonzero(money[0]).tolist(), key=lambda i: int(ranks[0, i])))
-
-
-def searched(plan: Plan) -> Listing:
-    """What a search for a safe sequence finds of it."""
-    from equipoise.optimizer.sequence.steps import sequenced
-
-    if sum(map(bool, plan.trades)) > MOST:
-        return NONE, ()
-    sequence = sequenced(plan, explain=False)
-    if not sequence.safe:
-        return NONE, ()
-    at = {asset: i for i, asset in enumerate(plan.asked.assets)}
-    rows = dict.fromkeys(at[step.asset] for step in sequence.steps if step.side != "move")
-    return WHOLE if sequence.whole else SLICES, tuple(rows)

@@ -290,7 +290,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
         "from equipoise.optimizer.batches.run import run\n"
         "if __name__ == '__main__':\n"
         "    table = harmed(accounts(24), 9, 'P0006')\n"
-        f"    policy = rebalancer(mark={str(mark)!r})\n"
+        f"    policy = rebalancer(mark={str(mark)!r}).policy\n"
         "    for _ in run(policy, table, executor=1, chunk=10, checkpoint='kept'):\n"
         "        print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
     )

@@ -26,8 +26,8 @@ from equipoise.constraints import (
     TradeLimit,
     WeightBounds,
 )
-from equipoise.optimizer.costs import FixedFee, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.transfers import Transfer
+from equipoise.optimizer.portfolio.transfers import Transfer
+from equipoise.optimizer.problem.costs import FixedFee, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
 from scorecard.figure import Result, Row, counted
 
 BLANKS = (None, float("nan"), pd.NA, pd.NaT, "", Decimal("NaN"))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.base import Array, Row
+from equipoise.optimizer import disjoint
 from equipoise.optimizer import dual as duals
 from equipoise.optimizer.dual import KINKS, Dual
 from equipoise.optimizer.dust import without_dust
@@ -116,7 +117,8 @@ def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
                 at = members[start : start + chunk]
                 with np.errstate(all="ignore"):
                     dual = duals.of(problem, at, out=out, capped=capped)
-                    _record(problem, dual, at, _iterated(problem)(dual, proximal), answers)
+                    ends = disjoint.ends(dual, proximal)
+                    _record(problem, dual, at, ends or _iterated(problem)(dual, proximal), answers)
         _certify(problem, answers, left)
         if not np.any(which & (answers.code == UNSOLVED)):
             break

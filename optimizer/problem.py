@@ -109,7 +109,9 @@ class Problem:
         """This one problem as a stack of one."""
         alone = _Alone(self.before[None], self.target[None], (np.zeros(1, dtype=np.intp), np.array([self.cash])))
         cost = CostTerms(*(getattr(self.cost, f.name)[None] for f in fields(CostTerms)))
-        return replace(self, portfolio=alone, cost=cost)
+        stack = replace(self, portfolio=alone, cost=cost)
+        vars(stack)["rows"] = self.rows.as_stack()  # the same, and not small
+        return stack
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -192,7 +194,7 @@ class Problem:
         rows = [row for _, row in named]
         stacked = {name: self._stacked([getattr(row, name) for row in rows]) for name in Parts.NAMES}
         # By what a unit less of cash can raise a row: its slope where the cash may be.
-        slopes = [self._raised(stacked, cash) for cash in self.cashes]
+        slopes = self._raised(stacked)
         figures = self.shape[:-1]
         upper = np.array([np.broadcast_to(row.upper, figures) for row in rows], dtype=float).reshape(-1, *figures)
         return Rows(
@@ -207,6 +209,8 @@ class Problem:
     def _stacked(self, given: Sequence[Array | None]) -> Array:
         """Coefficients of rows as one matrix: (m, n), or (B, m, n) where those of a stack differ; None is 0."""
         shape = self.shape if any(c is not None and c.ndim > 1 for c in given) else self.shape[-1:]
+        if all(c is None for c in given):
+            return np.broadcast_to(0.0, (len(given), *shape))  # takes no memory, and no time to read it
         matrix = np.zeros((*shape[:-1], len(given), shape[-1]))
         for place, c in enumerate(given):
             if c is not None:
@@ -221,8 +225,11 @@ class Problem:
         row[places[0] if shared else cash] = -1.0
         return row
 
-    def _raised(self, coefficients: Mapping[str, Array], cash: Any) -> Array:
-        """By what a unit less of this cash can raise each row."""
+    def _raised(self, coefficients: Mapping[str, Array]) -> list[Array]:
+        """By what a unit less of each cash can raise each row."""
+        return [self._raised_by(coefficients, cash) for cash in self.cashes]
+
+    def _raised_by(self, coefficients: Mapping[str, Array], cash: Any) -> Array:
         only_long = (self.lower[cash] >= 0) | (self.cash_side == "long")
         long, short, weight = (self.at_cash(coefficients[name], cash) for name in ("long", "short", "weight"))
         return np.maximum(0.0, np.where(np.asarray(only_long)[..., None], -long, short) - weight)
@@ -241,12 +248,11 @@ class Problem:
         terms = self.cost
         costs = sum(np.any(rate, axis=-1) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
         costs = costs + (self.fees is not None)
-        relaxed = replace(self, cash_side="long").rows
+        relaxed = replace(self, cash_side="long")._raised(vars(self.rows))
         if self.accounts is not None:
-            assert relaxed.by_cash is not None and self.rows.by_cash is not None
-            steeper = np.any(relaxed.by_cash < self.rows.by_cash) | bool(self.envelopes)
+            steeper = np.any(np.stack(relaxed, axis=-1) < self.rows.by_cash) | bool(self.envelopes)
             return bool(steeper & (self.cash_side != "long") & np.any(costs > 0))
-        steeper = np.any(relaxed.cost < self.rows.cost, axis=-1)
+        steeper = np.any(relaxed[0] < self.rows.cost, axis=-1)
         steeper = steeper | bool(self.envelopes)  # of whose rows that is not known yet
         bends = steeper & (self.lower[self.cash] < 0) & (self.cash_side != "long") & (costs > 0)
         return bends if np.ndim(bends) else bool(bends)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,6 +31,11 @@ class Rows:
     upper: Array
     #: With several accounts: `cost` for what the cash of each pays, (m, accounts); `cost` is the largest of them.
     by_cash: Array | None = None
+
+    def as_stack(self) -> Rows:
+        """Those of one portfolio as those of a stack of one."""
+        by_cash = None if self.by_cash is None else self.by_cash[None]
+        return replace(self, cost=self.cost[None], upper=self.upper[None], by_cash=by_cash)
 
     def of(self, weights: Array, trades: Array, cost: Figure) -> Array:
         """The left sides, costs counted against the cash; with several accounts `cost` is (accounts,)."""

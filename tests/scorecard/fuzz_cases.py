@@ -110,7 +110,7 @@ def weight_bounds(p: Plant) -> Made:
 
 
 def pinned(p: Plant) -> Made:
-    """Bounds of 0 on both sides, for what the planted point can do without."""
+    """Bounds of 0 on both sides, for what the planted point holds least of: others may not allow that it is sold."""
     some = [min(p.assets, key=lambda a: abs(p.own(a)))]
     zero = dict.fromkeys(some, 0.0)
     return rules.WeightBounds(zero, zero, some), each(lambda b, a: iter([(-abs(b.after[a]), True)]), some)

@@ -256,6 +256,7 @@ class Problem:
         costs = costs + (self.fees is not None)
         relaxed = replace(self, cash_side="long")._raised(vars(self.rows))
         if self.accounts is not None:
+            assert self.rows.by_cash is not None
             steeper = np.any(np.stack(relaxed, axis=-1) < self.rows.by_cash) | bool(self.envelopes)
             return bool(steeper & (self.cash_side != "long") & np.any(costs > 0))
         steeper = np.any(relaxed[0] < self.rows.cost, axis=-1)

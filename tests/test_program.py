@@ -259,7 +259,7 @@ def test_any_price_gives_a_valid_bound(solved: list[Solved]) -> None:
         for scale in (0.0, 0.1, 30.0):
             rows = scale * rng.exponential(size=len(right.rows)) * (rng.random(len(right.rows)) < 0.7)
             cones = scale * rng.exponential(size=len(right.cones))
-            wrong = Prices(rows, cones, float(rng.normal(0, scale)) if rng.random() < 0.5 else None)
+            wrong = Prices(rows, cones, rng.normal(0, scale, 1) if rng.random() < 0.5 else None)
             factor = rng.uniform(0, 3)
             if right.slopes is None and rng.random() < 0.5:
                 wrong = replace(right, rows=factor * right.rows, cones=factor * right.cones)
@@ -322,7 +322,7 @@ def test_a_broken_rule_or_nan_is_never_accepted(monkeypatch: Any, garbage: list[
 def test_prices_that_are_no_numbers_prove_nothing(monkeypatch: Any, bad: float) -> None:
     """Weights that keep all rules are no optimum without a proof; the bound is a number, and valid."""
     given = simple()
-    prices = Prices(np.array([bad]), np.zeros(0), bad)
+    prices = Prices(np.array([bad]), np.zeros(0), np.array([bad]))
     monkeypatch.setattr(Program, "solve", lambda *_: Raw("optimal", given.before.copy(), prices, given))
     with np.errstate(all="ignore"):
         answer = program.solve(given)

@@ -259,7 +259,7 @@ def test_any_price_gives_a_valid_bound(solved: list[Solved]) -> None:
         for scale in (0.0, 0.1, 30.0):
             rows = scale * rng.exponential(size=len(right.rows)) * (rng.random(len(right.rows)) < 0.7)
             cones = scale * rng.exponential(size=len(right.cones))
-            wrong = Prices(rows, cones, float(rng.normal(0, scale)) if rng.random() < 0.5 else None)
+            wrong = Prices(rows, cones, rng.normal(0, scale, 1) if rng.random() < 0.5 else None)
             factor = rng.uniform(0, 3)
             if right.slopes is None and rng.random() < 0.5:
                 wrong = replace(right, rows=factor * right.rows, cones=factor * right.cones)
@@ -322,7 +322,7 @@ def test_a_broken_rule_or_nan_is_never_accepted(monkeypatch: Any, garbage: list[
 def test_prices_that_are_no_numbers_prove_nothing(monkeypatch: Any, bad: float) -> None:
     """Weights that keep all rules are no optimum without a proof; the bound is a number, and valid."""
     given = simple()
-    prices = Prices(np.array([bad]), np.zeros(0), bad)
+    prices = Prices(np.array([bad]), np.zeros(0), np.array([bad]))
     monkeypatch.setattr(Program, "solve", lambda *_: Raw("optimal", given.before.copy(), prices, given))
     with np.errstate(all="ignore"):
         answer = program.solve(given)
@@ -339,6 +339,18 @@ def test_a_poor_answer_is_not_called_optimal(monkeypatch: Any) -> None:
     answer = program.solve(given)
     assert answer.status is Status.FEASIBLE
     assert answer.gap >= given.objective(given.before) - 0.000497857143 > 0.02
+
+
+def test_the_last_bits_of_the_numbers_decide_nothing() -> None:
+    """Another NAV rounds the weights otherwise; the solver stops at the same step, with the same answer."""
+    rng, risk, costs = np.random.default_rng(15), 0.04 * np.eye(4), (ProportionalCost(0.01),)
+    rule = Custom(lambda t: cp.norm(t.trades, 2) <= 0.05)
+    for _ in range(4):
+        before, target = rng.dirichlet(np.ones(5), 2)
+        drawn = [problem(before, target, rule, nav=nav, covariance=risk, costs=costs) for nav in (1.0, 1e7 / 3, 1e-12)]
+        first, *others = (program.solve(given).weights for given in drawn)
+        for other in others:
+            np.testing.assert_allclose(other, first, rtol=0, atol=1e-14)
 
 
 def test_prices_that_are_noise_are_no_reason_to_doubt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from equipoise.optimizer.problem.policy import Policy
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
 from equipoise.optimizer.risk.models import Risk
-from equipoise.optimizer.solvers.choose import of_stricter_forms
+from equipoise.optimizer.solvers.choose import named, of_stricter_forms
 from equipoise.optimizer.solvers.choose import solve as solve_convex
 from equipoise.optimizer.verification.exact import Verified, verify
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from equipoise.optimizer.batches.sources import Source
     from equipoise.optimizer.lots.alone import LotPlan
     from equipoise.optimizer.lots.stacked import Tried
+    from equipoise.optimizer.solvers.program.readable import ConvexProgram
     from equipoise.optimizer.triggers import Due, Trigger
 
 _DEFAULT = Effort()
@@ -117,6 +118,15 @@ class Rebalancer:
         """The convex program of this table, for `choose` and for the curious."""
         return self.policy.problem(self.portfolio(table, name=name))
 
+    def program(self, table: pd.DataFrame, *, name: str | None = None) -> ConvexProgram:
+        """The convex program of this table in cvxpy, to read, to extend and to hand to any solver: see docs/program.md.
+
+        Raises InputError for bad input.
+        """
+        from equipoise.optimizer.solvers.program.readable import readable
+
+        return readable(self.problem(table, name=name))
+
     def solve(
         self,
         table: pd.DataFrame,
@@ -126,6 +136,7 @@ class Rebalancer:
         exact: bool = False,
         gap: float = 1e-6,
         time_limit: float | None = 60.0,
+        solver: str = "auto",
     ) -> Plan:
         """The verified plan for one portfolio: columns quantity, price, target, and those the rules name.
 
@@ -133,13 +144,17 @@ class Rebalancer:
         to the best plan and its proof: until its gap is at most `gap` of the objective. `time_limit` ends either after
         so many seconds (None: however long it takes). The gap of the plan says how far that came.
 
-        Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
-        `message` say why.
+        `solver` asks for one by name: "threshold", "newton", "program", any that cvxpy has installed ("CLARABEL"), or
+        one's own (`register_solver`); "auto" takes the fastest that can prove its answer. Certificate and checks are the
+        same.
+
+        Raises InputError for bad input, and for a solver that is not there or does not take the problem. An infeasible
+        request is a plan without orders whose `status` and `message` say why.
         """
-        spent = Effort(effort, exact, gap, time_limit)
+        spent = Effort(effort, exact, gap, time_limit, solver)
         clock = spent.clock()
         problem = self.problem(table, name=name)
-        return finished(problem, solve_convex(problem), spent, clock=clock)
+        return finished(problem, solve_convex(problem, spent.solver), spent, clock=clock)
 
     def solve_batch(self, source: Source, **options: Unpack[Options]) -> Plans:
         """A plan for every `portfolio_id` of a long table, in the order of their first rows.
@@ -147,7 +162,7 @@ class Rebalancer:
         Without options the table is a DataFrame and is solved in this process at once. With any of `executor`,
         `chunk`, `timeout`, `checkpoint`, `progress` and `universe`, or another source (an iterable of tables, the path
         of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean. `effort`,
-        `exact`, `gap` and `time_limit` (seconds a portfolio) are those of `solve`.
+        `exact`, `gap`, `time_limit` (seconds a portfolio) and `solver` are those of `solve`.
 
         `allocate`: "own" for plans that each portfolio would have on its own (the default); "unbiased" for whole lots
         that add up, over the batch, to what the convex orders do (see `lot_diffusion`): a pass over the whole batch
@@ -266,7 +281,9 @@ def finished(
         checked = verify(problem, trades, whole_lots=False)
     elif whole:
         found, why = _in_lots(asked, problem, solution, spent, tried, clock)
-        for answer in of_stricter_forms(asked.relaxation) if found is None and asked.kinked else ():
+        for answer in (
+            of_stricter_forms(asked.relaxation, named(spent.solver)) if found is None and asked.kinked else ()
+        ):
             if found is None and answer.problem is not None:
                 problem = replace(answer.problem, fees=asked.fees)
                 found, why = _in_lots(asked, problem, answer, spent, None, clock)
@@ -282,7 +299,9 @@ def finished(
     status = solution.status
     if whole and not holds:
         closed = close_enough(problem.objective(weights), bound)
-        status = (Status.OPTIMAL if any(trades) else Status.NO_TRADE) if closed else Status.FEASIBLE
+        status = Status.OPTIMAL if closed else Status.FEASIBLE
+    if status is Status.OPTIMAL and not any(trades):
+        status = Status.NO_TRADE
     [said] = shortfalls(problem)
     plan = Plan(status, name, said, problem, solution, checked, trades, weights, bound)
     if not checked.passed:

@@ -22,6 +22,8 @@ CVXPY = {
     "optimizer/problem/joint.py",
     "optimizer/solvers/program/cvxpy_model.py",
     "optimizer/solvers/program/envelopes.py",
+    "optimizer/solvers/program/program.py",
+    "optimizer/solvers/program/readable.py",
 }
 
 #: The folders on the way of the data: a file imports from its own folder and those before it, types included.

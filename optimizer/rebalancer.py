@@ -145,8 +145,8 @@ class Rebalancer:
         so many seconds (None: however long it takes). The gap of the plan says how far that came.
 
         `solver` asks for one by name: "threshold", "newton", "program", any that cvxpy has installed ("CLARABEL"), or
-        one's own (`register_solver`); "auto" takes the fastest that can prove its answer. Certificate and checks are the
-        same.
+        one's own (`register_solver`); "auto" takes the fastest that can prove its answer. Certificate and checks
+        are the same.
 
         Raises InputError for bad input, and for a solver that is not there or does not take the problem. An infeasible
         request is a plan without orders whose `status` and `message` say why.

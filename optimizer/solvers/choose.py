@@ -70,13 +70,13 @@ class _Registered:
 
 
 def _proving(problem: Problem, prices: Prices | None) -> Prices:
-    """Those of the prices that prove something, whoever gives them: of the problem's own rows and cones, at least 0."""
+    """Those of the prices that prove something, whoever gives them: of the problem's own rows and cones, at least 0.
+
+    Prices of several budgets are found from them (`lower_bound`)."""
     none = Prices.none(problem)
     if prices is None or (prices.rows.shape, prices.cones.shape) != (none.rows.shape, none.cones.shape):
         return none
-    rows, cones = (np.maximum(of, 0.0) for of in (prices.rows, prices.cones))
-    budgets = prices.budgets if problem.accounts is not None else None
-    return Prices(rows, cones, prices.budget, budgets if np.shape(budgets) == problem.budgets.shape else None)
+    return Prices(np.maximum(prices.rows, 0.0), np.maximum(prices.cones, 0.0), prices.budget)
 
 
 def register_solver(solver: Solver) -> None:

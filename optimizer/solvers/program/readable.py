@@ -74,7 +74,7 @@ def readable(problem: Problem) -> ConvexProgram:
     return ConvexProgram(
         assets=tuple(asked.assets),
         weights=weights,
-        trades=x[:n] - asked.before,
+        trades=(x if accounts is None else x[:n]) - asked.before,
         before=asked.before,
         target=asked.target,
         nav=asked.portfolio.nav,

@@ -26,7 +26,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Bound, Row
+from equipoise.constraints.pieces import Array, Bound, Row
 from equipoise.optimizer.problem.costs import CostTerms
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.risk.factored import FactoredRisk

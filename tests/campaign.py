@@ -18,8 +18,8 @@ import numpy as np
 from strategies import instance
 
 from equipoise import Status
+from equipoise.optimizer.plans.make import finished
 from equipoise.optimizer.plans.plan import Plan
-from equipoise.optimizer.rebalancer import finished
 from equipoise.optimizer.solvers.choose import solve
 from equipoise.optimizer.solvers.newton import newton
 

@@ -21,7 +21,7 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.constraints.base import Parts, part
+from equipoise.constraints.pieces import Parts, part
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.stack import Stack, stacks
 from equipoise.optimizer.problem.costs import ImpactCost, ProportionalCost, QuadraticCost

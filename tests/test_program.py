@@ -341,6 +341,16 @@ def test_a_poor_answer_is_not_called_optimal(monkeypatch: Any) -> None:
     assert answer.gap >= given.objective(given.before) - 0.000497857143 > 0.02
 
 
+def test_prices_that_are_noise_are_no_reason_to_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The targets themselves are allowed and free: the least possible objective is 0, whatever prices a solver says."""
+    given = problem([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], FactorLimit({"A000": 1.0}, 0.9), covariance=np.eye(2))
+    noise = Prices(np.full(len(given.rows.rows), 1e-9), np.zeros(0))
+    monkeypatch.setattr(Program, "solve", lambda *_: Raw("optimal", given.target.copy(), noise, given))
+    answer = program.solve(given)
+    assert answer.status is Status.OPTIMAL
+    assert -1e-12 <= answer.bound <= 0.0
+
+
 @pytest.mark.parametrize("more", [[], [lambda t: t.weights[0] <= 1.0]])
 def test_a_rule_that_cannot_be_evaluated_is_not_kept(monkeypatch: Any, more: list[Any]) -> None:
     """The logarithm of a debt is no number; that is no reason to accept the debt, also after a rule that is kept."""
@@ -453,6 +463,7 @@ def test_a_nav_of_any_size(nav: float) -> None:
         (lambda t: cp.sum_squares(t.trades) <= 0.02, None),
         (lambda t: cp.max(cp.vstack([t.weight("A000"), 2 * t.weight("A001")])) <= 0.6, None),
         (lambda t: cp.sum(cp.log(t.weights)) >= -3.4, None),
+        (lambda t: cp.norm(t.trades, "inf") <= 0.1, None),
     ],
 )
 def test_a_custom_rule_equals_the_rule_that_is_data(build: Callable[..., Any], data: Any) -> None:
@@ -492,9 +503,10 @@ def test_a_custom_rule_with_kinks_is_proven(kinks: str) -> None:
     assert answer.objective == pytest.approx(program.solve(same).objective, rel=1e-7, abs=1e-15)
     assert answer.prices is not None
     assert answer.prices.slopes is not None
-    for point in rng.dirichlet(np.ones(13), 40):
-        allowed = before + (point - before) * min(1.0, limit / float(np.abs(point - before)[:12].sum()))
-        assert answer.prices.slopes @ allowed + answer.prices.offset <= 1e-9
+    points = before + rng.normal(size=(40, 13))  # the plane is one of the rule's: it is below 0 wherever that is kept
+    for point in points:
+        part = limit / float(np.abs(point - before)[:12].sum())
+        assert answer.prices.slopes @ (before + (point - before) * part) + answer.prices.offset <= 1e-9
 
 
 def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
@@ -518,6 +530,16 @@ def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
         assert bound <= answer.objective + 1e-9
         loose += bound < answer.objective - 1e-4
     assert loose >= 40
+
+
+def test_a_custom_rule_without_a_gradient_has_a_plan_without_a_proof() -> None:
+    """cvxpy's gradient of `cummax` raises: the plan is checked as all are, and its bound holds without the rule."""
+    given = simple(Custom(lambda t: cp.cummax(t.weights[:2]) <= 0.4))
+    answer = program.solve(given)
+    free = program.solve(simple())
+    assert answer.status is Status.FEASIBLE
+    assert given.violation(answer.weights) <= FEASIBILITY_TOLERANCE
+    assert answer.bound <= free.objective + 1e-9 <= answer.objective
 
 
 def test_a_custom_rule_is_measured_by_its_own_violation() -> None:

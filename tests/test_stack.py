@@ -32,8 +32,8 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.constraints.base import dot
 from equipoise.constraints.errors import NotStackable
+from equipoise.constraints.pieces import dot
 from equipoise.optimizer.portfolio.portfolio import Portfolio, blank
 from equipoise.optimizer.portfolio.stack import Stack, stacks
 from equipoise.optimizer.problem import costs

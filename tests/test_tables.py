@@ -17,13 +17,13 @@ from equipoise import Plan, Rebalancer
 from equipoise.constraints import DriftBand, GroupLimit, LongOnly, LotSize, Rule, Turnover
 from equipoise.optimizer import FactorRisk, ProportionalCost
 from equipoise.optimizer.plans.batch_tables import RESULT_COLUMNS, Part, Solved, of_plans, of_stack, orders, results
+from equipoise.optimizer.plans.make import finished
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS
 from equipoise.optimizer.plans.reasons import reasons, sentence
 from equipoise.optimizer.portfolio.stack import Stack, stacks
 from equipoise.optimizer.problem.policy import Policy
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices, Solution, Status, close_enough
-from equipoise.optimizer.rebalancer import finished
 from equipoise.optimizer.sequence.listing import OPEN
 from equipoise.optimizer.solvers.newton import newton
 from equipoise.optimizer.verification.stacked import verified

@@ -33,12 +33,12 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.constraints.errors import NotStackable
+from equipoise.optimizer.plans.make import _continuous
 from equipoise.optimizer.portfolio.stack import stacks
 from equipoise.optimizer.problem.costs import ImpactCost, ProportionalCost, QuadraticCost
 from equipoise.optimizer.problem.policy import Policy
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE
-from equipoise.optimizer.rebalancer import _continuous
 from equipoise.optimizer.risk.models import CovarianceRisk
 from equipoise.optimizer.verification.exact import Verified, verify
 from equipoise.optimizer.verification.stacked import StackVerified, verified

@@ -27,7 +27,7 @@ from equipoise.optimizer.batches.plain_tables import Message, from_bytes, to_byt
 from equipoise.optimizer.batches.policy_digest import policy_digest, text_digest, versions
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.rebalancer import Rebalancer
+    from equipoise.optimizer.problem.policy import Policy
 
 #: Changes with the layout of the files.
 FORMAT = 2
@@ -65,14 +65,14 @@ class Checkpoint:
 
 
 @contextmanager
-def opened(folder: str | os.PathLike[str], rebalancer: Rebalancer, **settings: Any) -> Iterator[Checkpoint]:
+def opened(folder: str | os.PathLike[str], policy: Policy, **settings: Any) -> Iterator[Checkpoint]:
     """The directory, made if need be and locked against other runs.
 
     Raises InputError if it belongs to a run of another policy, other versions or other `settings`, if another run is
     using it, or if it cannot be written to.
     """
     place = Path(folder)
-    identity = {"format": FORMAT, "policy": policy_digest(rebalancer), **settings, "versions": versions()}
+    identity = {"format": FORMAT, "policy": policy_digest(policy), **settings, "versions": versions()}
     if isinstance(identity.get("universe"), frozenset):
         identity["universe"] = text_digest(identity["universe"])
     run = _digest(identity)

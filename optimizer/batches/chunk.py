@@ -20,7 +20,7 @@ from equipoise.optimizer.problem.solution import Status
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.optimizer.rebalancer import Rebalancer
+    from equipoise.optimizer.problem.policy import Policy
 
 __all__ = ["Chunk", "empty", "flat", "from_messages", "keyed", "solve_chunk", "to_messages", "without_plans"]
 
@@ -47,7 +47,7 @@ class Chunk(NamedTuple):
 
 
 def solve_chunk(
-    rebalancer: Rebalancer,
+    policy: Policy,
     table: pd.DataFrame,
     universe: frozenset[str],
     spent: Effort = _DEFAULT,
@@ -58,7 +58,7 @@ def solve_chunk(
 
     What a portfolio gets does not depend, in any bit, on the others in the table.
     """
-    plans = solve_batch(rebalancer, table, universe, spent, begun=begun)
+    plans = solve_batch(policy, table, universe, spent, begun=begun)
     return Chunk(plans.results, plans.orders)
 
 

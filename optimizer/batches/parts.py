@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.batches.chunk import empty, flat, from_messages
-from equipoise.optimizer.batches.output import SCHEMA_VERSION, csv_text
+from equipoise.optimizer.batches.csv_cells import SCHEMA_VERSION, csv_text
 from equipoise.optimizer.batches.plain_tables import Message, joined
 from equipoise.optimizer.batches.whole_files import clean, replaced
 

@@ -1,6 +1,6 @@
 """What a policy is, as one number: equal for equal policies, in every process and on every day.
 
-`policy_digest` walks through a rebalancer's risk, costs, rules and settings: through dataclasses by their fields,
+`policy_digest` walks through its risk, costs, rules and settings: through dataclasses by their fields,
 through arrays by their bytes, through functions (of `Custom` rules, or of rules of a user's own) by their code,
 defaults, closures and the globals that they name. Code of this library and of its dependencies is known by the
 versions, which are part of a run's identity too.
@@ -24,7 +24,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.rebalancer import Rebalancer
+    from equipoise.optimizer.problem.policy import Policy
 
 #: What can change a figure.
 PACKAGES = ("equipoise", "numpy", "scipy", "pandas", "cvxpy", "clarabel", "scs", "highspy", "numba")
@@ -52,10 +52,10 @@ def kernels() -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:12]
 
 
-def policy_digest(rebalancer: Rebalancer) -> str:
+def policy_digest(policy: Policy) -> str:
     """The SHA-256 of all that decides on a plan; not of the trigger. Raises InputError for what has no fixed form."""
     try:
-        return _Walk([rebalancer.accounts or rebalancer.cash, rebalancer.policy]).digest.hexdigest()
+        return _Walk([policy]).digest.hexdigest()
     except RecursionError:
         raise InputError("a policy that contains itself can have no checkpoint", column="checkpoint") from None
 

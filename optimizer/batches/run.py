@@ -15,13 +15,13 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.batches.checkpoint import Checkpoint, opened
-from equipoise.optimizer.batches.chunk import Chunk, empty, flat, from_messages
-from equipoise.optimizer.batches.output import check_readable
+from equipoise.optimizer.batches.chunk import Chunk, from_messages
+from equipoise.optimizer.batches.inputs import check_readable
 from equipoise.optimizer.batches.parts import What, sinks
 from equipoise.optimizer.batches.plain_tables import Message, joined, length, listed
 from equipoise.optimizer.batches.progress import Progress
@@ -33,16 +33,26 @@ from equipoise.optimizer.problem.solution import Status
 from equipoise.optimizer.solvers.choose import named
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from equipoise.optimizer.rebalancer import Rebalancer
+    from equipoise.optimizer.problem.policy import Policy
 
 #: Rows of a chunk, unless asked for otherwise: large enough that the way to a worker costs little.
 CHUNK = 20_000
 
 
+class Options(Spent, total=False):
+    """How a batch is solved: see `run`."""
+
+    executor: int | Executor | None
+    chunk: int | None
+    timeout: float | None
+    checkpoint: str | os.PathLike[str] | None
+    progress: bool | None
+    universe: Iterable[str]
+    allocate: Literal["own", "unbiased"]
+
+
 def run(
-    rebalancer: Rebalancer,
+    policy: Policy,
     source: Source,
     *,
     executor: int | Executor | None = None,
@@ -73,11 +83,11 @@ def run(
     WORKER_DIED or TIMEOUT; the others are not affected. In this process (None) nothing can be done about either.
 
     Raises InputError, when it is called or when the first chunk is asked for, for a source, option or checkpoint that
-    does not fit, and for a rebalancer that cannot be sent to a worker; later for a portfolio_id that comes back.
+    does not fit, and for a policy that cannot be sent to a worker; later for a portfolio_id that comes back.
     """
     return _chunks(
         _started(
-            rebalancer,
+            policy,
             source,
             executor=executor,
             chunk=chunk,
@@ -96,7 +106,7 @@ def _chunks(answers: Generator[Parts, None, None]) -> Iterator[Chunk]:
 
 
 def _started(
-    rebalancer: Rebalancer,
+    policy: Policy,
     source: Source,
     *,
     executor: int | Executor | None = None,
@@ -123,22 +133,20 @@ def _started(
             raise InputError("needs processes of our own: executor=1 or more", column="timeout", value=timeout)
     how = Effort(**spent)
     named(how.solver)  # or an InputError
-    return _run(rebalancer, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe, how)
+    return _run(policy, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe, how)
 
 
 def _check_names(spent: Mapping[str, object]) -> None:
     """Raises InputError for what is left of the options when all others are taken, and says nothing about lots."""
     for name in spent:
         if name not in Effort.__dataclass_fields__:
-            from equipoise.optimizer.rebalancer import Options
-
             raise InputError(
                 f"is no option of a batch; there are {', '.join(sorted(Options.__annotations__))}", column=name
             )
 
 
 def _run(
-    rebalancer: Rebalancer,
+    policy: Policy,
     source: Source,
     executor: int | Executor | None,
     rows: int,
@@ -153,16 +161,16 @@ def _run(
         store = None
         if folder is not None:
             store = held.enter_context(
-                opened(folder, rebalancer, chunk=rows, universe=stream.universe, spent=asdict(spent))
+                opened(folder, policy, chunk=rows, universe=stream.universe, spent=asdict(spent))
             )
         tasks = _tasks(stream, rows, store)
         if executor is None:
-            answers = _here(rebalancer, stream.universe, spent, tasks)
+            answers = _here(policy, stream.universe, spent, tasks)
         elif isinstance(executor, int):
-            workers = held.enter_context(Workers(packed(rebalancer, stream.universe, spent), executor, timeout))
+            workers = held.enter_context(Workers(packed(policy, stream.universe, spent), executor, timeout))
             answers = workers.answers(tasks)
         else:
-            answers = _elsewhere(executor, packed(rebalancer, stream.universe, spent), tasks, held)
+            answers = _elsewhere(executor, packed(policy, stream.universe, spent), tasks, held)
         progress = held.enter_context(Progress(wanted, stream.portfolios))
         for task, parts in answers:
             if store is not None and task.answer is None:
@@ -178,10 +186,10 @@ def _tasks(stream: Stream, rows: int, store: Checkpoint | None) -> Iterator[Task
         yield task if known is None else replace(task, answer=[known])
 
 
-def _here(rebalancer: Rebalancer, universe: frozenset[str], spent: Effort, tasks: Iterable[Task]) -> Iterator[Answer]:
+def _here(policy: Policy, universe: frozenset[str], spent: Effort, tasks: Iterable[Task]) -> Iterator[Answer]:
     def parts(task: Task, first: int, last: int) -> Parts:
         try:
-            return [solved(rebalancer, universe, task.part(first, last), spent)]
+            return [solved(policy, universe, task.part(first, last), spent)]
         except Exception as error:
             if last - first == 1:
                 return [given_up(task.names(first, last), Status.UNSOLVED, internal(error))]
@@ -205,7 +213,7 @@ def _elsewhere(executor: Executor, job: bytes, tasks: Iterable[Task], held: Exit
         task, future = window.popleft()
         try:
             answer = task.answer or [future.result()]
-        except InputError:  # the rebalancer cannot be loaded there
+        except InputError:  # the policy cannot be loaded there
             raise
         except Exception as error:
             if ours is None:
@@ -249,7 +257,7 @@ class Summary:
 
 
 def write(
-    rebalancer: Rebalancer,
+    policy: Policy,
     source: Source,
     *,
     results: str | os.PathLike[str] | None = None,
@@ -266,7 +274,7 @@ def write(
     statuses: Counter[str] = Counter()
     total, first = 0, ""
     asked: dict[What, Any] = {"results": results, "orders": orders}
-    answers = _started(rebalancer, source, **options)
+    answers = _started(policy, source, **options)
     # In this order: whoever sees the orders finds the results.
     with sinks({what: path for what, path in asked.items() if path is not None}, source) as files, closing(answers):
         for parts in answers:
@@ -279,23 +287,3 @@ def write(
                 file.add(parts)
         check_readable(statuses, first)
     return Summary(dict(sorted(statuses.items())), statuses.total(), total, time.perf_counter() - begun)
-
-
-def solve_frame(
-    rebalancer: Rebalancer,
-    frame: pd.DataFrame,
-    *,
-    returns: What = "results",
-    universe: Iterable[str] = (),
-) -> pd.DataFrame:
-    """One plain table from another, for engines that take such a function: Spark's applyInPandas, Ray's map_groups.
-
-    frame: whole portfolios, one or many. The answer has portfolio_id (and asset) as columns, and always the same
-    columns and types. Raises InputError for a frame without portfolio_id or asset.
-    """
-    if returns not in ("results", "orders"):
-        raise InputError("must be 'results' or 'orders'", column="returns", value=returns)
-    import pandas as pd
-
-    chunks = [getattr(chunk, returns) for chunk in run(rebalancer, frame, universe=universe, progress=False)]
-    return flat(pd.concat([getattr(empty(), returns), *chunks]))

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.batches import inputs as batch_input
 from equipoise.optimizer.batches.inputs import keyed, labels
 from equipoise.optimizer.lots.stacked import Convex, LotPlans, Tried, planned, taken_whole
 from equipoise.optimizer.lots.unbiased import Turn, allocated, turns
 from equipoise.optimizer.plans import batch_tables as tables
 from equipoise.optimizer.plans.batch_tables import RESULT_COLUMNS, Part, Solved
+from equipoise.optimizer.plans.make import finished
 from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.plans.rounding_bias import Residuals, residuals, summary
 from equipoise.optimizer.portfolio.portfolio import Portfolio
@@ -30,7 +31,6 @@ from equipoise.optimizer.portfolio.stack import Odd, Stack
 from equipoise.optimizer.problem.effort import Effort
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices, Solution, Status
-from equipoise.optimizer.rebalancer import finished
 from equipoise.optimizer.solvers.choose import AUTO, named
 from equipoise.optimizer.solvers.choose import solve as solve_convex
 from equipoise.optimizer.solvers.newton import newton
@@ -41,7 +41,7 @@ from equipoise.optimizer.verification.stacked import verified
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.optimizer.rebalancer import Rebalancer
+    from equipoise.optimizer.problem.policy import Policy
 
 __all__ = ["RESULT_COLUMNS", "Plans", "solve_batch"]
 
@@ -102,7 +102,7 @@ class Plans:
 
 
 def solve_batch(
-    rebalancer: Rebalancer,
+    policy: Policy,
     table: pd.DataFrame,
     universe: Iterable[str] | None = None,
     spent: Effort = _DEFAULT,
@@ -118,8 +118,8 @@ def solve_batch(
     """
     named(spent.solver)  # or an InputError
     table = keyed(table)
-    known = batch_input.known(rebalancer, table, universe)
-    found, odd = batch_input.stacked(rebalancer, table, known)
+    known = batch_input.known(policy, table, universe)
+    found, odd = batch_input.stacked(policy, table, known)
     solved: list[_Done] = []
     alone: list[tuple[int, Any, Callable[[], Plan]]] = []
     for stack in found:
@@ -132,8 +132,8 @@ def solve_batch(
         for start in range(0, len(stack), size):
             if begun is not None:
                 begun()
-            _solve(rebalancer, stack.take(slice(start, start + size)), spent, solved, alone)
-    alone += [(one.place, one.name, partial(_read, rebalancer, table, one, known, spent)) for one in odd]
+            _solve(policy, stack.take(slice(start, start + size)), spent, solved, alone)
+    alone += [(one.place, one.name, partial(_read, policy, table, one, known, spent)) for one in odd]
     plans = [(place, name, _guarded(name, work, refused or {}, begun)) for place, name, work in alone]
     if unbiased:
         solved = _allocated(solved, [(place, plan) for place, _, plan in plans])
@@ -144,7 +144,7 @@ def solve_batch(
     for done in solved:
         stack = done.solved.problem.portfolio
         passed = np.flatnonzero(done.solved.checked.passed).tolist()
-        makers += [(int(stack.places[i]), stack.names[i], partial(_made, rebalancer, done, i)) for i in passed]
+        makers += [(int(stack.places[i]), stack.names[i], partial(_made, policy, done, i)) for i in passed]
     makers.sort(key=lambda made: made[0])
     rounding = partial(_rounding, solved, [(place, plan) for place, _, plan in plans])
     return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers), rounding)
@@ -166,7 +166,7 @@ def _rounding(solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]) -> pd.
 
 
 def gathered(
-    rebalancer: Rebalancer,
+    policy: Policy,
     source: Any,
     chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
     universe: Iterable[str],
@@ -186,7 +186,7 @@ def gathered(
         if not isinstance(source, pd.DataFrame):
             raise InputError("the source was read once; for its plan solve the portfolio by itself", portfolio=name)
         table = keyed(source)
-        return solve_batch(rebalancer, table[table["portfolio_id"] == name], known | labels(table), spent)[name]
+        return solve_batch(policy, table[table["portfolio_id"] == name], known | labels(table), spent)[name]
 
     return Plans(table_of, tuple((name, partial(again, name)) for name in names))
 
@@ -205,7 +205,7 @@ class _Done:
 
 
 def _solve(
-    rebalancer: Rebalancer,
+    policy: Policy,
     stack: Stack,
     spent: Effort,
     solved: list[_Done],
@@ -215,16 +215,16 @@ def _solve(
 
     def by_itself(which: Any, lots: LotPlans | None = None) -> None:
         for i in np.arange(len(stack))[which].tolist():
-            work = partial(_alone, rebalancer, stack, i, spent, lots)
+            work = partial(_alone, policy, stack, i, spent, lots)
             alone.append((int(stack.places[i]), stack.names[i], work))
 
     try:
-        problem = rebalancer.policy.stacked(stack)
+        problem = policy.stacked(stack)
     except NotStackable as turn:
         others = np.zeros(len(stack), dtype=bool) if turn.portfolios is None else ~turn.portfolios
         by_itself(~others)
         if others.any():
-            _solve(rebalancer, stack.take(others), spent, solved, alone)
+            _solve(policy, stack.take(others), spent, solved, alone)
         return
     except InputError:  # of the policy: each portfolio gives it its own name
         by_itself(slice(None))
@@ -316,26 +316,26 @@ def _allocated(solved: list[_Done], alone: Sequence[tuple[int, Plan]]) -> list[_
     return solved
 
 
-def _alone(rebalancer: Rebalancer, stack: Stack, i: int, spent: Effort, lots: LotPlans | None) -> Plan:
+def _alone(policy: Policy, stack: Stack, i: int, spent: Effort, lots: LotPlans | None) -> Plan:
     # What stacks can do for it is done.
-    return _planned(rebalancer, stack.portfolio(i), spent, lots.tried(i) if lots is not None else None)
+    return _planned(policy, stack.portfolio(i), spent, lots.tried(i) if lots is not None else None)
 
 
-def _read(rebalancer: Rebalancer, table: pd.DataFrame, odd: Odd, known: frozenset[str], spent: Effort) -> Plan:
+def _read(policy: Policy, table: pd.DataFrame, odd: Odd, known: frozenset[str], spent: Effort) -> Plan:
     """The plan of a portfolio that is read from its rows of the table."""
-    return _planned(rebalancer, batch_input.portfolio(rebalancer, table, odd, known), spent)
+    return _planned(policy, batch_input.portfolio(policy, table, odd, known), spent)
 
 
-def _planned(rebalancer: Rebalancer, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
+def _planned(policy: Policy, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
     clock = spent.clock()
-    problem = rebalancer.policy.problem(portfolio)
+    problem = policy.problem(portfolio)
     return finished(problem, solve_convex(problem, spent.solver), spent, tried, clock)
 
 
-def _made(rebalancer: Rebalancer, done: _Done, i: int) -> Plan:
+def _made(policy: Policy, done: _Done, i: int) -> Plan:
     """The plan of one portfolio of a stack: its answer, with the exact check of its orders."""
     solved, answers = done.solved, done.answers
-    problem = newton.with_rows(rebalancer.policy.problem(solved.problem.portfolio.portfolio(i)), answers, i)
+    problem = newton.with_rows(policy.problem(solved.problem.portfolio.portfolio(i)), answers, i)
     prices = Prices(answers.rows[i], np.zeros(0), float(answers.budget[i]))
     status, name = (Status.NO_TRADE, "holding") if solved.held[i] else (Status.OPTIMAL, solved.solver)
     objective, bound = float(answers.objective[i]), float(answers.bound[i])

@@ -21,7 +21,7 @@ from equipoise.optimizer.problem.solution import Status
 from equipoise.optimizer.solvers.choose import register_solver, registered_solvers
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.rebalancer import Rebalancer
+    from equipoise.optimizer.problem.policy import Policy
 
 _DEFAULT = Effort()
 
@@ -56,24 +56,24 @@ class Task:
 Answer: TypeAlias = tuple[Task, Parts]
 
 
-def packed(rebalancer: Rebalancer, universe: frozenset[str], spent: Effort = _DEFAULT) -> bytes:
+def packed(policy: Policy, universe: frozenset[str], spent: Effort = _DEFAULT) -> bytes:
     """What a worker must know once. Raises InputError for what cannot be sent."""
     try:
-        return pickle.dumps((rebalancer, sorted(universe), spent, registered_solvers()))
+        return pickle.dumps((policy, sorted(universe), spent, registered_solvers()))
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
 
 
 @lru_cache(maxsize=4)
-def unpacked(job: bytes) -> tuple[Rebalancer, frozenset[str], Effort]:
+def unpacked(job: bytes) -> tuple[Policy, frozenset[str], Effort]:
     """What `packed` made, once a process. Raises InputError for what cannot be loaded here."""
     try:
-        rebalancer, universe, spent, solvers = pickle.loads(job)  # made by `packed`, in this run
+        policy, universe, spent, solvers = pickle.loads(job)  # made by `packed`, in this run
         for solver in solvers:
             register_solver(solver)
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
-    return rebalancer, frozenset(universe), spent
+    return policy, frozenset(universe), spent
 
 
 def _unsendable(why: str) -> InputError:
@@ -86,12 +86,12 @@ def _unsendable(why: str) -> InputError:
 
 def solve_part(job: bytes, table: Message, begun: Callable[[], None] = _unheard) -> list[Message]:
     """What a worker does, of whatever executor."""
-    rebalancer, universe, spent = unpacked(job)
-    return solved(rebalancer, universe, table, spent, begun)
+    policy, universe, spent = unpacked(job)
+    return solved(policy, universe, table, spent, begun)
 
 
 def solved(
-    rebalancer: Rebalancer,
+    policy: Policy,
     universe: frozenset[str],
     table: Message,
     spent: Effort = _DEFAULT,
@@ -99,7 +99,7 @@ def solved(
 ) -> list[Message]:
     """Results and orders of some whole portfolios. Raises MemoryError if there is too little for them together."""
     with one_thread():
-        return to_messages(solve_chunk(rebalancer, message.decode(table), universe, spent, begun))
+        return to_messages(solve_chunk(policy, message.decode(table), universe, spent, begun))
 
 
 @cache

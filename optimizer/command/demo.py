@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints import Turnover
-from equipoise.optimizer.batches.output import batch_summary
+from equipoise.optimizer.command.output import batch_summary
 from equipoise.optimizer.command.policy_file import load
 from equipoise.optimizer.plans.report import clean, table
 from equipoise.optimizer.portfolio.portfolio import read_table

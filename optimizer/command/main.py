@@ -145,8 +145,8 @@ def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from equipoise.optimizer.batches import output
     from equipoise.optimizer.batches import whole_files as files
+    from equipoise.optimizer.command import output
 
     policy, table = _policy(options), _read(options.table)
     if "portfolio_id" in table.columns:
@@ -170,9 +170,10 @@ def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from equipoise.optimizer.batches import output
     from equipoise.optimizer.batches import whole_files as files
+    from equipoise.optimizer.batches.inputs import check_readable
     from equipoise.optimizer.batches.solve import solve_batch
+    from equipoise.optimizer.command import output
     from equipoise.optimizer.problem.effort import Effort
 
     policy = _policy(options)
@@ -183,7 +184,7 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     print(f"equipoise: {count:,} portfolios, {len(table):,} rows", file=sys.stderr, flush=True)
     start = time.perf_counter()
     plans = solve_batch(
-        policy.rebalancer,
+        policy.rebalancer.policy,
         table,
         spent=Effort(**_spent(options)),
         unbiased=options.allocate == "unbiased",
@@ -193,7 +194,7 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     seconds = time.perf_counter() - start
     print(f"equipoise: solved in {seconds:.1f} s, {count / seconds:,.0f} a second", file=sys.stderr, flush=True)
     summary = output.batch_summary(plans)
-    output.check_readable(summary["statuses"], next(iter(results["message"])))
+    check_readable(summary["statuses"], next(iter(results["message"])))
     contents = output.batch_files(plans, policy, digests, summary)
     output.write_files(options.out, contents, inputs=_inputs(options).values())
     print("\n".join(f"{number:>9,}  {name}" for name, number in summary["statuses"].items()))
@@ -231,11 +232,11 @@ def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         if options.assets is not None:
             raise InputError("--assets belongs to a table with a column portfolio_id", column="portfolio_id")
         problem = rebalancer.problem(table)
-        portfolio = (problem if problem.accounts is None else problem.accounts.asked).portfolio
+        portfolio = problem.asked.portfolio
         print(f"table: {len(portfolio.assets)} assets, NAV {portfolio.nav:,.2f}; all is well")
         return OK, {"status": "ok", "portfolios": 1, "invalid": 0}
     table, unknown = _batch_table(options)
-    count, invalid = table["portfolio_id"].nunique(dropna=False), unreadable(rebalancer, table, unknown)
+    count, invalid = table["portfolio_id"].nunique(dropna=False), unreadable(rebalancer.policy, table, unknown)
     _list(invalid)
     print(
         f"table: {count:,} portfolios, {len(table):,} rows; "
@@ -259,7 +260,7 @@ def _policy(options: argparse.Namespace) -> PolicyFile:
 
 def _digests(options: argparse.Namespace) -> dict[str, str]:
     """Of the tables; the policy and its data have theirs in the policy's canonical text."""
-    from equipoise.optimizer.batches.output import digest
+    from equipoise.optimizer.command.output import digest
 
     return {role: digest(path) for role, path in _inputs(options).items() if role in ("table", "assets")}
 

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, get_arg
 
 import numpy as np
 
-from equipoise.constraints.base import Rule
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import floats, number
+from equipoise.constraints.rule import Rule
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.problem.costs import Cost
 from equipoise.optimizer.rebalancer import Rebalancer

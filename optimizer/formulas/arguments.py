@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import entries, floats, number
+from equipoise.constraints.pieces import Array
 
 #: What a closed form returns: a float where all its arguments are floats, else an array.
 Figure: TypeAlias = Any

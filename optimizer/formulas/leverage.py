@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.formulas.arguments import Figure, checked, ratio, together
 
 

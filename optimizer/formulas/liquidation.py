@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.formulas.arguments import Figure, checked, together
 from equipoise.optimizer.formulas.lending import health_factor
 

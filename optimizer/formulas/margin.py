@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.margin import deductions
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.formulas.arguments import Figure, Label, checked, ratio, refusal, together
 
 

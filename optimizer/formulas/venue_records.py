@@ -13,8 +13,8 @@ from math import isfinite
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.formulas.arguments import Label, checked, refusal, together
 
 

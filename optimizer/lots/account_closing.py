@@ -54,11 +54,11 @@ class _Books:
         assert accounts is not None
         self.problem, self.accounts, self.fixed = problem, accounts, fixed
         self.rows = accounts.rows
-        account = accounts.asked.portfolio
+        account = accounts.portfolio
         self.quantity: tuple[Fraction, ...] = account.exact_quantity
         self.price: tuple[Fraction, ...] = account.exact_price
         self.nav = sum((q * p for q, p in zip(self.quantity, self.price, strict=True)), Fraction(0))
-        self.least = least_positions(accounts.asked)
+        self.least = least_positions(problem.asked)
         self.low, self.high = (np.clip(edge, -problem.outer, problem.outer) for edge in accounts.edges)
         self.found = [self._within_limits(entry, trade) for entry, trade in enumerate(trades)]
         self.edges = list(self._edges())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Piece, Row
+from equipoise.constraints.pieces import Array, Bound, Piece, Row
 from equipoise.optimizer.problem.accounts import of_holdings
 from equipoise.optimizer.problem.counts import least_positions
 from equipoise.optimizer.problem.effort import ENDLESS, Clock

@@ -16,7 +16,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Step
+from equipoise.constraints.pieces import Array, Bound, Step
 from equipoise.optimizer.lots.account_least import solved
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.effort import ENDLESS, Clock

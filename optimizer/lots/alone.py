@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row, Semicontinuous
 from equipoise.constraints.custom import tightened
+from equipoise.constraints.pieces import Array, Bound, Cone, Opaque, Piece, Row, Semicontinuous
 from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots

@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.lots.bounds.bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lots.dive import dived_around
 from equipoise.optimizer.lots.points import risk_split as lot_split

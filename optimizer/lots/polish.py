@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Piece, Row
+from equipoise.constraints.pieces import Array, Bound, Piece, Row
 from equipoise.optimizer.lots.bounds.bound import LotBound, at_convex_prices
 from equipoise.optimizer.lots.points.points import Integers, Lots, Mask
 from equipoise.optimizer.lots.search.neighbours import Search, State

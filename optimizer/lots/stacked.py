@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Bound, Row, Step
+from equipoise.constraints.pieces import Array, Bound, Row, Step
 from equipoise.optimizer.lots.alone import LotPlan, worth
 from equipoise.optimizer.lots.bounds.bound import LARGEST
 from equipoise.optimizer.lots.bounds.stacked import Priced, beside, maximised, priced

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.lots.points.grid import Grid, ten_to
 from equipoise.optimizer.lots.points.points import Mask
 from equipoise.optimizer.lots.search.descent import descended, evaluated

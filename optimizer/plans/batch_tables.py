@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.plans.reasons import reasons

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Count, Parts, Semicontinuous
+from equipoise.constraints.pieces import Array, Count, Parts, Semicontinuous
 from equipoise.optimizer.portfolio.columns import Coded
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -60,7 +60,7 @@ def sentence(problem: Problem, found: Coded, i: int) -> str:
     text = found.names[code]
     if text == _TOWARDS and problem.accounts is not None:
         _, was, wanted = _of_underlying(problem, problem.before)
-        underlying = problem.accounts.asked.portfolio.labels("underlying")[i]
+        underlying = problem.asked.portfolio.labels("underlying")[i]
         return f"{underlying} {text} ({was[i]:.2%} to {wanted[i]:.2%} over all accounts)"
     if code < 2 * len(problem.bounds):
         _, bound = problem.bounds[code // 2]
@@ -72,7 +72,7 @@ def _of_underlying(problem: Problem, planned: Array) -> tuple[Array, Array, Arra
     """(planned, before, target) of each row's underlying over all accounts; of transfers nothing."""
     accounts = problem.accounts
     assert accounts is not None
-    labels, rows = accounts.asked.portfolio.labels("underlying"), accounts.rows
+    labels, rows = accounts.portfolio.labels("underlying"), accounts.rows
     found = []
     for held in (accounts.held(planned), problem.before[:rows], problem.target[:rows]):
         each = accounts.exposures(held)

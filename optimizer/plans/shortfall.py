@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Row
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE
+from equipoise.constraints.pieces import Array, Bound, Row
 from equipoise.optimizer.problem.problem import Problem
 
 
 def shortfalls(problem: Problem) -> list[str]:
     """A sentence for each such rule, joined for each portfolio of a stack, or of the one; empty where there is none."""
-    asked = problem if problem.accounts is None else problem.accounts.asked
+    asked = problem.asked
     nav = np.ravel(asked.portfolio.nav)
     assets = np.reshape(np.asarray(asked.assets, dtype=object), (len(nav), -1))
     found: list[list[str]] = [[] for _ in nav]

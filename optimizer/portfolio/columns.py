@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.numbers import LARGEST, SMALLEST, blank
+from equipoise.constraints.pieces import Array
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from operator import mul
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 
 
 def denominator(*numbers: Iterable[Fraction]) -> int:

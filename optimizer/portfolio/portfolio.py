@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Numbers
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, number
+from equipoise.constraints.pieces import Array
+from equipoise.constraints.rule import Numbers
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Numbers
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, number
+from equipoise.constraints.pieces import Array
+from equipoise.constraints.rule import Numbers
 from equipoise.optimizer.portfolio.columns import BLANK, WRONG, Coded, coded, floats
 from equipoise.optimizer.portfolio.portfolio import TARGET_SUM_TOLERANCE, Portfolio
 from equipoise.optimizer.portfolio.portfolio import known as checked_names

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.portfolio.portfolio import Portfolio, exact
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.risk.factored import FactoredRisk
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.problem.problem import Problem
     from equipoise.optimizer.risk.models import Risk
 
 
 @dataclass(frozen=True, eq=False)
 class Accounts:
-    """The budgets of several accounts, and the problem that was asked, over the table's rows alone."""
+    """The budgets of several accounts, over the rows of their portfolio and the transfers between them."""
 
-    asked: Problem
+    portfolio: Portfolio
     transfers: tuple[Transfer, ...]
     ends: tuple[tuple[int, int], ...]  #: of each transfer, the rows that it leaves and reaches
     cashes: tuple[int, ...]
@@ -43,7 +42,7 @@ class Accounts:
 
     @property
     def rows(self) -> int:
-        return len(self.asked.assets)
+        return len(self.portfolio.assets)
 
     def held(self, x: Array) -> Array:
         """w, what is held at the end, from the problem's vector (cashes before costs)."""
@@ -51,13 +50,12 @@ class Accounts:
 
     def exposures(self, held: Array) -> dict[str, float]:
         """The economic exposure to each underlying of what is held (rows), in fractions of NAV, over all accounts."""
-        account: Portfolio = self.asked.portfolio
-        each = held * account.exposure("underlying")
-        return {label: float(each[rows].sum()) for label, rows in account.members("underlying").items()}
+        each = held * self.portfolio.exposure("underlying")
+        return {label: float(each[rows].sum()) for label, rows in self.portfolio.members("underlying").items()}
 
     def settled(self, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> list[Fraction]:
         """The exact quantities of all rows after these trades and transfers (units) and their costs (money)."""
-        n, account = self.rows, self.asked.portfolio
+        n, account = self.rows, self.portfolio
         after = [q + x for q, x in zip(account.exact_quantity, trades[:n], strict=True)]
         for moved, (source, destination) in zip(trades[n:], self.ends, strict=True):
             after[source] -= moved
@@ -78,7 +76,7 @@ class Accounts:
         Nothing is moved that is not there or beyond a transfer's limit, no account without a cash trades, and of each
         underlying the units over all accounts, in transit included, are what they were and what was traded.
         """
-        n, account, price = self.rows, self.asked.portfolio, self.asked.portfolio.exact_price
+        n, account, price = self.rows, self.portfolio, self.portfolio.exact_price
         nav = account.nav
         for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
             yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
@@ -109,7 +107,7 @@ class Accounts:
 
     def _spent(self, k: int, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> Fraction:
         """What trades and costs add to the units of this account's cash."""
-        price, cash = self.asked.portfolio.exact_price, self.cashes[k]
+        price, cash = self.portfolio.exact_price, self.cashes[k]
         spent = sum((trades[i] * price[i] for i in range(self.rows) if self.owner[i] == k and i != cash), Fraction(0))
         return Fraction(-(spent + self.costs_of(costs)[k]) / price[cash])
 

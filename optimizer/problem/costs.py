@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from equipoise.constraints.base import Account, Array, Declared, Numbers, check_range
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
+from equipoise.constraints.pieces import Array
+from equipoise.constraints.rule import Account, Declared, Numbers, check_range
 
 _T = TypeVar("_T")
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Count, Semicontinuous
+from equipoise.constraints.pieces import Array, Count, Semicontinuous
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.problem import Problem
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.problem import Problem
 
 #: A trade of less than this fraction of NAV is what rounding left of a limit: a tenth of what the exact check allows.

@@ -26,9 +26,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Parts, Piece, Row, Semicontinuous, Step
-from equipoise.constraints.envelope import Envelope, Modelled, Plane, Term
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import (
+    Array,
+    Bound,
+    Cone,
+    Envelope,
+    Modelled,
+    Opaque,
+    Parts,
+    Piece,
+    Plane,
+    Row,
+    Semicontinuous,
+    Step,
+    Term,
+)
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer, route
 from equipoise.optimizer.problem.accounts import Accounts, of_holdings
@@ -84,7 +97,7 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     )
     budgets = spends @ joint.before
     accounts = Accounts(
-        asked,
+        account,
         tuple(ordered),
         ends,
         cashes,
@@ -98,7 +111,9 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         build.bound_rows,
     )
     risk, cost = build.risk(), build.cost(np.array([transfer.cost for transfer in ordered]))
-    return replace(asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts)
+    return replace(
+        asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts, unjoined=asked
+    )
 
 
 @dataclass(frozen=True)

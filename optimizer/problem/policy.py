@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.base import Declared, Rule, Step
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
+from equipoise.constraints.pieces import Step
+from equipoise.constraints.rule import Declared, Rule
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
+from equipoise.optimizer.portfolio.transfers import portfolio as in_accounts
 from equipoise.optimizer.problem.accounts import look_through
 from equipoise.optimizer.problem.costs import Cost, told, total, total_fees
 from equipoise.optimizer.problem.joint import joined
@@ -21,6 +23,8 @@ from equipoise.optimizer.risk.factored import FactoredRisk
 from equipoise.optimizer.risk.models import Risk, SquaredDistance, stacked
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from equipoise.optimizer.portfolio.stack import Stack
 
 
@@ -36,8 +40,14 @@ class Policy:
     compiled: bool = False
     #: What may be moved between the accounts of a portfolio (see `accounts`).
     transfers: tuple[Transfer, ...] = ()
+    #: The settlement cash of the tables, or the cash of each account that trades.
+    cash: str | Mapping[str, str] = ""
 
     def __post_init__(self) -> None:
+        if self.transfers and not self.accounts:
+            raise InputError("transfers need accounts: give cash={account: asset, ...}", column="cash", value=self.cash)
+        if isinstance(self.cash, Mapping) and not self.cash:
+            raise InputError("needs the cash of one account at least", column="cash", value={})
         if self.compiled and find_spec("numba") is None:
             raise InputError('needs numba: pip install "equipoise[fast]"', column="compiled", value=self.compiled)
         for number, argument in ((self.aversion, "aversion"), (self.horizon, "horizon")):
@@ -57,6 +67,24 @@ class Policy:
                     )
                 if not isinstance(one, kind):
                     raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
+
+    @property
+    def accounts(self) -> dict[str, str]:
+        """The cash of each account that trades; none for a portfolio in one account."""
+        return dict(self.cash) if isinstance(self.cash, Mapping) else {}
+
+    @property
+    def settlement(self) -> str:
+        """The label of the settlement cash: with several accounts "account/asset" of the first."""
+        return "/".join(next(iter(self.cash.items()))) if isinstance(self.cash, Mapping) else self.cash
+
+    def portfolio(self, table: pd.DataFrame, *, name: str | None = None, universe: Iterable[str] = ()) -> Portfolio:
+        """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
+        known = {*universe, *getattr(self.risk, "assets", ())}
+        if self.accounts:
+            transfers, own = self.transfers, self.asset_columns
+            return in_accounts(table, self.accounts, transfers, asset_columns=own, name=name, universe=known)
+        return Portfolio.from_table(table, self.settlement, name=name, universe=known)
 
     def problem(self, portfolio: Portfolio) -> Problem:
         """The program of this portfolio. Raises InputError where a rule or the risk does not fit its table."""

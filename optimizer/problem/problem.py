@@ -29,20 +29,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import (
+from equipoise.constraints.pieces import (
     Array,
     Bound,
     Cone,
     Count,
+    Envelope,
     Opaque,
     Parts,
     Piece,
     Row,
-    Rule,
     Semicontinuous,
     Step,
 )
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.rule import Rule
 from equipoise.optimizer.problem.accounts import Accounts
 from equipoise.optimizer.problem.costs import CostTerms, Fees
 from equipoise.optimizer.problem.row_matrices import Figure, Rows, times
@@ -91,8 +91,14 @@ class Problem:
     fees: Fees | None = None
     #: Supporting rows of envelopes that were met so far: what they ask for, in rows; see `supported`.
     found: tuple[tuple[str, Row], ...] = ()
-    #: The accounts, if there are several: their budgets, and what was asked before they were joined.
+    #: The budgets of the accounts, if there are several, and what was asked before they were joined.
     accounts: Accounts | None = None
+    unjoined: Problem | None = None
+
+    @property
+    def asked(self) -> Problem:
+        """What was asked of the table's own rows: with several accounts, the problem before they were joined."""
+        return self if self.unjoined is None else self.unjoined
 
     @cached_property
     def relaxation(self) -> Problem:

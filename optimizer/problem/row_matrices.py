@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Parts, Row, part
+from equipoise.constraints.pieces import Array, Parts, Row, part
 
 #: A float for one portfolio, an array (B,) for a stack.
 Figure: TypeAlias = Any

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE as ROUNDING_TOLERANCE
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.problem import Problem
 
 #: A convex answer counts only if no rule is broken by more than this fraction of NAV.

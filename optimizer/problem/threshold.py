@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 
 #: What depends on the prices in an asset's function.
 PRICED = ("slope", "long", "short", "buy", "sell", "quadratic", "impact")

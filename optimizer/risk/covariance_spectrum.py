@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.risk.labelled_arrays import Labels, forbid, numbers
 
 # Tolerances, in units of correlation. Rounding moves the eigenvalues of a correlation matrix by a few ε·λmax

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import entries, floats
+from equipoise.constraints.pieces import Array
 
 #: How many numbers of factors are reduced at once.
 _BLOCK = 1 << 20

@@ -9,9 +9,9 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import blank, entries, floats, number
+from equipoise.constraints.pieces import Array
 
 Labels: TypeAlias = tuple[Any, ...]
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from equipoise.constraints.base import Array
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.risk.covariance_spectrum import factored, spectrum
 from equipoise.optimizer.risk.factored import FactoredRisk, check, of_checked, same, selected
 from equipoise.optimizer.risk.labelled_arrays import (

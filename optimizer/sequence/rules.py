@@ -17,11 +17,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.base import Bound, Cone, Opaque, Parts, Piece, Row
-from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.exposure import Leverage
 from equipoise.constraints.numbers import check_number
+from equipoise.constraints.pieces import Bound, Cone, Envelope, Opaque, Parts, Piece, Row
 from equipoise.optimizer.problem.problem import Problem
 
 #: A ratio that is broken at the start may use up this part of what it is above the venue's liquidation.

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Opaque, Piece, Row
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.pieces import Array, Bound, Cone, Envelope, Opaque, Piece, Row
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices
 from equipoise.optimizer.solvers.program.cache import compiled

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Bound, Cone, Parts, Row
-from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Bound, Cone, Envelope, Parts, Row
 from equipoise.constraints.terms import Brackets
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Status

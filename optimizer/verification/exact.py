@@ -17,8 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Bound, Cone, Count, Opaque, Parts, Row, Semicontinuous, Step, part
-from equipoise.constraints.envelope import Envelope
+from equipoise.constraints.pieces import (
+    Array,
+    Bound,
+    Cone,
+    Count,
+    Envelope,
+    Opaque,
+    Parts,
+    Row,
+    Semicontinuous,
+    Step,
+    part,
+)
 from equipoise.optimizer.portfolio.exact_sums import denominator, products, weighted, whole
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.problem import Problem
@@ -69,10 +80,8 @@ def verify(
     `paid`: what each trade costs, in cash, where it is not sent as one order.
     """
     accounts = problem.accounts
-    if accounts is None:
-        asked, rates = problem, problem
-    else:  # the rules of the table's own rows, for what is held in each account in the end
-        asked, rates = accounts.asked, problem
+    # The rules of the table's own rows, for what is held in each account in the end.
+    asked, rates = problem.asked, problem
     account = asked.portfolio
     tolerance = Fraction(ROUNDING_TOLERANCE if whole_lots else FEASIBILITY_TOLERANCE)
     price = account.exact_price

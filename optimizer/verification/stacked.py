@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Cone, Parts, Row, part
 from equipoise.constraints.errors import NotStackable
+from equipoise.constraints.pieces import Array, Cone, Parts, Row, part
 from equipoise.optimizer.problem.costs import CostTerms
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from equipoise import Rebalancer
 from equipoise.constraints import InputError, Turnover
-from equipoise.optimizer.batches.output import plan_files
+from equipoise.optimizer.command.output import plan_files
 from equipoise.optimizer.command.policy_file import PolicyFile
 from equipoise.optimizer.triggers import Drift
 from scorecard.figure import Result, Row, counted

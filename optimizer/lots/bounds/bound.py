@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.lots.bounds import hull as lot_hull
 from equipoise.optimizer.lots.bounds.dual import LotDual, Minimum, Planes, Prices
 from equipoise.optimizer.lots.points import risk_split as lot_split

@@ -20,7 +20,7 @@ from functools import cached_property
 
 import numpy as np
 
-from equipoise.constraints.base import Array, Parts, part
+from equipoise.constraints.pieces import Array, Parts, part
 from equipoise.optimizer.lots.points.points import Lots, Points
 from equipoise.optimizer.lots.points.risk_split import Split
 from equipoise.optimizer.problem.counts import Counts

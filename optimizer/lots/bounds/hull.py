@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.lots.bounds.dual import LotDual, Prices
 from equipoise.optimizer.lots.points.points import Mask, Points
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array, part
+from equipoise.constraints.pieces import Array, part
 from equipoise.optimizer.lots.points.grid import Grid
 from equipoise.optimizer.lots.points.points import Mask
 from equipoise.optimizer.lots.search.descent import between

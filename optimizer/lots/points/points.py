@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Count, Step
+from equipoise.constraints.pieces import Array, Count, Step
 from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.counts import least_positions
 from equipoise.optimizer.problem.problem import Problem

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.risk.factored import FactoredRisk
 
 _REDUCTION, _ROUNDS, _NEWTON = 0.1, 4, 8

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, part
+from equipoise.constraints.pieces import Array, part
 from equipoise.optimizer.lots.points.grid import Grid
 from equipoise.optimizer.lots.points.points import SLACK, TIE, Mask, first
 from equipoise.optimizer.problem.threshold import Separable

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Cone, Parts, part
+from equipoise.constraints.pieces import Array, Cone, Parts, part
 from equipoise.optimizer.lots.points.points import SLACK, TIE, Integers, Lots, Mask, first
 from equipoise.optimizer.problem.counts import Counts
 from equipoise.optimizer.problem.effort import ENDLESS, Clock

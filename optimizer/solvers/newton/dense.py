@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.dust import without_dust
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Attempt, Prices, Solution, Status

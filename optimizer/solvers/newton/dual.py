@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, part
+from equipoise.constraints.pieces import Array, part
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.row_matrices import Rows, times
 from equipoise.optimizer.problem.threshold import PRICED, Separable, absent

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.solvers.newton.dual import ALL, Dual, Point
 from equipoise.optimizer.solvers.newton.line_search import ACCEPTED, Line, searched
 

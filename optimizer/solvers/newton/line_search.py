@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.threshold import Separable
 from equipoise.optimizer.solvers.newton.dual import Dual, Point
 

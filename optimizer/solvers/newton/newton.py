@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Row
+from equipoise.constraints.pieces import Array, Row
 from equipoise.optimizer.problem.dust import without_dust
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Attempt, Prices, Solution, Status

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.threshold import Separable, absent
 from equipoise.optimizer.solvers.newton import iteration, line_search
 from equipoise.optimizer.solvers.newton.dual import KINKS, Dual

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.solvers.newton.numba_dual import (
     BEFORE,
     IMPACT,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Row
+from equipoise.constraints.pieces import Array, Row
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices
 from equipoise.optimizer.solvers.program.envelopes import Epigraph

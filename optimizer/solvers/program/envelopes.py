@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Parts, Row
-from equipoise.constraints.envelope import Envelope, Modelled
+from equipoise.constraints.pieces import Envelope, Modelled, Parts, Row
 
 
 @dataclass(eq=False)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.base import Count, Semicontinuous, Step
 from equipoise.constraints.custom import Trade
+from equipoise.constraints.pieces import Count, Semicontinuous, Step
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.solvers.program.cvxpy_model import Program
 from equipoise.optimizer.solvers.program.program import settings_of
@@ -65,7 +65,7 @@ def readable(problem: Problem) -> ConvexProgram:
     program = Program(structure, relaxed)
     program.fill(relaxed)
     accounts, x = relaxed.accounts, program.weights
-    asked = relaxed if accounts is None else accounts.asked
+    asked = relaxed.unjoined or relaxed
     n = len(asked.assets)
     weights, transfers = x, None
     if accounts is not None and len(accounts.transfers):

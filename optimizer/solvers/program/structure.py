@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from equipoise.constraints.base import Parts
+from equipoise.constraints.pieces import Parts
 from equipoise.optimizer.problem.problem import Problem
 
 #: A group of entries, packed, and what it is called.

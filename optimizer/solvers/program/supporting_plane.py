@@ -15,19 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Array
+from equipoise.constraints.pieces import Array
 
 _STEP = 1e-7  # of NAV, next to the answer: above a solver's noise, and below what a curve bends
 _NEAR = 1e-12  # slopes that miss by no more have nothing to gain
 _MOST = 200  # planes
 
 
-def priced_plane(rules: Sequence[Any], weights: Any, wanted: Array) -> tuple[Array, float]:
+def priced_plane(constraints: Sequence[Any], weights: Any, wanted: Array) -> tuple[Array, float]:
     """`slopes` near those `wanted` and `offset`: slopes·w + offset ≤ Σ price·g(w) for every w.
 
-    `rules` are solved cvxpy constraints on the variable `weights`; nothing (0) where they have no price or gradient.
+    The constraints are solved ones of cvxpy on the variable `weights`; nothing (0) where cvxpy has no gradient.
     """
     answer = point = weights.value
+    rules = [(_with_gradient(constraint.expr), _price(constraint)) for constraint in constraints]
     planes: list[tuple[Array, float]] = []
     slopes, offset, last = np.zeros(len(answer)), 0.0, np.inf
     while len(planes) < _MOST and (plane := _at(point, rules, weights)) is not None:
@@ -55,18 +56,37 @@ def _nearest_mean(slopes: Array, wanted: Array) -> Array:
     return np.asarray(parts / parts.sum())
 
 
-def _at(point: Array, rules: Sequence[Any], weights: Any) -> tuple[Array, float] | None:
-    """The plane of all rules at one point, each by its price; None where one is not known."""
+def _price(constraint: Any) -> Array:
+    """Its price: of an inequality at least 0; 0 where a solver has none."""
+    said = np.zeros(constraint.expr.shape) if constraint.dual_value is None else constraint.dual_value
+    price = np.ravel(np.asarray(said, dtype=float), order="F")
+    return np.maximum(price, 0.0) if type(constraint).__name__ == "Inequality" else price
+
+
+def _with_gradient(expression: Any) -> Any:
+    """The same expression without the one common atom that has no gradient in cvxpy: ‖x‖∞ is max |x|."""
+    import cvxpy as cp
+
+    if not expression.args:
+        return expression
+    args = [_with_gradient(each) for each in expression.args]
+    if isinstance(expression, cp.norm_inf):
+        return cp.max(cp.abs(args[0]), axis=expression.axis, keepdims=expression.keepdims)
+    return expression.copy(args)
+
+
+def _at(point: Array, rules: Sequence[tuple[Any, Array]], weights: Any) -> tuple[Array, float] | None:
+    """The plane of all rules at one point, each by its price; without those whose gradient is not known there."""
     weights.value = point
     slopes, offset = np.zeros(len(point)), 0.0
-    for rule in rules:
-        gradient, price = rule.expr.grad.get(weights), rule.dual_value
-        if price is None or gradient is None:
-            return None
-        price = np.ravel(np.asarray(price, dtype=float), order="F")
-        if type(rule).__name__ == "Inequality":
-            price = np.maximum(price, 0.0)
-        value = np.ravel(np.asarray(rule.expr.value, dtype=float), order="F")
+    for expression, price in rules:
+        try:
+            gradient = expression.grad.get(weights)
+        except (NotImplementedError, ValueError):  # of `tanh`, for example; and that of `cummax` fails
+            continue
+        if gradient is None:
+            continue
+        value = np.ravel(np.asarray(expression.value, dtype=float), order="F")
         slope = np.asarray(gradient @ price).ravel()
         slopes, offset = slopes + slope, offset + float(price @ value - slope @ point)
     return (slopes, offset) if np.isfinite(offset) and np.all(np.isfinite(slopes)) else None

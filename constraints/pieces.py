@@ -22,110 +22,16 @@ stack of B portfolios, with arrays (B, n); a rule that is written for the last a
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import LARGEST
-
-if TYPE_CHECKING:
-    from equipoise.constraints.envelope import Envelope
 
 Array: TypeAlias = NDArray[np.float64]
-
-#: A number for all assets, one for each by label, or the name of a column of the portfolio's table.
-Numbers: TypeAlias = float | Mapping[str, float] | str
-
-
-class Account(Protocol):
-    """What a rule may ask of the portfolio it is applied to, or of a stack of B portfolios with n assets each."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n,) for one portfolio, (B, n) for a stack: that of all arrays here."""
-        ...
-
-    @property
-    def assets(self) -> Any:
-        """The labels: a tuple, or an array (B, n)."""
-        ...
-
-    @property
-    def cash(self) -> Any:
-        """What `array[account.cash]` is the settlement cash's entry with: a position, or an index of all B."""
-        ...
-
-    def cash_of(self, account: str | None) -> Any:
-        """The same for the cash of this account of the portfolio; None: the settlement cash."""
-        ...
-
-    @property
-    def nav(self) -> Any:
-        """A number, or an array (B, 1)."""
-        ...
-
-    @property
-    def before(self) -> Array:
-        """Weights before trading."""
-        ...
-
-    @property
-    def target(self) -> Array: ...
-    @property
-    def price(self) -> Array: ...
-    @property
-    def risk_factors(self) -> Array:
-        """F (k × n, or B × k × n) of the annual covariance FᵀF + diag(risk_specific)."""
-        ...
-
-    @property
-    def risk_specific(self) -> Array: ...
-
-    def numbers(
-        self,
-        given: Numbers,
-        argument: str,
-        *,
-        cash: float | None = None,
-        missing: float | None = None,
-        blank: bool | NDArray[np.bool_] = False,
-        where: NDArray[np.bool_] | None = None,
-    ) -> Array:
-        """One finite number an asset (see `numbers`), or an InputError that names asset, column and value.
-
-        `cash`, if given, is the number of the settlement cash whatever the table says. `missing` is that of assets
-        which a mapping does not name (None: that is an error). A blank cell is an error unless `blank`, for all
-        assets or for a mask of them, says that it means the same; rules say so in their declaration
-        (`Declared.blanks`). `where`: the assets that are asked for; cells of others are not read."""
-        ...
-
-    def labels(self, column: str) -> Any:
-        """A text column: one label an asset, None where it is blank; a tuple, or an array (B, n)."""
-        ...
-
-    def members(self, column: str) -> Mapping[str, NDArray[np.bool_]]:
-        """Each label of a text column, in sorted order, with the mask of its assets."""
-        ...
-
-    def exposure(self, column: str) -> Array:
-        """What a unit of value counts in the sums of this label column: in those of `underlying` what the column
-        `exposure` says (blank or no such column: 1), in all others 1."""
-        ...
-
-    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
-        """The mask of these assets (None: of all but the cash)."""
-        ...
-
-    def first(self, wrong: NDArray[np.bool_]) -> int:
-        """The position of the first asset that is wrong, for an InputError that names it.
-
-        A stack raises NotStackable instead: each of these portfolios makes its own error."""
-        ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -314,87 +220,103 @@ class Opaque:
     violation: Callable[[Array, Array], float]
 
 
-Piece: TypeAlias = "Row | Bound | Cone | Step | Semicontinuous | Count | Opaque | Envelope"
+#: Slopes by their name in `Parts`, and a constant: a float, or (B,).
+Plane: TypeAlias = tuple[dict[str, Array], Any]
 
 
-class Declared:
-    """What a class says about itself where it is made: `class Mine(Rule, stacks=True, blanks=("cap",)): ...`"""
+class Modelled(NamedTuple):
+    """A term in cvxpy: its value, what must hold for that to be its value, and the plane that the prices choose.
 
-    #: Whether its method also serves a stack of portfolios. Not inherited: a subclass may do what only holds for one.
-    stacks: ClassVar[bool] = False
-    #: The arguments whose columns may have blank cells: their meaning is that of an asset which a mapping leaves out,
-    #: and stands in the class's documentation. Blanks in all other columns are errors.
-    blanks: ClassVar[tuple[str, ...]] = ()
-
-    #: The arguments that say what an asset is, wherever it lies; the others say what a row may do or counts for there.
-    own: ClassVar[tuple[str, ...]] = ()
-
-    def __init_subclass__(cls, *, stacks: bool = False, blanks: Sequence[str] = (), own: Sequence[str] = ()) -> None:
-        super().__init_subclass__()
-        cls.stacks, cls.blanks, cls.own = stacks, (*cls.blanks, *blanks), (*cls.own, *own)
-
-    def numbers(self, account: Account, argument: str, **how: Any) -> Array:
-        """One number an asset for this argument: see `Account.numbers`."""
-        return account.numbers(getattr(self, argument), argument, blank=argument in self.blanks, **how)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule(Declared, ABC):
-    """A rule: `pieces` turns it into data for one portfolio.
-
-    `name` is what reports call it; the class's own name unless given.
+    `plane(price)`, after a solve, with the price of the row that the value stands in: nowhere above the term, and
+    equal to it at the answer; at a kink it is the one of all planes there with which the answer is optimal.
     """
 
-    name: str | None = None
+    value: Any
+    constraints: Sequence[Any]
+    plane: Callable[[float], Plane]
+
+
+class Term(Protocol):
+    """A convex function of the weights, or of the trades."""
 
     @property
-    def title(self) -> str:
-        return self.name or type(self).__name__
+    def of_holdings(self) -> bool:
+        """Whether it is one of what is held, not of the trades."""
+        ...
 
-    @abstractmethod
-    def pieces(self, account: Account) -> Sequence[Piece]:
-        """The rule as data for this portfolio. Raises InputError where the rule does not fit the table.
+    def of(self, weights: Array, trades: Array) -> Any:
+        """Its value: a float, (B,), or a Fraction for arrays of Fractions."""
+        ...
 
-        For a stack, the same pieces with a leading axis B. Raises NotStackable for portfolios that do not fit.
-        """
+    def plane(self, weights: Array, trades: Array) -> Plane:
+        """A plane that is nowhere above it, and equal to it here."""
+        ...
 
-    def label_columns(self) -> tuple[str, ...]:
-        """The columns whose labels say how many pieces there are: a stack's portfolios have the same labels."""
-        return ()
+    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+        """The term in cvxpy, of one portfolio: `parts` are w, w⁺, w⁻, z⁺ and z⁻ by their names in `Parts`."""
+        ...
 
+    def shocked(self, low: Array, high: Array) -> Term:
+        """At most this after each asset's price has moved to somewhere between low and high times what it was."""
+        ...
 
-def ones(account: Account, value: float = 1.0) -> Array:
-    """`value` at all assets but the cash, where it is zero."""
-    return np.where(account.positions(None, "assets"), value, 0.0)
-
-
-def exempted(account: Account, except_: Sequence[str] | None) -> NDArray[np.bool_]:
-    """The mask of the assets that a rule leaves out; None would read as "all of them" and is refused."""
-    if except_ is None:
-        raise InputError("must be a list of assets; leave it out for none", column="except_", value=None)
-    return account.positions(except_, "except_")
-
-
-def unbounded(account: Account) -> tuple[Array, Array]:
-    """A fresh pair of (−inf, +inf) bounds to be narrowed."""
-    return np.full(account.shape, -np.inf), np.full(account.shape, np.inf)
+    @property
+    def steepness(self) -> Any:
+        """A number (or (B,)) that the length of no plane's slopes is above."""
+        ...
 
 
-def check_range(
-    values: Array,
-    account: Account,
-    argument: str,
-    *,
-    at_least: float,
-    at_most: float = LARGEST,
-    of: str | None = None,
-) -> None:
-    """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside.
+@dataclass(frozen=True, eq=False)
+class Envelope:
+    """A convex rule that is the worst of more rows than one can list; the worst at a point is easily found.
 
-    `of` is the account that the rule is about, for the error."""
-    wrong = ~((values >= at_least) & (values <= at_most))
-    if wrong.any():
-        where = account.first(wrong)
-        wanted = f"a finite number of at least {at_least:g}" + (f", at most {at_most:g}" if at_most < LARGEST else "")
-        problem = f"must be {wanted}" if of is None else f"account {of!r}: must be {wanted}"
-        raise InputError(problem, asset=account.assets[where], column=argument, value=values[where])
+        row(w, z) + Σ terms(w, z) ≤ row.upper,      each term convex, the highest of a family of planes (see `terms`)
+
+    `support` is the highest row of the family at a point: nowhere above the rule, and equal to it there. Newton's
+    method needs only the few of them that it meets (Kelley 1960); the cvxpy program has the exact form (`modelled`),
+    whose prices choose one row that proves as much as all. So these rules are solved, certified and explained as rows.
+    Label, limit and ratio are the row's.
+    """
+
+    row: Row
+    terms: tuple[Term, ...]
+
+    @property
+    def label(self) -> str:
+        return self.row.label
+
+    def excess(self, weights: Array, trades: Array) -> Any:
+        """By how much the rule is broken: a float, or (B,)."""
+        return self.row.of(weights, trades) - self.row.upper + sum(term.of(weights, trades) for term in self.terms)
+
+    def over(self, weights: Array, trades: Array) -> float:
+        """`excess` of one portfolio, raised by more than its rounding error (see `verify_stack`)."""
+        rounding = 4.0 * (len(weights) + 16) * 2.0**-53 * (1.0 + self.steepness) * (1.0 + np.abs(weights).sum())
+        return float(self.excess(weights, trades) + rounding)
+
+    def support(self, weights: Array, trades: Array) -> Row:
+        """The highest row of the family at this point."""
+        return self.with_planes(term.plane(weights, trades) for term in self.terms)
+
+    def with_planes(self, planes: Iterable[Plane]) -> Row:
+        """The row of the family with these planes, one for each term."""
+        parts: dict[str, Any] = {name: getattr(self.row, name) for name in Parts.NAMES}
+        upper = self.row.upper
+        for slopes, constant in planes:
+            for name, slope in slopes.items():
+                parts[name] = slope if parts[name] is None else parts[name] + slope
+            upper = upper - constant
+        return replace(self.row, **parts, upper=upper, limit=self.row.stated)
+
+    @property
+    def of_holdings(self) -> bool:
+        """Whether it is a rule on what is held alone, not on the trades."""
+        return self.row.buy is None and self.row.sell is None and all(term.of_holdings for term in self.terms)
+
+    @property
+    def steepness(self) -> Any:
+        own = [np.linalg.norm(c, axis=-1) for name in Parts.NAMES if (c := getattr(self.row, name)) is not None]
+        return sum(own, 0.0) + sum(term.steepness for term in self.terms)
+
+
+Piece: TypeAlias = Row | Bound | Cone | Step | Semicontinuous | Count | Opaque | Envelope

@@ -2,9 +2,7 @@
 
 The bytes depend on the inputs alone: no clock, no paths, no set order. Quantities, prices and notionals are
 written as the exact decimal numbers that were verified.
-
-Spreadsheets run a cell that begins with = + - @ as a formula, and terminals obey control characters: such text is
-`guarded` in CSV files, and `unguarded` gives it back to the letter. Numbers are never touched; JSON has text as it is.
+Text is guarded in CSV files (see `csv_cells`); JSON has it as it is.
 """
 
 from __future__ import annotations
@@ -12,33 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from fractions import Fraction
 from functools import cache
 from importlib import metadata
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.batches import whole_files as files
+from equipoise.optimizer.batches.csv_cells import SCHEMA_VERSION, csv_text, plain
 from equipoise.optimizer.batches.solve import Plans
+from equipoise.optimizer.command.policy_file import PolicyFile
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, TRANSFER_COLUMNS, Plan
 from equipoise.optimizer.portfolio.portfolio import exact
-from equipoise.optimizer.problem.solution import Status
 from equipoise.optimizer.sequence.listing import NONE, SLICES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from equipoise.optimizer.command.policy_file import PolicyFile
-
-#: The version of the layout of plan.json; it changes when a reader would have to.
-SCHEMA_VERSION = 1
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\n")  # half and full width
-_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 
 
 def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
@@ -87,7 +76,7 @@ def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
         "inputs": dict(inputs),
         "versions": versions(),
     }
-    return json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
+    return json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
 
 
 def order_records(plan: Plan) -> list[dict[str, Any]]:
@@ -145,7 +134,7 @@ def batch_files(
         "versions": versions(),
     }
     contents = {
-        "summary.json": json.dumps(_plain(record), indent=1, allow_nan=False) + "\n",
+        "summary.json": json.dumps(plain(record), indent=1, allow_nan=False) + "\n",
         "results.csv": csv_text(_records(plans.results), ("portfolio_id", *plans.results.columns)),
     }
     if policy.rebalancer.accounts:
@@ -167,21 +156,6 @@ def batch_summary(plans: Plans) -> dict[str, Any]:
         "cost": math.fsum(found["cost"]),
         "worst_gap": float(found["gap"].max()) if len(found) else None,
     }
-
-
-def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A CSV table; blank where there is no (finite) number."""
-    rows = [columns, *([_cell(record[column]) for column in columns] for record in records)]
-    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
-
-
-def check_readable(statuses: Mapping[str, int], first: str) -> None:
-    """Raises InputError if no portfolio of a batch could be read: that is a bad table, and replaces no file.
-
-    statuses: how many portfolios ended how. first: what is said of the first.
-    """
-    if statuses and set(statuses) == {Status.INVALID_INPUT.name}:
-        raise InputError(f"none of {sum(statuses.values()):,} portfolios can be read, nothing is written; {first}")
 
 
 def write_files(folder: Path, contents: Mapping[str, str], *, inputs: Iterable[Path] = ()) -> None:
@@ -214,23 +188,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def decimal(number: Fraction) -> str:
-    """The number in full: as a decimal where it has an end, else as a fraction."""
-    digits, rest = 0, number.denominator
-    for prime in (2, 5):
-        power = 0
-        while rest % prime == 0:
-            rest //= prime
-            power += 1
-        digits = max(digits, power)
-    if rest != 1:
-        return str(number)
-    shifted = abs(number.numerator) * 10**digits // number.denominator
-    whole, part = divmod(shifted, 10**digits)
-    text = f"{whole}.{part:0{digits}d}" if digits else str(whole)
-    return f"-{text}" if number < 0 else text
-
-
 def _positions(plan: Plan) -> list[dict[str, Any]]:
     """What is held before and after, in units, in the order of the table."""
     if plan.problem is None:
@@ -256,57 +213,3 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     levels = {name: table.index.get_level_values(name).tolist() for name in names}
     columns = levels | {str(name): table[name].tolist() for name in table.columns}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: exact numbers as text, null for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, Fraction):
-        return decimal(value)
-    if isinstance(value, Real) and not isinstance(value, int):
-        return float(value) if math.isfinite(value) else None
-    return None if type(value).__name__ == "NAType" else value
-
-
-def _quoted(cell: str) -> str:
-    # Python's csv module (before 3.13) leaves a carriage return bare, at which readers start a new row.
-    return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\r\n') else cell
-
-
-def guarded(text: str) -> str:
-    """The text as a cell of a CSV file: another for every other text, and nothing that a program would run.
-
-    As it is, unless it begins (after spaces) with a sign that begins a formula, or with an apostrophe, or has a
-    character that is not printed (a line break within it apart). Then an apostrophe stands in front, a backslash is
-    doubled, and what is not printed is \\xNN, \\uNNNN or \\UNNNNNNNN.
-    """
-    plain = text.replace("\n", " ").isprintable()
-    if plain and not text.startswith("'") and not text.lstrip(" ").startswith(_FORMULA):
-        return text
-    return "'" + "".join(_escaped(c) for c in text)
-
-
-def unguarded(cell: str) -> str:
-    """The text that `guarded` made this cell of."""
-    if not cell.startswith("'"):
-        return cell
-    return _ESCAPE.sub(lambda found: chr(int(next(filter(None, found.groups()), "5c"), 16)), cell[1:])
-
-
-def _escaped(c: str) -> str:
-    if c == "\\":
-        return c + c
-    if c.isprintable():
-        return c
-    code = ord(c)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return guarded(value)
-    plain = _plain(value)
-    return "" if plain is None else repr(plain) if isinstance(plain, float) else str(plain)

@@ -30,11 +30,15 @@ FACTORS = {"cash": "USD", "risk": RISK, "costs": [ProportionalCost(0.001)], "con
 PLAIN: dict[str, Any] = {"cash": "USD", "costs": [ProportionalCost(0.001)]}
 
 
+#: Older versions of cvxpy do not bring it.
+HIGHS = pytest.param("HIGHS", marks=pytest.mark.skipif("HIGHS" not in cp.installed_solvers(), reason="not installed"))
+
+
 def asked(solver: str, **policy: Any) -> Plan:
     return Rebalancer(**policy).solve(TABLE, solver=solver)
 
 
-@pytest.mark.parametrize("solver", ["newton", "program", "CLARABEL", "clarabel", "SCS", "OSQP", "HIGHS"])
+@pytest.mark.parametrize("solver", ["newton", "program", "CLARABEL", "clarabel", "SCS", "OSQP", HIGHS])
 def test_whoever_is_asked_gives_the_same_plan(solver: str) -> None:
     best = asked("auto", **FACTORS)
     plan = asked(solver, **FACTORS)
@@ -61,7 +65,7 @@ def test_who_is_asked_answers_also_where_nothing_is_to_be_traded() -> None:
         ("threshold", Turnover(0.1), "Turnover couples assets"),
         ("newton", TrackingErrorLimit(0.1), "TrackingErrorLimit is a cone"),
         ("newton", Custom(lambda t: cp.norm(t.trades) <= 0.1, name="mine"), "mine is a cvxpy expression"),
-        ("OSQP", TrackingErrorLimit(0.1), "OSQP cannot solve"),
+        ("OSQP", TrackingErrorLimit(0.1), "does not take this problem: .*OSQP"),
     ],
 )
 def test_one_that_does_not_take_the_problem_says_why(solver: str, rule: Any, why: str) -> None:
@@ -140,8 +144,8 @@ def test_the_command_line_asks_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "policy.toml").write_text('cash = "USD"\n')
     TABLE.rename_axis("asset").to_csv(tmp_path / "table.csv")
     command = ["solve", str(tmp_path / "table.csv"), "--policy", str(tmp_path / "policy.toml")]
-    assert main([*command, "--out", str(tmp_path / "a"), "--solver", "HIGHS"]) == 0
-    assert '"solver": "HIGHS"' in (tmp_path / "a" / "plan.json").read_text()
+    assert main([*command, "--out", str(tmp_path / "a"), "--solver", "SCS"]) == 0
+    assert '"solver": "SCS"' in (tmp_path / "a" / "plan.json").read_text()
     assert main([*command, "--out", str(tmp_path / "b"), "--solver", "none"]) == 1
     assert "no solver that is registered" in capsys.readouterr().err
 
@@ -267,9 +271,10 @@ def test_a_name_that_is_taken_is_refused(name: Any) -> None:
 
 def test_one_of_ones_own_is_asked_where_no_other_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     given = Rebalancer(**OWN).problem(TABLE)
-    nobody = Solution(Status.UNSOLVED, "none")
-    for kind in (NewtonSolver, CvxpySolver):
-        monkeypatch.setattr(kind, "solve", lambda *_: nobody)
-    assert solve(given).status is Status.UNSOLVED
-    register_solver(Projection())
-    assert solve(given).solver == "projection"
+    with monkeypatch.context() as patched:
+        for kind in (NewtonSolver, CvxpySolver):
+            patched.setattr(kind, "solve", lambda *_: Solution(Status.UNSOLVED, "none"))
+        assert solve(given).status is Status.UNSOLVED
+        register_solver(Projection())
+        assert solve(given).solver == "projection"
+    assert asked("auto", **FACTORS).solution.solver == "newton"  # a problem that it does not take

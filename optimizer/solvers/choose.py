@@ -1,4 +1,4 @@
-"""Which solver takes a problem, and why the others do not: by structure, asked beforehand."""
+"""Which solver takes a problem, and why the others do not: by structure, asked beforehand; and solvers by their names."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def solve(problem: Problem, solver: str = AUTO) -> Solution:
         return Solution(contradiction.status, "none", explanation=contradiction.text)
     if solver == AUTO and (held := holding(problem)) is not None:
         return held
-    if why := solvers[-1].refuses(problem):
+    if solver != AUTO and (why := solvers[-1].refuses(problem)):
         raise InputError(
             f"does not take this problem: {why}", portfolio=problem.portfolio.name, column="solver", value=solver
         )

@@ -65,7 +65,7 @@ def readable(problem: Problem) -> ConvexProgram:
     program = Program(structure, relaxed)
     program.fill(relaxed)
     accounts, x = relaxed.accounts, program.weights
-    asked = relaxed.unjoined or relaxed
+    asked = relaxed.asked
     n = len(asked.assets)
     weights, transfers = x, None
     if accounts is not None and len(accounts.transfers):

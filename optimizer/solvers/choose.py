@@ -1,4 +1,4 @@
-"""Which solver takes a problem, and why the others do not: by structure, asked beforehand; and solvers by their names."""
+"""Which solver takes a problem, and why the others do not: by structure, asked beforehand; and solvers by name."""
 
 from __future__ import annotations
 

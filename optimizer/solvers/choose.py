@@ -72,11 +72,11 @@ class _Registered:
 def _proving(problem: Problem, prices: Prices | None) -> Prices:
     """Those of the prices that prove something, whoever gives them: of the problem's own rows and cones, at least 0.
 
-    Prices of several budgets are found from them (`lower_bound`)."""
+    Those of budgets are found from them (`lower_bound`)."""
     none = Prices.none(problem)
     if prices is None or (prices.rows.shape, prices.cones.shape) != (none.rows.shape, none.cones.shape):
         return none
-    return Prices(np.maximum(prices.rows, 0.0), np.maximum(prices.cones, 0.0), prices.budget)
+    return Prices(np.maximum(prices.rows, 0.0), np.maximum(prices.cones, 0.0))
 
 
 def register_solver(solver: Solver) -> None:

@@ -87,8 +87,8 @@ class Program:
         # Each account pays its own costs; there is one unless `budgets` says otherwise.
         spends, pays = self._accounts()
         self._cost = t = cp.Variable(len(spends), name="cost")
-        spent = cp.sum(w) if s.budgets is None else spends @ w
-        self._budget = spent == self._parameter("budget", len(spends), lambda p, _: p.budgets)
+        spent = cp.sum(w) if np.all(spends == 1.0) else spends @ w
+        self._budget = spent == self._parameter("budget", len(spends), lambda p, _: p.budgets.has)
         linked = {
             "distance from the target": away == w - self._parameter("target", n, lambda p, _: p.target),
             "budget": self._budget,
@@ -221,8 +221,6 @@ class Program:
 
     def _accounts(self) -> tuple[Array, Array]:
         """What each entry takes of each budget, and which account pays its costs: (accounts, n) both."""
-        if self.structure.budgets is None:
-            return (one := np.ones((1, self.structure.assets))), one
         cashes, *packed = self.structure.budgets
         spends, pays = (np.frombuffer(matrix).reshape(len(cashes), -1) for matrix in packed)
         return spends, pays
@@ -362,18 +360,17 @@ class Program:
         prices = Prices(
             np.insert([dual(row) for row in self._rows.values()], first, [price * scale for *_, price in met]),
             np.array([dual(cone) for cone in self._cones.values()]),
-            None if budget is None or problem.accounts is not None else float(budget[0]) * scale,
-            None if budget is None or problem.accounts is None else np.array(budget, dtype=float) * scale,
+            None if budget is None else np.array(budget, dtype=float) * scale,
         )
         if not self._custom:
             return form, prices
-        slopes, offset = priced_plane(list(self._custom.values()), self._copy, -self._copied.dual_value)
+        wanted = np.nan if self._copied.dual_value is None else -self._copied.dual_value
+        slopes, offset = priced_plane(list(self._custom.values()), self._copy, wanted)
         return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
 
 
 def _cost_slopes(problem: Problem, j: int) -> Array:
-    rows = problem.rows
-    return np.asarray(rows.cost[j : j + 1] if rows.by_cash is None else rows.by_cash[j])
+    return np.asarray(problem.rows.by_cash[j])
 
 
 def _carry_rates(problem: Problem, scale: float, *, name: str, at: NDArray[np.intp]) -> Array:

@@ -133,17 +133,22 @@ class Program:
         if not self.problem.is_dcp(dpp=not (problem.opaque or problem.envelopes)):
             raise AssertionError("the program is not DPP: every solve would compile it again")
 
-    def fill(self, problem: Problem, scale: float = 1.0, gives: Gives | None = None) -> None:
-        """Give the parameters this problem's numbers. The objective is a fraction of NAV a year over `scale`."""
+    def fill(self, problem: Problem) -> None:
+        """Give the parameters this problem's numbers, as they are: the objective is a fraction of NAV a year."""
         for parameter, value in self._filled:
-            parameter.value = np.asarray(value(problem, scale), dtype=float)
+            parameter.value = np.asarray(value(problem, 1.0), dtype=float)
+
+    def _scaled(self, problem: Problem, scale: float, gives: Gives | None) -> None:
+        """Give them the numbers with which solvers get along best: the objective over `scale`."""
+        for parameter, value in self._filled:
+            parameter.value = _shortened(value(problem, scale))
         for parameter, value in self._given:
             parameter.value = np.asarray(value(gives), dtype=float)
 
     def solve(self, problem: Problem, solver: str, settings: Mapping[str, Any], gives: Gives | None = None) -> Raw:
         """What the solver said of this problem. Believes nothing."""
         scale = _scale(problem)
-        self.fill(problem, scale, gives)
+        self._scaled(problem, scale, gives)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -202,6 +207,9 @@ class Program:
         parameter = cp.Parameter(shape, nonneg=True)
         self._given.append((parameter, gives))
         return limit + sign * (parameter * self._excess)
+
+    def _upper(self, called: str, value: Any, gives: Any) -> Any:
+        return self._limit(f"{called}[limit]", (), lambda p, _: min(value(p), NO_LIMIT), gives)
 
     def _bounds(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -269,9 +277,7 @@ class Program:
                 f"{called}[cost]", self._cost.shape[0], lambda p, _: _cost_slopes(p, j), nonneg=True
             )
             left += per_cost @ self._cost
-        return left <= self._limit(
-            f"{called}[limit]", (), lambda p, _: min(p.rows.upper[j], NO_LIMIT), lambda g: g.rows[j]
-        )
+        return left <= self._upper(called, lambda p: p.rows.upper[j], lambda g: g.rows[j])
 
     def _cone(self, j: int, away: Any) -> Any:
         """‖(G(w − c), d∘(w − c))‖₂ ≤ upper, with c the centre."""
@@ -292,16 +298,13 @@ class Program:
             parts.append(cp.multiply(scale, x if len(at) == n else x[at]))
         self._links[f"{called}, distance"] = x == away + shift
         inside = cp.hstack(parts) if parts else cp.Constant(0.0)
-        length = cp.norm(inside, 2)
-        return length <= self._limit(
-            f"{called}[limit]", (), lambda p, _: min(p.cones[j][1].upper, NO_LIMIT), lambda g: g.cones[j]
-        )
+        return cp.norm(inside, 2) <= self._upper(called, lambda p: p.cones[j][1].upper, lambda g: g.cones[j])
 
     def _opaque(self, problem: Problem) -> dict[str, Any]:
         """Custom rules, of a copy of the weights: the price of `copy = weights` is their slope at the answer."""
         found = {}
         for called, (_, piece) in zip(self._names.custom, problem.opaque, strict=True):
-            for k, rule in enumerate(piece.build(self._copy, self._copy - problem.before)):
+            for k, rule in enumerate(piece.build(self._copy, self._copy - _shortened(problem.before))):
                 found[f"{called}, {k + 1}" if k else called] = rule
         return found
 
@@ -315,13 +318,8 @@ class Program:
         found = {}
         for j, (title, piece) in enumerate(problem.envelopes):
             called = self._names.envelopes[j]
-            limit = self._limit(
-                f"{called}[limit]",
-                (),
-                lambda p, _, j=j: min(p.envelopes[j][1].row.upper, NO_LIMIT),
-                lambda g, j=j: g.envelopes[j],
-            )
-            trades = self.weights - problem.before
+            limit = self._upper(called, lambda p, j=j: p.envelopes[j][1].row.upper, lambda g, j=j: g.envelopes[j])
+            trades = self.weights - _shortened(problem.before)
             for when, state in states.items():
                 found[called + when] = title, Epigraph(piece, state, trades, limit, cashes)
         return found
@@ -367,6 +365,13 @@ class Program:
         wanted = np.nan if self._copied.dual_value is None else -self._copied.dual_value
         slopes, offset = priced_plane(list(self._custom.values()), self._copy, wanted)
         return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
+
+
+def _shortened(values: Any) -> Array:
+    """The numbers with 40 bits, 12 digits: the last ones, which the unit of money or a processor's kernel may change,
+    would decide with which step a solver stops."""
+    parts, exponents = np.frexp(np.asarray(values, dtype=float))
+    return np.asarray(np.ldexp(np.round(np.ldexp(parts, 40)), exponents - 40))
 
 
 def _cost_slopes(problem: Problem, j: int) -> Array:

@@ -41,6 +41,7 @@ from equipoise.optimizer.batches.tasks import (
 from equipoise.optimizer.batches.workers import AHEAD, Workers
 from equipoise.optimizer.problem.effort import Effort, Spent
 from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.solvers.choose import named
 
 if TYPE_CHECKING:
     from equipoise.optimizer.problem.policy import Policy
@@ -87,7 +88,7 @@ def run(
     progress: None for a bar on a terminal (with tqdm), True for a bar or plain lines, False for neither.
     universe: labels that rules may name beyond those of the risk model and, except for an iterator, which can be
         read only once, those of the whole source.
-    effort, exact, gap, time_limit: how much is spent on each whole-lot plan, as in `Rebalancer.solve`. With a limit of
+    effort, exact, gap, time_limit, solver: how each portfolio is solved, as in `Rebalancer.solve`. With a limit of
         time that is reached a plan depends on the machine.
 
     A portfolio whose process dies, or gives no answer in time, also when it is tried alone, has the status
@@ -145,6 +146,7 @@ def _started(
         if not isinstance(executor, int):
             raise InputError("needs processes of our own: executor=1 or more", column="timeout", value=timeout)
     job = Job(policy, frozenset(), Effort(**spent), None, formats)
+    named(job.spent.solver)  # or an InputError
     return _run(job, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe)
 
 

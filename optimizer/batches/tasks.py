@@ -20,6 +20,7 @@ from equipoise.optimizer.batches.plain_tables import Message
 from equipoise.optimizer.batches.sources import Edges, NotThereError, Rows, TableRows
 from equipoise.optimizer.problem.effort import Effort
 from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.solvers.choose import register_solver, registered_solvers
 
 if TYPE_CHECKING:
     from equipoise.optimizer.problem.policy import Policy
@@ -125,7 +126,7 @@ Answer: TypeAlias = tuple[Task, Output]
 def packed(job: Job) -> bytes:
     """Raises InputError for what cannot be sent."""
     try:
-        return pickle.dumps(job)
+        return pickle.dumps((job, registered_solvers()))
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
 
@@ -134,7 +135,9 @@ def packed(job: Job) -> bytes:
 def unpacked(job: bytes) -> Job:
     """What `packed` made, once a process. Raises InputError for what cannot be loaded here."""
     try:
-        found = pickle.loads(job)  # made by `packed`, in this run
+        found, solvers = pickle.loads(job)  # made by `packed`, in this run
+        for solver in solvers:
+            register_solver(solver)
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
     assert isinstance(found, Job)

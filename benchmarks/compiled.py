@@ -26,12 +26,12 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array, Bound, Row
-from equipoise.optimizer import iteration, newton
-from equipoise.optimizer.costs import CostTerms
-from equipoise.optimizer.dual import Dual
-from equipoise.optimizer.factored import FactoredRisk
-from equipoise.optimizer.problem import Problem
+from equipoise.constraints.pieces import Array, Bound, Row
+from equipoise.optimizer.problem.costs import CostTerms
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.risk.factored import FactoredRisk
+from equipoise.optimizer.solvers.newton import iteration, newton
+from equipoise.optimizer.solvers.newton.dual import Dual
 
 Iterated: TypeAlias = Callable[[Dual], iteration.Ends]
 
@@ -94,7 +94,7 @@ def first() -> float:
 
 
 def compiled() -> Iterated:
-    from equipoise.optimizer.compiled import iterated
+    from equipoise.optimizer.solvers.newton.numba_newton import iterated
 
     return iterated
 

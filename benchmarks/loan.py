@@ -22,7 +22,7 @@ import pandas as pd
 from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, HealthFactor, LongOnly, LotSize, ShortOnly
 from equipoise.optimizer import FactorRisk, ProportionalCost
-from equipoise.optimizer.plan import Plan
+from equipoise.optimizer.plans.plan import Plan
 
 LIMIT, THRESHOLD = Fraction(3, 2), {"BTC": Fraction(3, 4), "ETH": Fraction(4, 5)}
 DEBT, CASH = "DAI-debt", "USDC"

@@ -21,8 +21,9 @@ import pandas as pd
 
 from equipoise import Plan, Rebalancer, Status
 from equipoise.constraints import CashFloor, HealthFactor, InitialMargin, Leverage, LotSize
-from equipoise.optimizer import ProportionalCost, verify
-from equipoise.optimizer.sequence import sequenced
+from equipoise.optimizer import ProportionalCost
+from equipoise.optimizer.sequence.steps import sequenced
+from equipoise.optimizer.verification.exact import verify
 
 #: Cash at the start, the health factor at the start over its limit, and the part of the collaterals that is sold.
 KINDS = {"roomy": (0.2, 1.3, 0.6), "tight": (0.03, 1.05, 0.9), "sliced": (0.001, 1.003, 1.0)}

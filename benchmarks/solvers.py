@@ -33,8 +33,10 @@ import pandas as pd
 
 from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, FactorLimit, Leverage, LongOnly, Turnover
-from equipoise.optimizer import FactorRisk, Problem, ProportionalCost, newton, program
-from equipoise.optimizer.stack import Stack, stacks
+from equipoise.optimizer import FactorRisk, Problem, ProportionalCost
+from equipoise.optimizer.portfolio.stack import Stack, stacks
+from equipoise.optimizer.solvers.newton import newton
+from equipoise.optimizer.solvers.program import program
 
 FEE, AVERSION, HORIZON = 0.001, 10.0, 0.5
 CASH = "USD"

@@ -1,19 +1,6 @@
-"""The rules a rebalance can be given, each as data (see `equipoise.constraints.base`)."""
+"""The rules a rebalance can be given, each as data (see `equipoise.constraints.pieces`)."""
 
 from equipoise.constraints.bands import DriftBand
-from equipoise.constraints.base import (
-    Account,
-    Bound,
-    Cone,
-    Count,
-    Opaque,
-    Parts,
-    Piece,
-    Row,
-    Rule,
-    Semicontinuous,
-    Step,
-)
 from equipoise.constraints.bounds import (
     BuyOnly,
     LongOnly,
@@ -28,10 +15,11 @@ from equipoise.constraints.bounds import (
 from equipoise.constraints.cash import CashBand, CashFloor, SettledCash
 from equipoise.constraints.collateral import BorrowLimit, CollateralRatio, HealthFactor, LoanToValue
 from equipoise.constraints.custom import Custom, Trade
-from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.exposure import FactorLimit, GreekLimit, GroupLimit, Leverage, TrackingErrorLimit
 from equipoise.constraints.margin import InitialMargin, MaintenanceMargin
+from equipoise.constraints.pieces import Bound, Cone, Count, Envelope, Opaque, Parts, Piece, Row, Semicontinuous, Step
+from equipoise.constraints.rule import Account, Rule
 from equipoise.constraints.stress import AfterMove, AfterScenarios, AfterShock, CVaR
 from equipoise.constraints.trading import LotSize, MinimumPosition, NameLimit, OrderLimit, Turnover
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Account, Array, Bound, unbounded
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Array, Bound
+from equipoise.constraints.rule import Account, unbounded
 
 
 def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> NDArray[np.bool_]:

@@ -10,19 +10,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import (
-    Account,
-    Array,
-    Bound,
-    Numbers,
-    Piece,
-    Row,
-    Rule,
-    check_range,
-    dot,
-)
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE, check_number
+from equipoise.constraints.pieces import Array, Bound, Piece, Row, dot
+from equipoise.constraints.rule import Account, Numbers, Rule, check_range
 
 
 def outside(weight: Any, low: Any, high: Any) -> Any:

@@ -7,19 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.constraints.base import (
-    Account,
-    Bound,
-    Numbers,
-    Piece,
-    Row,
-    Rule,
-    check_range,
-    unbounded,
-)
-from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
+from equipoise.constraints.pieces import Bound, Envelope, Piece, Row
+from equipoise.constraints.rule import Account, Numbers, Rule, check_range, unbounded
 from equipoise.constraints.terms import Proceeds
 
 

@@ -14,22 +14,10 @@ from typing import Any
 import numpy as np
 
 from equipoise.constraints.accounts import counted, labelled, of_account, sides
-from equipoise.constraints.base import (
-    Account,
-    Array,
-    Bound,
-    Numbers,
-    Parts,
-    Piece,
-    Row,
-    Rule,
-    check_range,
-    dot,
-    unbounded,
-)
-from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
+from equipoise.constraints.pieces import Array, Bound, Envelope, Parts, Piece, Row, dot
+from equipoise.constraints.rule import Account, Numbers, Rule, check_range, unbounded
 from equipoise.constraints.terms import Counted
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.base import Account, Array, Opaque, Piece, Rule
 from equipoise.constraints.errors import InputError, NotStackable
+from equipoise.constraints.pieces import Array, Opaque, Piece
+from equipoise.constraints.rule import Account, Rule
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@
 
 over the rows of one account (`assets`, `account`: see `collateral`). A perpetual position has a row of quantity
 `size` and the account's quote balance a row of wallet − Σ size·entry price, which may be below zero: together they are
-worth the equity (dYdX v4, margining; `equipoise.optimizer.margin.perpetual_balance`). `utilisation` below 1 keeps a
-buffer. Rows without a margin of their own are collateral, of which concentration limits may count only a part.
+worth the equity (dYdX v4, margining; `equipoise.optimizer.formulas.margin.perpetual_balance`). `utilisation` below 1
+keeps a buffer. Rows without a margin of their own are collateral, of which concentration limits may count only a part.
 """
 
 from __future__ import annotations
@@ -18,20 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from equipoise.constraints.accounts import counted, labelled, of_account
-from equipoise.constraints.base import (
-    Account,
-    Array,
-    Numbers,
-    Parts,
-    Piece,
-    Row,
-    Rule,
-    check_range,
-)
 from equipoise.constraints.collateral import check_share, limited
-from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number, number
+from equipoise.constraints.pieces import Array, Envelope, Parts, Piece, Row
+from equipoise.constraints.rule import Account, Numbers, Rule, check_range
 from equipoise.constraints.terms import Brackets, Counted
 
 _LARGEST_RATE = 100.0  # a margin of a hundred times the position: an infinite one would not be a number

@@ -22,20 +22,10 @@ from typing import Any, Literal
 import numpy as np
 
 from equipoise.constraints.accounts import sides
-from equipoise.constraints.base import (
-    Account,
-    Array,
-    Bound,
-    Numbers,
-    Parts,
-    Piece,
-    Row,
-    Rule,
-    check_range,
-)
-from equipoise.constraints.envelope import Envelope
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import LARGEST, check_number
+from equipoise.constraints.pieces import Array, Bound, Envelope, Parts, Piece, Row
+from equipoise.constraints.rule import Account, Numbers, Rule, check_range
 from equipoise.constraints.terms import Spread, Tail
 
 #: An argument of a rule, or one number for each asset.

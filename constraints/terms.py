@@ -21,9 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.base import Array
-from equipoise.constraints.envelope import Modelled, Plane
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Array, Modelled, Plane
 
 _TINY = 1e-300
 _NORM = 1e-13  # far more than the rounding error of a norm

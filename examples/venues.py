@@ -31,10 +31,10 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.optimizer import CovarianceRisk, HoldingCost, ProportionalCost, Transfer
-from equipoise.optimizer.lending import health_factor, repair
-from equipoise.optimizer.leverage import lever_to
-from equipoise.optimizer.liquidation import aave
-from equipoise.optimizer.margin import forced_close
+from equipoise.optimizer.formulas.lending import health_factor, repair
+from equipoise.optimizer.formulas.leverage import lever_to
+from equipoise.optimizer.formulas.liquidation import aave
+from equipoise.optimizer.formulas.margin import forced_close
 
 DATA = files("equipoise.data")
 SHOCK = 0.15

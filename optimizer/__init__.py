@@ -1,8 +1,10 @@
 """Portfolios, risk, costs, solvers and plans (see `equipoise` for the front door)."""
 
-from equipoise.optimizer.batch import Plans
-from equipoise.optimizer.choose import Choice, choose
-from equipoise.optimizer.costs import (
+from equipoise.optimizer.batches.solve import Plans
+from equipoise.optimizer.plans.plan import Plan
+from equipoise.optimizer.portfolio.portfolio import Portfolio, read_table
+from equipoise.optimizer.portfolio.transfers import Transfer
+from equipoise.optimizer.problem.costs import (
     Cost,
     CostTerms,
     FixedFee,
@@ -12,17 +14,15 @@ from equipoise.optimizer.costs import (
     ProportionalCost,
     QuadraticCost,
 )
-from equipoise.optimizer.plan import Plan
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio, read_table
-from equipoise.optimizer.problem import Problem
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Prices, Solution, Status
 from equipoise.optimizer.rebalancer import Rebalancer
-from equipoise.optimizer.risk import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
-from equipoise.optimizer.sequence import OrderSequence, OrderStep, sequenced
-from equipoise.optimizer.solution import Prices, Solution, Status
-from equipoise.optimizer.transfers import Transfer
+from equipoise.optimizer.risk.models import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
+from equipoise.optimizer.sequence.steps import OrderSequence, OrderStep, sequenced
+from equipoise.optimizer.solvers.choose import Choice, choose
 from equipoise.optimizer.triggers import Calendar, Drift, Due, Trigger
-from equipoise.optimizer.verify import Check, Verified, verify
+from equipoise.optimizer.verification.exact import Check, Verified, verify
 
 __all__ = [
     "Calendar",

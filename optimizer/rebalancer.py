@@ -3,58 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import numpy as np
-
-from equipoise.constraints.base import Array, Rule
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.account_closing import emptied
-from equipoise.optimizer.choose import of_stricter_forms
-from equipoise.optimizer.choose import solve as solve_convex
-from equipoise.optimizer.costs import Cost
-from equipoise.optimizer.discrete import held_keeps
-from equipoise.optimizer.effort import Clock, Effort, Spent
-from equipoise.optimizer.plan import Plan
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio, exact
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import Risk
-from equipoise.optimizer.shortfall import shortfalls
-from equipoise.optimizer.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
-from equipoise.optimizer.transfers import Transfer
-from equipoise.optimizer.transfers import portfolio as in_accounts
-from equipoise.optimizer.verify import Verified, verify
+from equipoise.constraints.rule import Rule
+from equipoise.optimizer.plans.make import finished
+from equipoise.optimizer.plans.plan import Plan
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.portfolio.transfers import Transfer
+from equipoise.optimizer.problem.costs import Cost
+from equipoise.optimizer.problem.effort import Effort
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.risk.models import Risk
+from equipoise.optimizer.solvers.choose import solve as solve_convex
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
     from os import PathLike
 
     import pandas as pd
 
-    from equipoise.optimizer.batch import Plans
-    from equipoise.optimizer.chunk import Chunk
-    from equipoise.optimizer.engine import Summary
-    from equipoise.optimizer.lot_stack import Tried
-    from equipoise.optimizer.lots import LotPlan
-    from equipoise.optimizer.stream import Source
+    from equipoise.optimizer.batches.chunk import Chunk
+    from equipoise.optimizer.batches.run import Options, Summary
+    from equipoise.optimizer.batches.solve import Plans
+    from equipoise.optimizer.batches.sources import Source
     from equipoise.optimizer.triggers import Due, Trigger
 
 _DEFAULT = Effort()
-
-
-class Options(Spent, total=False):
-    """How a batch is solved: see `engine.run`."""
-
-    executor: int | Executor | None
-    chunk: int | None
-    timeout: float | None
-    checkpoint: str | PathLike[str] | None
-    progress: bool | None
-    universe: Iterable[str]
-    allocate: Literal["own", "unbiased"]
 
 
 class Rebalancer:
@@ -93,25 +68,24 @@ class Rebalancer:
         for given, argument in lists:
             if not isinstance(given, Sequence) or isinstance(given, str):
                 raise InputError("must be a list", column=argument, value=given)
-        self.accounts = dict(cash) if isinstance(cash, Mapping) else {}
-        if transfers and not self.accounts:
-            raise InputError("transfers need accounts: give cash={account: asset, ...}", column="cash", value=cash)
-        if isinstance(cash, Mapping):
-            if not cash:
-                raise InputError("needs the cash of one account at least", column="cash", value={})
-            self.cash = "/".join(next(iter(cash.items())))
-        else:
-            self.cash = cash
-        self.policy = Policy(risk, tuple(costs), tuple(constraints), aversion, horizon, compiled, tuple(transfers))
+        self.policy = Policy(
+            risk, tuple(costs), tuple(constraints), aversion, horizon, compiled, tuple(transfers), cash=cash
+        )
         self.trigger = trigger
+
+    @property
+    def cash(self) -> str:
+        """The label of the settlement cash."""
+        return self.policy.settlement
+
+    @property
+    def accounts(self) -> dict[str, str]:
+        """The cash of each account that trades; none for a portfolio in one account."""
+        return self.policy.accounts
 
     def portfolio(self, table: pd.DataFrame, *, name: str | None = None, universe: Iterable[str] = ()) -> Portfolio:
         """The table, parsed and checked. Raises InputError; see `Portfolio.from_table`."""
-        known = {*universe, *getattr(self.policy.risk, "assets", ())}
-        if self.accounts:
-            transfers, own = self.policy.transfers, self.policy.asset_columns
-            return in_accounts(table, self.accounts, transfers, asset_columns=own, name=name, universe=known)
-        return Portfolio.from_table(table, self.cash, name=name, universe=known)
+        return self.policy.portfolio(table, name=name, universe=universe)
 
     def problem(self, table: pd.DataFrame, *, name: str | None = None) -> Problem:
         """The convex program of this table, for `choose` and for the curious."""
@@ -155,25 +129,24 @@ class Rebalancer:
 
         Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
         """
-        from equipoise.optimizer.batch import gathered, solve_batch
+        from equipoise.optimizer.batches.solve import gathered, solve_batch
 
         others: dict[str, Any] = dict(options)
         spent, unbiased = Effort.taken(others), _unbiased(others.pop("allocate", "own"))
         if not others and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
-            return solve_batch(self, table, spent=spent, unbiased=unbiased)
-        from equipoise.optimizer.engine import run
+            return solve_batch(self.policy, table, spent=spent, unbiased=unbiased)
+        from equipoise.optimizer.batches.run import run
 
-        return gathered(
-            self, source, list(run(self, source, **_in_chunks(options))), options.get("universe", ()), spent
-        )
+        chunks = list(run(self.policy, source, **_in_chunks(options)))
+        return gathered(self.policy, source, chunks, options.get("universe", ()), spent)
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
         """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
-        from equipoise.optimizer.engine import run
+        from equipoise.optimizer.batches.run import run
 
         self._without_transfers()
-        return run(self, source, **_in_chunks(options))
+        return run(self.policy, source, **_in_chunks(options))
 
     def write_batch(
         self,
@@ -184,10 +157,10 @@ class Rebalancer:
         **options: Unpack[Options],
     ) -> Summary:
         """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
-        from equipoise.optimizer.engine import write
+        from equipoise.optimizer.batches.run import write
 
         self._without_transfers()
-        return write(self, source, results=results, orders=orders, **_in_chunks(options))
+        return write(self.policy, source, results=results, orders=orders, **_in_chunks(options))
 
     def _without_transfers(self) -> None:
         if self.policy.transfers:
@@ -199,7 +172,7 @@ class Rebalancer:
         if asked is None:
             raise InputError("there is no trigger to ask; give the Rebalancer or this call one", column="trigger")
         problem = self.problem(table)
-        return asked.due(problem if problem.accounts is None else problem.accounts.asked, now=now, last=last)
+        return asked.due(problem.asked, now=now, last=last)
 
 
 def _unbiased(allocate: object) -> bool:
@@ -220,132 +193,24 @@ def _in_chunks(options: Options) -> dict[str, Any]:
     return others
 
 
-def finished(
-    problem: Problem,
-    solution: Solution,
-    spent: Effort = _DEFAULT,
-    tried: Tried | None = None,
-    clock: Clock | None = None,
-) -> Plan:
-    """From the convex answer to verified orders: whole lots where lots are asked for, then the exact check.
+def solve_frame(
+    rebalancer: Rebalancer,
+    frame: pd.DataFrame,
+    *,
+    returns: Literal["results", "orders"] = "results",
+    universe: Iterable[str] = (),
+) -> pd.DataFrame:
+    """One plain table from another, for engines that take such a function: Spark's applyInPandas, Ray's map_groups.
 
-    Lots are those of stacks (of one, unless it was `tried`), or where these have none that counts, of `lots`. The
-    clock is that of `spent` from now on, unless it runs already.
+    frame: whole portfolios, one or many. The answer has portfolio_id (and asset) as columns, and always the same
+    columns and types. Raises InputError for a frame without portfolio_id or asset.
     """
-    name, asked, clock = problem.portfolio.name, problem, clock or spent.clock()
-    if solution.problem is not None:
-        problem = replace(solution.problem, fees=asked.fees)
-    if solution.weights is None:
-        return Plan(solution.status, name, solution.explanation, problem, solution)
-    if problem.found:
-        asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
-    weights, bound = solution.weights, solution.bound
-    whole, stuck = problem.discrete, ""
-    holds = solution.status is Status.NO_TRADE and held_keeps(problem)
-    if holds:
-        solution = replace(solution, solver="holding")  # whoever found that
-        trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
-        checked = verify(problem, trades, whole_lots=whole)
-    elif whole and problem.accounts is not None:
-        from equipoise.optimizer.account_least import decided
-        from equipoise.optimizer.account_lots import rounded as rounded_in_accounts
+    if returns not in ("results", "orders"):
+        raise InputError("must be 'results' or 'orders'", column="returns", value=returns)
+    import pandas as pd
 
-        decision = decided(problem, solution, clock)
-        if decision is None:
-            why = "no choice of the least positions was found that keeps all rules"
-            return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        weights, bound, fixed = decision.weights, max(bound, decision.bound), {}
-        if problem.step is not None:
-            start = replace(solution, weights=weights)
-            in_lots, why = rounded_in_accounts(decision.problem, start, effort=spent.effort, clock=clock)
-            if in_lots is None:
-                return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-            weights, fixed = in_lots.weights, in_lots.quantities
-        every = [fixed.get(i, trade) for i, trade in enumerate(_continuous(decision.problem, weights))]
-        trades, stuck = emptied(decision.problem, every, fixed=fixed)
-        checked = verify(problem, trades, whole_lots=False)
-    elif whole:
-        found, why = _in_lots(asked, problem, solution, spent, tried, clock)
-        for answer in of_stricter_forms(asked.relaxation) if found is None and asked.kinked else ():
-            if found is None and answer.problem is not None:
-                problem = replace(answer.problem, fees=asked.fees)
-                found, why = _in_lots(asked, problem, answer, spent, None, clock)
-        if found is None:
-            return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        chosen, checked = found
-        weights, trades, bound = chosen.weights, chosen.quantities, max(bound, chosen.bound)
-    else:
-        trades = _continuous(problem, weights)
-        if problem.accounts is not None:
-            trades, stuck = emptied(problem, trades)
-        checked = verify(problem, trades, whole_lots=False)
-    status = solution.status
-    if whole and not holds:
-        closed = close_enough(problem.objective(weights), bound)
-        status = (Status.OPTIMAL if any(trades) else Status.NO_TRADE) if closed else Status.FEASIBLE
-    [said] = shortfalls(problem)
-    plan = Plan(status, name, said, problem, solution, checked, trades, weights, bound)
-    if not checked.passed:
-        broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
-        return Plan(
-            Status.UNSOLVED,
-            name,
-            f"the orders did not pass the exact check: {broken}{stuck and f' ({stuck})'}",
-            problem,
-            solution,
-            checked,
-        )
-    return plan
+    from equipoise.optimizer.batches.chunk import empty, flat
+    from equipoise.optimizer.batches.run import run
 
-
-#: A whole-lot plan and its exact check.
-_Checked: TypeAlias = "tuple[LotPlan, Verified]"
-
-
-def _in_lots(
-    asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None, clock: Clock
-) -> tuple[_Checked | None, str]:
-    """The whole-lot plan; None and why there is none."""
-    from equipoise.optimizer.lot_stack import Tried, alone
-    from equipoise.optimizer.lots import rounded
-
-    def checked(plan: LotPlan | None) -> _Checked | None:
-        return None if plan is None else (plan, verify(problem, plan.quantities, whole_lots=True))
-
-    if tried is None:
-        tried = alone(problem, solution, spent, clock) if asked is problem else Tried(None, False)
-    first = checked(tried.plan)
-    if first is not None and not first[1].passed:
-        first = None
-    if first is not None and tried.counts:
-        return first, ""
-    start = first[0] if first is not None else None
-    found, why = rounded(problem, solution, spent, clock, asked=asked, start=start)
-    second = checked(found)
-    if second is not None and not second[1].passed:
-        # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
-        again, _ = rounded(problem, solution, spent, clock, asked=asked, margin=4 * ROUNDING_TOLERANCE)
-        second = checked(again) or second
-    if first is None or second is None:
-        return first or second, why
-    # The better of the two, with the better bound.
-    bound = max(first[0].bound, second[0].bound)
-    better = not second[1].passed or problem.objective(first[0].weights) < problem.objective(second[0].weights)
-    plan, check = first if better else second
-    return (replace(plan, bound=bound), check), ""
-
-
-def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:
-    """Traded quantities of any size; a position that would reach or cross a bound of 0 is closed exactly."""
-    portfolio = problem.portfolio
-    units = (weights - problem.before) * portfolio.nav / portfolio.price
-    trades = [Fraction(0)] * len(units)
-    moves = weights != problem.before
-    moves[list(problem.cashes)] = False
-    for i in np.flatnonzero(moves).tolist():
-        held, trade = portfolio.exact_quantity[i], exact(units[i])
-        left = held + trade
-        if trade and (weights[i] == 0 or (problem.lower[i] == 0 and left < 0) or (problem.upper[i] == 0 and left > 0)):
-            trade = -held
-        trades[i] = trade
-    return tuple(trades)
+    chunks = [getattr(chunk, returns) for chunk in run(rebalancer.policy, frame, universe=universe, progress=False)]
+    return flat(pd.concat([getattr(empty(), returns), *chunks]))

@@ -19,9 +19,9 @@ import numpy as np
 from equipoise.constraints.bands import DriftBand, Width, outside
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.report import clean
-from equipoise.optimizer.solution import ROUNDING_TOLERANCE
+from equipoise.optimizer.plans.report import clean
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
 
 if TYPE_CHECKING:
     import pandas as pd

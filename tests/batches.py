@@ -13,11 +13,12 @@ import pandas as pd
 
 from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, LongOnly
-from equipoise.constraints.base import Account, Piece, Rule
 from equipoise.constraints.errors import NotStackable
+from equipoise.constraints.pieces import Piece
+from equipoise.constraints.rule import Account, Rule
 from equipoise.optimizer import ProportionalCost
-from equipoise.optimizer.chunk import Chunk, flat
-from equipoise.optimizer.message import encode, to_bytes
+from equipoise.optimizer.batches.chunk import Chunk, flat
+from equipoise.optimizer.batches.plain_tables import encode, to_bytes
 
 CASH = "USD"
 

@@ -18,10 +18,10 @@ import numpy as np
 from strategies import instance
 
 from equipoise import Status
-from equipoise.optimizer import newton
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.plan import Plan
-from equipoise.optimizer.rebalancer import finished
+from equipoise.optimizer.plans.make import finished
+from equipoise.optimizer.plans.plan import Plan
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.newton import newton
 
 
 def main() -> int:

@@ -15,8 +15,8 @@ from collections import Counter
 import numpy as np
 from strategies import NEED_RISK, RULES, many
 
-from equipoise.optimizer import newton
-from equipoise.optimizer.choose import solve
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.newton import newton
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ from equipoise.constraints import (
     Rule,
     WeightBounds,
 )
-from equipoise.optimizer.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import CovarianceRisk
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.risk.models import CovarianceRisk
 
 CASH = "USD"
 

@@ -40,12 +40,12 @@ from equipoise.constraints import (
     ShortOnly,
     Turnover,
 )
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.costs import ProportionalCost
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import CovarianceRisk
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import ProportionalCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.risk.models import CovarianceRisk
+from equipoise.optimizer.solvers.choose import solve
 
 NAMES = ("health", "ltv", "borrow", "limited", "tiers", "initial", "shock", "scenarios", "cvar", "sigmas", "delta")
 NAMES += ("settled", "turnover", "emode", "shocked tiers")

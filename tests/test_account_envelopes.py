@@ -8,7 +8,8 @@ from accounts_cases import CASHES, random_case
 
 from equipoise import Rebalancer
 from equipoise.constraints import AfterMove, AfterShock, HealthFactor, MaintenanceMargin
-from equipoise.optimizer import program, sequenced
+from equipoise.optimizer import sequenced
+from equipoise.optimizer.solvers.program import program
 
 HEALTH = HealthFactor(1.0, "threshold", account="lending")
 RULES = [

@@ -34,7 +34,8 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import CovarianceRisk, Transfer, program
+from equipoise.optimizer import CovarianceRisk, Transfer
+from equipoise.optimizer.solvers.program import program
 
 
 def solved(seed: int, **options: Any) -> tuple[Any, Plan]:
@@ -74,7 +75,7 @@ def test_books_balance_to_the_last_unit(seed: int) -> None:
     assert plan.status.ok and plan.verified is not None and plan.problem is not None
     accounts = plan.problem.accounts
     assert accounts is not None
-    account = accounts.asked.portfolio
+    account = accounts.portfolio
     n, price = len(account.assets), account.exact_price
     held = list(account.exact_quantity)
     for transfer, moved in zip(accounts.transfers, plan.trades[n:], strict=True):
@@ -277,7 +278,7 @@ def test_what_is_on_its_way_is_the_asset_that_left(kind: type) -> None:
     assert plan.status.ok and plan.problem is not None and plan.verified is not None, plan.message
     accounts = plan.problem.accounts
     assert accounts is not None
-    account, after = accounts.asked.portfolio, plan.verified.quantities
+    account, after = accounts.portfolio, plan.verified.quantities
     exposure, fall, beta = (account.numbers(column, column) for column in ("exposure", "shock", "beta"))
     money = [q * p for q, p in zip(after, account.exact_price, strict=True)]
     at = account.assets.index("in transit/ETH")
@@ -297,7 +298,7 @@ def test_labels_go_with_what_is_on_its_way() -> None:
     rows = staked()
     problem = rebalancer([limit], [SLOW]).problem(rows)
     assert problem.accounts is not None
-    account = problem.accounts.asked.portfolio
+    account = problem.accounts.portfolio
     assert account.labels("sector")[account.assets.index("in transit/ETH")] == "coin"
 
 
@@ -306,7 +307,7 @@ def test_what_is_on_its_way_is_no_collateral() -> None:
     back = replace(WITHDRAW, delay=2.0)
     for kind in (float, object):
         rows = table().astype({"threshold": kind})
-        account = rebalancer([], [back]).problem(rows).accounts.asked.portfolio  # type: ignore[union-attr]
+        account = rebalancer([], [back]).problem(rows).accounts.portfolio  # type: ignore[union-attr]
         assert account.numbers("threshold", "x")[account.assets.index("in transit/ETH")] == 0.0
 
 
@@ -401,6 +402,8 @@ BAD: list[tuple[str, dict[str, Any], list[Transfer], str]] = [
     ("a price", {"price": (2, -1.0)}, [], "a price must be above zero"),
     ("twice", {"asset": (2, "USDC owed")}, [], "stands in the table twice"),
     ("targets", {"target": (1, 0.4)}, [], "add up to 0.9"),
+    ("an asset no file holds", {"asset": (2, "E\ud800")}, [], "column 'asset': has half of a surrogate pair"),
+    ("an account no file holds", {"account": (2, "a\ud800")}, [], "column 'account': has half of a surrogate pair"),
 ]
 
 
@@ -518,8 +521,8 @@ def test_a_batch_of_portfolios_in_accounts(tmp_path: Path) -> None:
 
 
 def test_the_command_line_writes_transfers(tmp_path: Path) -> None:
-    from equipoise.optimizer.cli import main
-    from equipoise.optimizer.policy_file import dumps
+    from equipoise.optimizer.command.main import main
+    from equipoise.optimizer.command.policy_file import dumps
 
     signs = list(SIGNS)
     made = Rebalancer(

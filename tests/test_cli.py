@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.optimizer import cli, demo, output
-from equipoise.optimizer.cli import main
-from equipoise.optimizer.output import unguarded
+from equipoise.optimizer.batches.csv_cells import decimal, unguarded
+from equipoise.optimizer.command import demo, output
+from equipoise.optimizer.command import main as cli
+from equipoise.optimizer.command.main import main
 from equipoise.optimizer.rebalancer import Rebalancer
 
 DATA = Path(__file__).parents[1] / "examples" / "data"
@@ -313,9 +314,9 @@ class TestBatch:
         def made(*_):
             raise AssertionError
 
-        monkeypatch.setattr("equipoise.optimizer.batch._made", made)
+        monkeypatch.setattr("equipoise.optimizer.batches.solve._made", made)
         assert folder.on("batch", THREE)[0] == 2
-        monkeypatch.setattr("equipoise.optimizer.portfolio.Portfolio.from_table", None)
+        monkeypatch.setattr("equipoise.optimizer.portfolio.portfolio.Portfolio.from_table", None)
         good = THREE[: THREE.index("stuck")]
         assert folder.on("batch", good)[0] == 0
         assert folder.on("check", good)[0] == 0
@@ -456,8 +457,8 @@ def test_an_internal_error_ends_with_3(folder, monkeypatch, debug):
 
 def test_decimals_in_full():
     for text in ("0", "1", "-1", "0.000001", "-12.5", "625000.000001", "123456789012345678901234567890.5"):
-        assert output.decimal(Fraction(text)) == text
-    assert output.decimal(Fraction(1, 3)) == "1/3"
+        assert decimal(Fraction(text)) == text
+    assert decimal(Fraction(1, 3)) == "1/3"
 
 
 def test_the_demo_tells_its_story(folder, monkeypatch):
@@ -471,13 +472,21 @@ def test_the_demo_tells_its_story(folder, monkeypatch):
 
 def test_help_is_quick_and_the_last_line_of_a_process_is_json(tmp_path):
     code = (
-        "import sys; from equipoise.optimizer import cli\n"
+        "import sys; from equipoise.optimizer.command import main as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit as end: print(end.code, *({'pandas', 'cvxpy', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0"
-    command = [sys.executable, "-m", "equipoise.optimizer.cli", "solve", DATA / "treasury.csv", "--out", tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "equipoise.optimizer.command.main",
+        "solve",
+        DATA / "treasury.csv",
+        "--out",
+        tmp_path,
+    ]
     done = subprocess.run([*command, "--policy", DATA / "treasury.toml"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["verified"] is True
     assert cli.OK == 0
@@ -487,7 +496,7 @@ def test_help_is_quick_and_the_last_line_of_a_process_is_json(tmp_path):
 def test_the_summary_stands_below_what_libraries_print():
     """A solver in C may print into a buffer of its own, which is emptied when the process ends."""
     code = (
-        "import ctypes, sys; from equipoise.optimizer.cli import main; "
+        "import ctypes, sys; from equipoise.optimizer.command.main import main; "
         f"ctypes.CDLL(None).puts(b'noise'); sys.exit(main(['check', {str(DATA / 'treasury.csv')!r}, "
         f"'--policy', {str(DATA / 'treasury.toml')!r}]))"
     )

@@ -47,24 +47,15 @@ from equipoise.constraints import (
 )
 from equipoise.constraints.margin import deductions
 from equipoise.constraints.terms import Brackets, Counted, Spread, Tail
-from equipoise.optimizer import (
-    CovarianceRisk,
-    HoldingCost,
-    ProportionalCost,
-    Status,
-    lending,
-    leverage,
-    liquidation,
-    margin,
-    sequenced,
-)
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.program import solve as by_program
-from equipoise.optimizer.stack import stacks
-from equipoise.optimizer.verify import verify
-from equipoise.optimizer.verify_stack import verified
+from equipoise.optimizer import CovarianceRisk, HoldingCost, ProportionalCost, Status, sequenced
+from equipoise.optimizer.formulas import lending, leverage, liquidation, margin
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.portfolio.stack import stacks
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.program.program import solve as by_program
+from equipoise.optimizer.verification.exact import verify
+from equipoise.optimizer.verification.stacked import verified
 
 FEW = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)

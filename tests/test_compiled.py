@@ -20,14 +20,17 @@ from test_newton import bits, stacked
 from equipoise import Rebalancer
 from equipoise.constraints import Turnover
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer import compiled, compiled_dual, compiled_jit, iteration, newton
-from equipoise.optimizer.compiled_dual import BUY, IMPACT, LONG, QUADRATIC, SELL, SHORT, SLOPE
-from equipoise.optimizer.digest import policy_digest
-from equipoise.optimizer.dual import Dual
-from equipoise.optimizer.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends
-from equipoise.optimizer.newton import Answers
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.separable import Separable
+from equipoise.optimizer.batches.policy_digest import policy_digest
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.threshold import Separable
+from equipoise.optimizer.solvers.newton import iteration, newton
+from equipoise.optimizer.solvers.newton import numba_dual as compiled_dual
+from equipoise.optimizer.solvers.newton import numba_jit as compiled_jit
+from equipoise.optimizer.solvers.newton import numba_newton as compiled
+from equipoise.optimizer.solvers.newton.dual import Dual
+from equipoise.optimizer.solvers.newton.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends
+from equipoise.optimizer.solvers.newton.newton import Answers
+from equipoise.optimizer.solvers.newton.numba_dual import BUY, IMPACT, LONG, QUADRATIC, SELL, SHORT, SLOPE
 
 
 def both(given: Problem) -> tuple[Answers, Answers]:
@@ -146,11 +149,11 @@ def test_the_switch(value: bool, expected: Any) -> None:
 
 
 def test_a_checkpoint_knows_which_iteration_ran() -> None:
-    assert policy_digest(Rebalancer(cash="USD", compiled=True)) != policy_digest(Rebalancer(cash="USD"))
+    assert policy_digest(Rebalancer(cash="USD", compiled=True).policy) != policy_digest(Rebalancer(cash="USD").policy)
 
 
 def test_without_numba_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipoise.optimizer.policy.find_spec", lambda name: None)
+    monkeypatch.setattr("equipoise.optimizer.problem.policy.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"'compiled'.*equipoise\[fast\]"):
         Rebalancer(cash="USD", compiled=True)
 
@@ -191,7 +194,7 @@ def test_it_runs_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPat
 
 INNER = """
 from typing import NamedTuple
-from machine.compiled_jit import jit, part
+from machine.numba_jit import jit, part
 
 class Pair(NamedTuple):
     first: float
@@ -206,8 +209,8 @@ def called(pair):
     return {intercept} + pair.first
 """
 OUTER = """
-from machine.compiled_jit import jit
-from machine.compiled_inner import Pair, called, inlined
+from machine.numba_jit import jit
+from machine.numba_inner import Pair, called, inlined
 
 @jit
 def outer(x):
@@ -225,16 +228,16 @@ def test_machine_code_on_disk_follows_every_source_it_is_made_of(
 
     def run(slope: float, intercept: float, inner: str = INNER) -> tuple[float, int]:
         """What a new process would find: the value, and how much of the machine code was on disk."""
-        (package / "compiled_inner.py").write_text(inner.format(slope=slope, intercept=intercept))
+        (package / "numba_inner.py").write_text(inner.format(slope=slope, intercept=intercept))
         for name in [name for name in sys.modules if name.partition(".")[0] == "machine"]:
             monkeypatch.delitem(sys.modules, name)
         importlib.invalidate_caches()
-        outer = importlib.import_module("machine.compiled_outer").outer
+        outer = importlib.import_module("machine.numba_outer").outer
         return outer(2.0), sum(outer.stats.cache_hits.values())
 
     (package / "__init__.py").write_text("")
-    (package / "compiled_jit.py").write_text(Path(compiled_jit.__file__).read_text())
-    (package / "compiled_outer.py").write_text(OUTER)
+    (package / "numba_jit.py").write_text(Path(compiled_jit.__file__).read_text())
+    (package / "numba_outer.py").write_text(OUTER)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # sources of one size within one second look alike to it
     assert run(3.0, 1.0) == (7.0, 0)
     assert run(3.0, 1.0) == (7.0, 1)
@@ -248,20 +251,21 @@ def test_machine_code_on_disk_follows_every_source_it_is_made_of(
 
 def test_machine_code_is_made_of_nothing_else() -> None:
     """What compiled functions name is of the modules that their key on disk is made of, or a number, or numpy's."""
-    modules = [sys.modules[f"equipoise.optimizer.{name}"] for name in ("compiled", "compiled_dual", "compiled_step")]
+    own = "equipoise.optimizer.solvers.newton.numba_"
+    modules = [sys.modules[own + name] for name in ("newton", "dual", "step")]
     functions = [one for module in modules for one in vars(module).values() if hasattr(one, "py_func")]
     assert len(functions) >= 15
     for function in functions:
         named, code = function.py_func.__globals__, function.py_func.__code__
         for used in (named[name] for name in code.co_names if name in named):
             home = used.__name__ if inspect.ismodule(used) else getattr(used, "__module__", "")
-            assert isinstance(used, int | float) or home.startswith(("numpy", "equipoise.optimizer.compiled")), used
+            assert isinstance(used, int | float) or home.startswith(("numpy", own)), used
     for signature in compiled._iterate.signatures:
         for kind in (kind for kind in signature if isinstance(kind, numba.types.BaseNamedTuple)):
-            assert kind.instance_class.__module__.startswith("equipoise.optimizer.compiled")
+            assert kind.instance_class.__module__.startswith(own)
 
 
 def test_numba_is_loaded_when_it_is_first_used() -> None:
-    code = "import sys, equipoise, equipoise.optimizer.newton; print('numba' in sys.modules)"
+    code = "import sys, equipoise, equipoise.optimizer.solvers.newton.newton; print('numba' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert run.stdout.strip() == "False", run.stderr

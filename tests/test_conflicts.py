@@ -30,16 +30,16 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer import program
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.conflict import Conflict, Feasibility
-from equipoise.optimizer.costs import ProportionalCost
-from equipoise.optimizer.explain import explain
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import CovarianceRisk
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import ProportionalCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Solution, Status
+from equipoise.optimizer.risk.models import CovarianceRisk
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.conflict import Conflict, Feasibility
+from equipoise.optimizer.solvers.infeasible import explain
+from equipoise.optimizer.solvers.program import program
 
 CASES = json.loads((Path(__file__).parent / "data" / "conflicts.json").read_text(encoding="utf-8"))
 BACKGROUND = ("cash after costs", "debts stay debts")
@@ -176,6 +176,18 @@ def test_a_custom_rule_in_conflict_is_named() -> None:
     said = explain(given)
     assert said.status is Status.INFEASIBLE
     assert set(said.rules) == {"mine", "caps"}
+
+
+@pytest.mark.parametrize("still", [1, 8])
+def test_a_conflict_with_a_custom_rule_at_its_kinks_is_proven(still: int) -> None:
+    """What must be sold is more than all may trade, and the others are best left as they are."""
+    before = np.append(np.full(still + 1, 0.9 / (still + 1)), 0.1)
+    labels = names(still + 1)
+    pinned = WeightBounds({labels[0]: 0.0}, {labels[0]: 0.0}, [labels[0]], name="pinned")
+    custom = Custom(lambda t: cp.norm1(t.trades[:-1]) <= 0.02, name="mine")
+    said = explain(problem(before, before, LongOnly(), pinned, custom))
+    assert said.status is Status.INFEASIBLE
+    assert set(said.rules) == {"pinned", "mine"}
 
 
 def test_holding_is_no_answer_where_no_solver_has_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,13 +31,13 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer.costs import Cost, ProportionalCost
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.program import solve
-from equipoise.optimizer.solution import Status
-from equipoise.optimizer.verify import verify
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import Cost, ProportionalCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.solvers.program.program import solve
+from equipoise.optimizer.verification.exact import verify
 
 MAY_BORROW, FULLY_INVESTED = CashFloor(-10.0), CashBand(0.0, 1e-8)
 

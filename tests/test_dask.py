@@ -7,7 +7,7 @@ import pytest
 from batches import accounts, harmed, joined, rebalancer, without
 from distributed import Client, LocalCluster
 
-from equipoise.optimizer.engine import run
+from equipoise.optimizer.batches.run import run
 
 
 @pytest.mark.slow
@@ -20,9 +20,9 @@ def test_a_cluster_gives_the_same_bytes_and_loses_only_who_kills_its_workers() -
         Client(cluster) as client,
         pytest.warns(RuntimeWarning, match=r"KilledWorker.*processes of our own take over") as warned,
     ):
-        chunks = list(run(rebalancer(), harmed(table, 1, "P0011"), chunk=25, executor=client.get_executor()))
+        chunks = list(run(rebalancer().policy, harmed(table, 1, "P0011"), chunk=25, executor=client.get_executor()))
     assert [len(chunk.results) for chunk in chunks] == [5, 5, 2]
     assert sum("take over" in str(one.message) for one in warned) == 1
     results = joined(chunks).results
     assert results[~results["verified"]]["status"].to_dict() == {"P0011": "WORKER_DIED"}
-    assert without(chunks, "P0011") == without(run(rebalancer(), table), "P0011")
+    assert without(chunks, "P0011") == without(run(rebalancer().policy, table), "P0011")

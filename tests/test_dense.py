@@ -10,8 +10,10 @@ import pytest
 
 from equipoise import InputError, Rebalancer, Status
 from equipoise.constraints import DriftBand, FactorLimit, Leverage, LongOnly, Turnover, WeightBounds
-from equipoise.optimizer import CovarianceRisk, FactorRisk, ImpactCost, ProportionalCost, QuadraticCost, dense, program
-from equipoise.optimizer import spectrum as spectra
+from equipoise.optimizer import CovarianceRisk, FactorRisk, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.risk import covariance_spectrum as spectra
+from equipoise.optimizer.solvers.newton import dense
+from equipoise.optimizer.solvers.program import program
 
 N = 60
 NAMES = [f"A{i:02d}" for i in range(N)]

@@ -10,9 +10,9 @@ import pytest
 
 from equipoise import Rebalancer
 from equipoise.constraints import CashBand, CashFloor, LongOnly, Rule, Turnover, WeightBounds
-from equipoise.optimizer.costs import ProportionalCost
-from equipoise.optimizer.dust import DUST
-from equipoise.optimizer.solution import rounded_down
+from equipoise.optimizer.problem.costs import ProportionalCost
+from equipoise.optimizer.problem.dust import DUST
+from equipoise.optimizer.problem.solution import rounded_down
 
 COMPILED = [False, pytest.param(True, marks=pytest.mark.skipif(find_spec("numba") is None, reason="needs numba"))]
 

@@ -24,13 +24,17 @@ from batches import accounts, content, harmed, joined, rebalancer, without
 
 from equipoise import InputError, Rebalancer
 from equipoise.constraints import Custom, WeightBounds
-from equipoise.constraints.base import Account, Piece, Rule
-from equipoise.optimizer import CovarianceRisk, engine
-from equipoise.optimizer.digest import policy_digest
-from equipoise.optimizer.engine import run, solve_frame, write
-from equipoise.optimizer.message import listed
-from equipoise.optimizer.progress import Progress
-from equipoise.optimizer.workers import Workers
+from equipoise.constraints.pieces import Piece
+from equipoise.constraints.rule import Account, Rule
+from equipoise.optimizer import CovarianceRisk
+from equipoise.optimizer.batches import run as engine
+from equipoise.optimizer.batches.chunk import empty
+from equipoise.optimizer.batches.plain_tables import listed
+from equipoise.optimizer.batches.policy_digest import policy_digest
+from equipoise.optimizer.batches.progress import Progress
+from equipoise.optimizer.batches.run import run, write
+from equipoise.optimizer.batches.workers import Workers
+from equipoise.optimizer.rebalancer import solve_frame
 
 
 def mixed() -> pd.DataFrame:
@@ -54,23 +58,23 @@ def expected() -> bytes:
 
 @pytest.mark.parametrize("chunk", [1, 7, 30, None])
 def test_the_size_of_chunks_changes_nothing(chunk: int | None, expected: bytes) -> None:
-    chunks = list(run(rebalancer(), mixed(), chunk=chunk))
+    chunks = list(run(rebalancer().policy, mixed(), chunk=chunk))
     assert len(chunks) == {1: 12, 7: 6, 30: 2, None: 1}[chunk]
     assert content(chunks) == expected
 
 
 def test_neither_does_an_executor_of_threads(expected: bytes) -> None:
     with ThreadPoolExecutor(2) as pool:
-        assert content(run(rebalancer(), mixed(), chunk=10, executor=pool)) == expected
+        assert content(run(rebalancer().policy, mixed(), chunk=10, executor=pool)) == expected
 
 
 def test_nor_tables_one_by_one_nor_their_order(expected: bytes) -> None:
     table = mixed()
     tables = [rows for _, rows in table.groupby(np.arange(len(table)) // 5)]
-    assert content(run(rebalancer(), tables)) == expected
-    assert content(run(rebalancer(), iter(tables), chunk=12)) == expected
+    assert content(run(rebalancer().policy, tables)) == expected
+    assert content(run(rebalancer().policy, iter(tables), chunk=12)) == expected
     shuffled = pd.concat([tables[i] for i in np.random.default_rng(1).permutation(12)]).sample(frac=1, random_state=2)
-    calm, other = (joined(run(rebalancer(), t, chunk=13)) for t in (table, shuffled))
+    calm, other = (joined(run(rebalancer().policy, t, chunk=13)) for t in (table, shuffled))
     for name in calm.results.index[:1].append(calm.results.index[5:]):
         pd.testing.assert_series_equal(calm.results.loc[name], other.results.loc[name], check_exact=True)
         if name in calm.orders.index:
@@ -83,8 +87,8 @@ def test_rules_may_name_what_any_portfolio_of_the_batch_has() -> None:
     table.loc[25, "asset"] = "RARE"
     policy = rebalancer(WeightBounds(upper=1.0, assets=["RARE"]), harm=False)
     for source in (table, [table[:15], table[15:]]):
-        assert joined(run(policy, source, chunk=5)).results["verified"].all()
-    told, untold = (joined(run(policy, iter([table]), universe=u)).results for u in (["RARE"], []))
+        assert joined(run(policy.policy, source, chunk=5)).results["verified"].all()
+    told, untold = (joined(run(policy.policy, iter([table]), universe=u)).results for u in (["RARE"], []))
     assert told["verified"].all()
     assert untold["status"].tolist() == ["INVALID_INPUT"] * 5 + ["OPTIMAL"]
 
@@ -93,8 +97,8 @@ def test_rules_may_name_what_any_portfolio_of_the_batch_has() -> None:
 def test_a_worker_that_dies_costs_only_its_portfolio(tmp_path: Path) -> None:
     """P0006 ends its process; P0010's was killed by accident, and is well when it is tried again. Two processes."""
     table, policy = mixed(), rebalancer(mark=str(tmp_path / "killed"))
-    calm, before = list(run(policy, table)), dict(os.environ)
-    chunks = list(run(policy, harmed(harmed(table, 1, "P0006"), 3, "P0010"), chunk=25, executor=2))
+    calm, before = list(run(policy.policy, table)), dict(os.environ)
+    chunks = list(run(policy.policy, harmed(harmed(table, 1, "P0006"), 3, "P0010"), chunk=25, executor=2))
     assert (tmp_path / "killed").exists()
     assert [len(chunk.results) for chunk in chunks] == [5, 5, 2]
     results = joined(chunks).results
@@ -119,11 +123,11 @@ def test_a_worker_that_hangs_costs_only_its_portfolio(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Workers, "_collect", watched)
     table = accounts(16)
     slow = harmed(table, 6, *table["portfolio_id"])
-    chunks = list(run(rebalancer(), harmed(slow, 2, "P0003"), executor=1, timeout=1.5))
+    chunks = list(run(rebalancer().policy, harmed(slow, 2, "P0003"), executor=1, timeout=1.5))
     results = joined(chunks).results
     assert results[~results["verified"]]["status"].to_dict() == {"P0003": "TIMEOUT"}
     assert results.loc["P0003", "message"] == "timeout: no answer within 1.5 seconds"
-    assert without(chunks, "P0003") == without(run(rebalancer(), table), "P0003")
+    assert without(chunks, "P0003") == without(run(rebalancer().policy, table), "P0003")
     assert 0 < max(allowed) <= 1.5
 
 
@@ -131,11 +135,11 @@ def test_a_worker_that_hangs_costs_only_its_portfolio(monkeypatch: pytest.Monkey
 def test_a_lack_of_memory_costs_only_who_lacks_it_alone(tmp_path: Path) -> None:
     """P0003 always does; P0001 did once, perhaps because of others."""
     table, policy = accounts(4), rebalancer(mark=str(tmp_path / "lacked"))
-    chunks = list(run(policy, harmed(harmed(table, 7, "P0003"), 8, "P0001"), executor=1))
+    chunks = list(run(policy.policy, harmed(harmed(table, 7, "P0003"), 8, "P0001"), executor=1))
     results = joined(chunks).results
     assert results[~results["verified"]]["status"].to_dict() == {"P0003": "WORKER_DIED"}
     assert results.loc["P0003", "message"] == "worker_died: the process that solved it ended with too little memory"
-    assert without(chunks, "P0003") == without(run(rebalancer(), table), "P0003")
+    assert without(chunks, "P0003") == without(run(rebalancer().policy, table), "P0003")
 
 
 class Breaks(Executor):
@@ -160,7 +164,7 @@ class Breaks(Executor):
 def test_a_broken_executor_is_replaced(expected: bytes) -> None:
     executor = Breaks()
     with pytest.warns(RuntimeWarning, match=r"BrokenProcessPool.*processes of our own take over"):
-        chunks = list(run(rebalancer(), mixed(), chunk=10, executor=executor))
+        chunks = list(run(rebalancer().policy, mixed(), chunk=10, executor=executor))
     assert executor.tasks > 2
     assert content(chunks) == expected
 
@@ -174,9 +178,9 @@ def test_what_a_chunk_cannot_survive_is_found_in_it(monkeypatch: pytest.MonkeyPa
             raise MemoryError("too much")
         return solved(policy, universe, part, *spent)
 
-    calm = list(run(rebalancer(), table))
+    calm = list(run(rebalancer().policy, table))
     monkeypatch.setattr(engine, "solved", fails)
-    chunks = list(run(rebalancer(), table))
+    chunks = list(run(rebalancer().policy, table))
     assert joined(chunks).results.loc["P0003", ["status", "message"]].tolist() == [
         "UNSOLVED",
         "internal error, please report it: MemoryError: too much",
@@ -195,7 +199,7 @@ def test_an_endless_source_is_read_as_it_is_needed() -> None:
             yield harmed(accounts(4, first=4 * read), 5, *(f"P{4 * read + i:04d}" for i in range(4)))
             read += 1
 
-    chunks = run(rebalancer(), endless(), executor=1, chunk=20)
+    chunks = run(rebalancer().policy, endless(), executor=1, chunk=20)
     seen = []
     for number in range(6):
         seen.append(next(chunks))
@@ -204,7 +208,7 @@ def test_an_endless_source_is_read_as_it_is_needed() -> None:
         assert read <= number + 4
     chunks.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
-    calm = run(rebalancer(), [accounts(4, first=4 * i) for i in range(6)], chunk=20)
+    calm = run(rebalancer().policy, [accounts(4, first=4 * i) for i in range(6)], chunk=20)
     assert content(seen) == content(calm)
 
 
@@ -213,7 +217,7 @@ def test_what_cannot_be_sent_is_refused_at_once() -> None:
     with ThreadPoolExecutor(1) as pool:
         for executor in (2, pool):
             with pytest.raises(InputError, match=r"cannot be sent to another process.*function of a module"):
-                next(run(bad, accounts(1), executor=executor))
+                next(run(bad.policy, accounts(1), executor=executor))
 
 
 @pytest.mark.slow
@@ -222,7 +226,7 @@ def test_what_cannot_be_loaded_by_a_worker_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(batches, "gone", _gone, raising=False)
     monkeypatch.setattr(_gone, "__module__", "batches")
     with pytest.raises(InputError, match=r"cannot be sent.*AttributeError: .*gone"):
-        next(run(rebalancer(Custom(_gone), harm=False), accounts(1), executor=1))
+        next(run(rebalancer(Custom(_gone), harm=False).policy, accounts(1), executor=1))
 
 
 def _gone(trade: Any) -> Any:
@@ -234,9 +238,9 @@ _gone.__qualname__ = "gone"
 
 def test_workers_that_never_start_are_no_portfolios_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a script that starts them again and again, for want of a guard."""
-    monkeypatch.setattr("equipoise.optimizer.workers._work", os.abort)
+    monkeypatch.setattr("equipoise.optimizer.batches.workers._work", os.abort)
     with pytest.raises(InputError, match=r'exit code 1.*needs the line `if __name__ == "__main__":`'):
-        next(run(rebalancer(), accounts(2), executor=2))
+        next(run(rebalancer().policy, accounts(2), executor=2))
     assert not multiprocessing.active_children()
 
 
@@ -244,10 +248,10 @@ def test_options_that_there_are_not_are_refused_when_called(tmp_path: Path) -> N
     policy, table = rebalancer(), accounts(1)
     path = tmp_path / "new" / "orders.csv"
     for call in (
-        lambda: run(policy, table, assets=table),  # type: ignore[call-arg]
+        lambda: run(policy.policy, table, assets=table),  # type: ignore[call-arg]
         lambda: policy.stream(table, assets=table),  # type: ignore[call-arg]
         lambda: policy.solve_batch(table, assets=table),  # type: ignore[call-arg]
-        lambda: write(policy, table, orders=path, assets=table),
+        lambda: write(policy.policy, table, orders=path, assets=table),
         lambda: policy.write_batch(table, orders=path, assets=table),  # type: ignore[call-arg]
     ):
         with pytest.raises(
@@ -270,7 +274,7 @@ def test_options_that_there_are_not_are_refused_when_called(tmp_path: Path) -> N
 )
 def test_options_that_do_not_fit_are_refused_when_called(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        run(rebalancer(), accounts(1), **options)
+        run(rebalancer().policy, accounts(1), **options)
 
 
 # Checkpoints
@@ -282,7 +286,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     script, mark = tmp_path / "script.py", tmp_path / "well"
     script.write_text(
         "import multiprocessing\nfrom batches import accounts, harmed, rebalancer\n"
-        "from equipoise.optimizer.engine import run\n"
+        "from equipoise.optimizer.batches.run import run\n"
         "if __name__ == '__main__':\n"
         "    table = harmed(accounts(24), 9, 'P0006')\n"
         f"    policy = rebalancer(mark={str(mark)!r})\n"
@@ -305,7 +309,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in kept}
     mark.touch()
     policy, table = rebalancer(mark=str(mark)), harmed(accounts(24), 9, "P0006")
-    again = list(run(policy, table, chunk=10, checkpoint=tmp_path / "kept"))
+    again = list(run(policy.policy, table, chunk=10, checkpoint=tmp_path / "kept"))
     assert {file: file.stat().st_mtime_ns for file in kept} == before
     calm = rebalancer().solve_batch(accounts(24))
     assert content(again) == content([engine.Chunk(calm.results, calm.orders)])
@@ -338,7 +342,7 @@ def _ended(pids: list[int]) -> bool:
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     folder = tmp_path / "kept"
-    list(run(rebalancer(), accounts(4), chunk=10, checkpoint=folder))
+    list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=folder))
     assert sorted(path.name for path in folder.iterdir()) == [
         "chunk-00000000.bin",
         "chunk-00000001.bin",
@@ -363,25 +367,32 @@ def test_a_damaged_chunk_is_solved_again(damage: str, kept: Path, monkeypatch: p
     monkeypatch.setattr(engine, "solved", lambda *given: calls.append(1) or solved(*given))
     options = {"chunk": 10, "checkpoint": kept}
     if damage == "missing":
-        chunks = list(run(rebalancer(), accounts(4), **options))
+        chunks = list(run(rebalancer().policy, accounts(4), **options))
     else:
         with pytest.warns(RuntimeWarning, match=r"chunk-00000001\.bin was torn or changed"):
-            chunks = list(run(rebalancer(), accounts(4), **options))
+            chunks = list(run(rebalancer().policy, accounts(4), **options))
     assert len(calls) == 1
-    assert content(chunks) == content(run(rebalancer(), accounts(4)))
+    assert content(chunks) == content(run(rebalancer().policy, accounts(4)))
     assert path.read_bytes() == whole
 
 
 def test_a_checkpoint_of_another_run_is_refused(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(why: str, policy: Rebalancer | None = None, table: pd.DataFrame | None = None, chunk: int = 10) -> None:
         with pytest.raises(InputError, match=f"kept holds another run: {why}.*; name another directory"):
-            list(run(policy or rebalancer(), accounts(4) if table is None else table, chunk=chunk, checkpoint=kept))
+            list(
+                run(
+                    (policy or rebalancer()).policy,
+                    accounts(4) if table is None else table,
+                    chunk=chunk,
+                    checkpoint=kept,
+                )
+            )
 
     before = {path: path.read_bytes() for path in kept.iterdir()}
     refused(r"the policy \(cash, risk, costs, rules, aversion or horizon\) is another", rebalancer(aversion=9.0))
     refused("the size of chunks is another: 10 there, 20 here", chunk=20)
     with pytest.raises(InputError, match="the effort for whole-lot plans is another"):
-        list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept, effort=2))
+        list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept, effort=2))
     table = accounts(4)
     refused("the assets that rules may name is another", table=table.replace({"asset": {"A01": "B01"}}))
     table.loc[13, "quantity"] = np.nextafter(table.loc[13, "quantity"], 0)
@@ -408,8 +419,8 @@ def test_a_damaged_identity_is_written_again(damage: str, kept: Path) -> None:
     else:
         path.write_bytes({"torn": whole[:99], "changed": whole.replace(b'"chunk": 10', b'"chunk": 11')}[damage])
     with nullcontext() if damage == "missing" else pytest.warns(RuntimeWarning, match="run.json was torn or changed"):
-        chunks = list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))
-    assert content(chunks) == content(run(rebalancer(), accounts(4)))
+        chunks = list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept))
+    assert content(chunks) == content(run(rebalancer().policy, accounts(4)))
     assert path.read_bytes() == whole
 
 
@@ -417,34 +428,34 @@ def test_a_run_that_was_killed_before_it_said_what_it_is(kept: Path) -> None:
     for path in kept.glob("*.*"):
         path.unlink()
     (kept / f".run.json.{'0' * 32}.part").write_text("{")
-    assert len(list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))) == 2
+    assert len(list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept))) == 2
     assert not list(kept.glob("*.part"))
 
 
 def test_what_is_no_checkpoint_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "report.txt").write_text("mine")
     with pytest.raises(InputError, match=r"it is no checkpoint, but has report\.txt in it"):
-        list(run(rebalancer(), accounts(1), checkpoint=tmp_path))
+        list(run(rebalancer().policy, accounts(1), checkpoint=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["report.txt"]
 
 
 def test_two_runs_do_not_share_a_checkpoint(kept: Path) -> None:
-    first = run(rebalancer(), accounts(4), chunk=10, checkpoint=kept)
+    first = run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept)
     next(first)
     with pytest.raises(InputError, match="in use by another run"):
-        next(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))
+        next(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept))
     first.close()  # type: ignore[attr-defined]
-    assert len(list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))) == 2
+    assert len(list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept))) == 2
 
 
 def test_where_the_system_has_no_locks_a_file_is_one(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equipoise.optimizer.files.lock", lambda file: False)
-    first = run(rebalancer(), accounts(4), chunk=10, checkpoint=kept)
+    monkeypatch.setattr("equipoise.optimizer.batches.whole_files.lock", lambda file: False)
+    first = run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept)
     next(first)
     with pytest.raises(InputError, match=r"in use by another run.*if none is running, remove locked"):
-        next(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))
+        next(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept))
     first.close()  # type: ignore[attr-defined]
-    assert len(list(run(rebalancer(), accounts(4), chunk=10, checkpoint=kept))) == 2
+    assert len(list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept))) == 2
 
 
 LIMIT = 1.0
@@ -483,7 +494,7 @@ def test_the_digest_of_a_policy_sees_what_it_is_made_of(monkeypatch: pytest.Monk
     def digest(matrix: Any = cov, **changes: Any) -> str:
         rules = changes.pop("rules", ())
         risk = CovarianceRisk(matrix, assets=["A", "B"])
-        return policy_digest(Rebalancer(cash="USD", risk=risk, constraints=rules, **changes))
+        return policy_digest(Rebalancer(cash="USD", risk=risk, constraints=rules, **changes).policy)
 
     def custom(build: Any) -> str:
         return digest(rules=[Custom(build)])
@@ -515,7 +526,7 @@ def test_the_digest_is_the_same_in_another_process() -> None:
     """Sets and hashes differ from process to process."""
     code = (
         "from equipoise import Rebalancer; from equipoise.constraints import WeightBounds; "
-        "from equipoise.optimizer.digest import policy_digest as digest; "
+        "from equipoise.optimizer.batches.policy_digest import policy_digest as digest; "
         "rule = WeightBounds(upper=1.0, assets=frozenset(['A', 'B', 'C', 'D'])); "
         "print(digest(Rebalancer(cash='USD', constraints=[rule])))"
     )
@@ -540,7 +551,7 @@ def test_files_have_the_same_bytes_whatever_the_chunks(tmp_path: Path) -> None:
     for i, options in enumerate([{}, {"chunk": 10}, {"chunk": 6, "checkpoint": tmp_path / "kept"}]):
         for suffix in ("parquet", "csv"):
             paths = {what: tmp_path / f"{i}" / f"{what}.{suffix}" for what in ("results", "orders")}
-            summary = write(rebalancer(), table, **paths, **options, progress=False)
+            summary = write(rebalancer().policy, table, **paths, **options, progress=False)
     assert summary.statuses == {"INVALID_INPUT": 5, "OPTIMAL": 7}
     assert summary.portfolios == 12
     plans = rebalancer().solve_batch(table)
@@ -560,28 +571,28 @@ def test_files_have_the_same_bytes_whatever_the_chunks(tmp_path: Path) -> None:
 def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     tables = iter([accounts(2), accounts(2)])
     with pytest.raises(InputError, match=r"portfolio 'P0000'.*comes again"):
-        write(rebalancer(), tables, results=tmp_path / "r.csv", orders=tmp_path / "o.parquet", chunk=1)
+        write(rebalancer().policy, tables, results=tmp_path / "r.csv", orders=tmp_path / "o.parquet", chunk=1)
     with pytest.raises(InputError, match=r"must end in one of \.parquet"):
-        write(rebalancer(), accounts(2), results=tmp_path / "r.csv", orders=tmp_path / "o.xlsx")
+        write(rebalancer().policy, accounts(2), results=tmp_path / "r.csv", orders=tmp_path / "o.xlsx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_usage_touches_no_file(tmp_path: Path) -> None:
     results, orders, holdings = tmp_path / "r.csv", tmp_path / "o.csv", tmp_path / "holdings.parquet"
     accounts(2).to_parquet(holdings)
-    write(rebalancer(), holdings, results=results, orders=orders)
+    write(rebalancer().policy, holdings, results=results, orders=orders)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
     def refused(why: str, source: Any = holdings, **paths: Path) -> None:
         with pytest.raises(InputError, match=why):
-            write(rebalancer(), source, **{"results": results, "orders": orders, **paths})
+            write(rebalancer().policy, source, **{"results": results, "orders": orders, **paths})
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
     refused("none of 2 portfolios can be read.*'P0000'.*'price'", accounts(2).drop(columns="price"))
     refused(r"o\.csv: is read from, or written to, already", results=orders)
     refused(r"o\.csv: is read from, or written to, already", results=tmp_path / ".." / tmp_path.name / "o.csv")
     with pytest.raises(InputError, match=r"holdings\.parquet: is read from, or written to, already"):
-        write(rebalancer(), str(holdings), results=holdings)
+        write(rebalancer().policy, str(holdings), results=holdings)
     refused("must end in one of", orders=tmp_path / "o.json")
     refused("cannot be read", tmp_path / "nothing.parquet")
 
@@ -590,7 +601,7 @@ def test_a_frame_from_a_frame() -> None:
     table = mixed()
     plans = rebalancer().solve_batch(table)
     results, orders = solve_frame(rebalancer(), table), solve_frame(rebalancer(), table, returns="orders")
-    assert list(results.columns) == ["portfolio_id", *engine.empty().results.columns]
+    assert list(results.columns) == ["portfolio_id", *empty().results.columns]
     assert results["gap"].tolist()[0] == plans["P0000"].gap
     assert orders["notional"].tolist() == plans.orders["notional"].tolist()
     nothing = table[table["portfolio_id"].isna()]
@@ -619,7 +630,7 @@ def test_progress_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_progress_as_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    list(run(rebalancer(), accounts(3), chunk=5))
+    list(run(rebalancer().policy, accounts(3), chunk=5))
     assert "3/3" in capsys.readouterr().err
-    list(run(rebalancer(), accounts(3), progress=False))
+    list(run(rebalancer().policy, accounts(3), progress=False))
     assert capsys.readouterr().err == ""

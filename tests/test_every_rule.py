@@ -72,15 +72,15 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer.costs import ImpactCost, ProportionalCost
-from equipoise.optimizer.cvxpy_model import compiled
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.program import solve
-from equipoise.optimizer.risk import CovarianceRisk
-from equipoise.optimizer.solution import Status
-from equipoise.optimizer.verify import verify
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import ImpactCost, ProportionalCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.risk.models import CovarianceRisk
+from equipoise.optimizer.solvers.program.cvxpy_model import compiled
+from equipoise.optimizer.solvers.program.program import solve
+from equipoise.optimizer.verification.exact import verify
 
 NAN = float("nan")
 RISKY = ("BOND", "COIN", "LOAN", "STOCK")

@@ -31,12 +31,13 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import newton, program
-from equipoise.optimizer.choose import choose, solve
-from equipoise.optimizer.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.holding import holding
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE, Solution, Status
+from equipoise.optimizer.problem.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Solution, Status
+from equipoise.optimizer.solvers.choose import choose, solve
+from equipoise.optimizer.solvers.newton import newton
+from equipoise.optimizer.solvers.no_trade import holding
+from equipoise.optimizer.solvers.program import program
 
 HOLDING, THRESHOLD, NEWTON, PROGRAM = "holding", "threshold", "newton", "program"
 CLOSED, COUPLED, CONIC = (THRESHOLD, PROGRAM), (NEWTON, PROGRAM), (PROGRAM,)

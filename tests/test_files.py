@@ -13,8 +13,8 @@ import pytest
 from batches import accounts, rebalancer
 
 from equipoise import InputError
-from equipoise.optimizer import files
-from equipoise.optimizer.engine import run, write
+from equipoise.optimizer.batches import whole_files as files
+from equipoise.optimizer.batches.run import run, write
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -101,7 +101,7 @@ def test_every_writer_cleans_up_after_a_run_that_was_killed(tmp_path: Path) -> N
 
     for folder in (tmp_path / "out", tmp_path / "kept"):
         litter(folder)
-    write(rebalancer(), accounts(1), orders=tmp_path / "out" / "orders.csv", checkpoint=tmp_path / "kept")
+    write(rebalancer().policy, accounts(1), orders=tmp_path / "out" / "orders.csv", checkpoint=tmp_path / "kept")
     assert sorted(content(tmp_path / "out")) == ["orders.csv"]
     assert sorted(content(tmp_path / "kept")) == ["chunk-00000000.bin", "lock", "run.json"]
 
@@ -109,28 +109,28 @@ def test_every_writer_cleans_up_after_a_run_that_was_killed(tmp_path: Path) -> N
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_full_disk_is_said_with_the_path_and_costs_no_file(suffix: str, tmp_path: Path) -> None:
     paths = {what: tmp_path / f"{what}.{suffix}" for what in ("results", "orders")}
-    write(rebalancer(), accounts(1), **paths)
+    write(rebalancer().policy, accounts(1), **paths)
     before = content(tmp_path)
     with (
         pytest.raises(InputError, match=rf"results\.{suffix}: cannot be written to: File too large; make room"),
         no_file_longer_than(1000),
     ):
-        write(rebalancer(), accounts(200), **paths)
+        write(rebalancer().policy, accounts(200), **paths)
     assert content(tmp_path) == before
 
 
 def test_a_full_disk_costs_no_finished_chunk(tmp_path: Path) -> None:
     kept, table = tmp_path / "kept", accounts(8)
-    list(run(rebalancer(), table, chunk=20, checkpoint=kept))
+    list(run(rebalancer().policy, table, chunk=20, checkpoint=kept))
     whole = content(kept)
     (kept / "chunk-00000001.bin").unlink()
     with (
         pytest.raises(InputError, match=r"chunk-00000001\.bin: cannot be written to: File too large; make room"),
         no_file_longer_than(1000),
     ):
-        list(run(rebalancer(), table, chunk=20, checkpoint=kept))
+        list(run(rebalancer().policy, table, chunk=20, checkpoint=kept))
     assert content(kept) == {name: data for name, data in whole.items() if name != "chunk-00000001.bin"}
-    list(run(rebalancer(), table, chunk=20, checkpoint=kept))
+    list(run(rebalancer().policy, table, chunk=20, checkpoint=kept))
     assert content(kept) == whole
 
 
@@ -138,11 +138,11 @@ def test_a_file_where_a_folder_is_needed_and_a_folder_where_a_file_is(tmp_path: 
     (tmp_path / "file").write_text("mine")
     (tmp_path / "orders.csv").mkdir()
     with pytest.raises(InputError, match=r"o\.csv: cannot be written to.*a file stands where a folder is needed"):
-        write(rebalancer(), accounts(1), orders=tmp_path / "file" / "o.csv")
+        write(rebalancer().policy, accounts(1), orders=tmp_path / "file" / "o.csv")
     with pytest.raises(
         InputError, match=r"orders\.csv: cannot be written to.*a folder stands where the file is wanted"
     ):
-        write(rebalancer(), accounts(1), orders=tmp_path / "orders.csv")
+        write(rebalancer().policy, accounts(1), orders=tmp_path / "orders.csv")
     with pytest.raises(InputError, match=r"file: cannot be written to.*a file stands where a folder is needed"):
-        list(run(rebalancer(), accounts(1), checkpoint=tmp_path / "file"))
+        list(run(rebalancer().policy, accounts(1), checkpoint=tmp_path / "file"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "orders.csv"]

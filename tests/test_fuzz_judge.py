@@ -10,7 +10,7 @@ from scorecard.fuzz_books import Books, exact, misses
 from scorecard.fuzz_cases import CASH, CONVEX, DISCRETE, Plant, drawn_costs, drawn_risk, drawn_table
 
 from equipoise import InputError, Rebalancer
-from equipoise.optimizer.verify import verify
+from equipoise.optimizer.verification.exact import verify
 
 
 @pytest.mark.parametrize("maker", [*CONVEX, *DISCRETE], ids=lambda maker: maker.__name__)

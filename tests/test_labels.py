@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from equipoise.optimizer.output import csv_text, guarded, unguarded
+from equipoise.optimizer.batches.csv_cells import csv_text, guarded, unguarded
 
 TEXT = st.one_of(st.text(st.characters(codec=None)), st.text("'=+-@\\x5c0 \n\t\x1b\ud800＝ab", max_size=8))
 

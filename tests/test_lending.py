@@ -17,7 +17,7 @@ from equipoise import Rebalancer
 from equipoise.constraints import CollateralRatio, HealthFactor, LongOnly, Rule, ShortOnly, Turnover
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer import Plan, ProportionalCost, Status
-from equipoise.optimizer.lending import (
+from equipoise.optimizer.formulas.lending import (
     borrow_capacity,
     collateral_ratio,
     health_factor,

@@ -15,8 +15,8 @@ from equipoise.constraints import CashFloor, InitialMargin
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import SMALLEST
 from equipoise.optimizer import CovarianceRisk, ProportionalCost
-from equipoise.optimizer.lending import loan_to_value, to_sell
-from equipoise.optimizer.leverage import (
+from equipoise.optimizer.formulas.lending import loan_to_value, to_sell
+from equipoise.optimizer.formulas.leverage import (
     carry_size,
     daily_rebalance,
     hedge_trade,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.lending import health_factor
-from equipoise.optimizer.liquidation import (
+from equipoise.optimizer.formulas.lending import health_factor
+from equipoise.optimizer.formulas.liquidation import (
     Liquidation,
     aave,
     bad_debt,

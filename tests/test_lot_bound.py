@@ -22,20 +22,13 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import (
-    CovarianceRisk,
-    FixedFee,
-    HoldingCost,
-    ImpactCost,
-    MinimumCommission,
-    ProportionalCost,
-    lot_split,
-)
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.factored import FactoredRisk
-from equipoise.optimizer.lot_bound import lot_bound, relaxed
-from equipoise.optimizer.lot_dual import LotDual, Planes, Prices
-from equipoise.optimizer.lot_points import Lots
+from equipoise.optimizer import CovarianceRisk, FixedFee, HoldingCost, ImpactCost, MinimumCommission, ProportionalCost
+from equipoise.optimizer.lots.bounds.bound import lot_bound, relaxed
+from equipoise.optimizer.lots.bounds.dual import LotDual, Planes, Prices
+from equipoise.optimizer.lots.points import risk_split as lot_split
+from equipoise.optimizer.lots.points.points import Lots
+from equipoise.optimizer.risk.factored import FactoredRisk
+from equipoise.optimizer.solvers.choose import solve
 
 NAV = 1000.0
 

@@ -13,10 +13,10 @@ import pytest
 from scorecard.planted_lots import planted
 from test_lot_bound import brute_force, problem_of, small_case
 
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.lot_points import Lots
-from equipoise.optimizer.lot_program import feasible
-from equipoise.optimizer.lot_search import Search
+from equipoise.optimizer.lots.feasibility import feasible
+from equipoise.optimizer.lots.points.points import Lots
+from equipoise.optimizer.lots.search.neighbours import Search
+from equipoise.optimizer.solvers.choose import solve
 
 MARGIN = 1e-6
 

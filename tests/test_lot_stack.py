@@ -23,18 +23,19 @@ from equipoise.constraints import (
     TrackingErrorLimit,
     Turnover,
 )
-from equipoise.optimizer import CovarianceRisk, FactorRisk, ImpactCost, ProportionalCost, newton
-from equipoise.optimizer import dual as duals
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.effort import Effort
-from equipoise.optimizer.lot_grid import decimals, grid
-from equipoise.optimizer.lot_points import Lots
-from equipoise.optimizer.lot_prices import maximised, priced
-from equipoise.optimizer.lot_stack import Convex, alone, planned
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.stack import stacks
-from equipoise.optimizer.verify import verify
-from equipoise.optimizer.verify_stack import verified
+from equipoise.optimizer import CovarianceRisk, FactorRisk, ImpactCost, ProportionalCost
+from equipoise.optimizer.lots.bounds.stacked import maximised, priced
+from equipoise.optimizer.lots.points.grid import decimals, grid
+from equipoise.optimizer.lots.points.points import Lots
+from equipoise.optimizer.lots.stacked import Convex, alone, planned
+from equipoise.optimizer.portfolio.stack import stacks
+from equipoise.optimizer.problem.effort import Effort
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.newton import dual as duals
+from equipoise.optimizer.solvers.newton import newton
+from equipoise.optimizer.verification.exact import verify
+from equipoise.optimizer.verification.stacked import verified
 
 CASH = "USD"
 COLUMNS = ("side", "quantity", "lots")

@@ -15,7 +15,7 @@ from equipoise import Rebalancer
 from equipoise.constraints import CashFloor, InitialMargin
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer import ProportionalCost
-from equipoise.optimizer.margin import (
+from equipoise.optimizer.formulas.margin import (
     account_equity,
     bankruptcy_price,
     bracket_amounts,

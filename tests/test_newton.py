@@ -23,15 +23,16 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.constraints.base import Parts, part
-from equipoise.optimizer import newton, program
-from equipoise.optimizer.costs import ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.newton import INFEASIBLE, SOLVED, Answers
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import CovarianceRisk, FactorRisk
-from equipoise.optimizer.stack import Stack, stacks
+from equipoise.constraints.pieces import Parts, part
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.portfolio.stack import Stack, stacks
+from equipoise.optimizer.problem.costs import ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.risk.models import CovarianceRisk, FactorRisk
+from equipoise.optimizer.solvers.newton import newton
+from equipoise.optimizer.solvers.newton.newton import INFEASIBLE, SOLVED, Answers
+from equipoise.optimizer.solvers.program import program
 
 
 def taken(count: int, seed: int, **options: Any) -> list[Problem]:
@@ -92,7 +93,7 @@ def test_random_feasible_problems_are_solved() -> None:
 def test_the_bound_is_below_every_feasible_point() -> None:
     """At any prices, not only at the best: points of the simplex that keep the rules are never below."""
     rng = np.random.default_rng(3)
-    from equipoise.optimizer import dual
+    from equipoise.optimizer.solvers.newton import dual
 
     for given in taken(60, 31):
         stack = given.as_stack()

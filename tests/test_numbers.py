@@ -20,15 +20,15 @@ from test_every_rule import EVERY, RISK, TABLE, rule_classes
 
 from equipoise import Rebalancer
 from equipoise.constraints import BorrowLimit, CashBand, Custom, InputError, Rule
-from equipoise.constraints.base import Declared
 from equipoise.constraints.numbers import number
-from equipoise.optimizer import costs
-from equipoise.optimizer.costs import Cost
-from equipoise.optimizer.lending import health_factor
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.risk import CovarianceRisk, FactorRisk
-from equipoise.optimizer.transfers import Transfer
+from equipoise.constraints.rule import Declared
+from equipoise.optimizer.formulas.lending import health_factor
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.portfolio.transfers import Transfer
+from equipoise.optimizer.problem import costs
+from equipoise.optimizer.problem.costs import Cost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.risk.models import CovarianceRisk, FactorRisk
 from equipoise.optimizer.triggers import Calendar, Drift
 
 BLANKS = (None, float("nan"), pd.NA, pd.NaT, "", Decimal("NaN"))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.lending import health_factor
-from equipoise.optimizer.parameters import (
+from equipoise.optimizer.formulas.lending import health_factor
+from equipoise.optimizer.formulas.venue_records import (
     EMode,
     check_factors,
     check_least_debt,

@@ -16,9 +16,10 @@ import pytest
 from equipoise import Calendar, Drift, InputError, Rebalancer, read_table
 from equipoise import constraints as rules
 from equipoise.constraints import Custom, Rule
-from equipoise.optimizer import CovarianceRisk, FactorRisk, Transfer, costs, triggers
-from equipoise.optimizer.costs import Cost
-from equipoise.optimizer.policy_file import dumps, load
+from equipoise.optimizer import CovarianceRisk, FactorRisk, Transfer, triggers
+from equipoise.optimizer.command.policy_file import dumps, load
+from equipoise.optimizer.problem import costs
+from equipoise.optimizer.problem.costs import Cost
 from equipoise.optimizer.triggers import Joined, Trigger
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

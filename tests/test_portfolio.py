@@ -24,9 +24,9 @@ from equipoise.constraints import (
     Rule,
     WeightBounds,
 )
-from equipoise.optimizer.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio, exact, read_table
+from equipoise.optimizer.portfolio.portfolio import Portfolio, exact, read_table
+from equipoise.optimizer.problem.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.policy import Policy
 
 LABELS = ["BTC", "ETH", "LOAN", "USD"]
 

@@ -15,8 +15,8 @@ from processors import kernels, threads
 from equipoise import Rebalancer
 from equipoise.constraints import LongOnly, LotSize
 from equipoise.optimizer import CovarianceRisk, FixedFee
-from equipoise.optimizer.lot_grid import exponents, ten_to
-from equipoise.optimizer.lot_points import QUANTUM, _quantum, first
+from equipoise.optimizer.lots.points.grid import exponents, ten_to
+from equipoise.optimizer.lots.points.points import QUANTUM, _quantum, first
 
 
 def test_powers_of_ten_are_the_nearest_floats() -> None:
@@ -59,7 +59,7 @@ def test_of_assets_that_are_alike_the_first_gets_the_odd_lot(fee: float) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(len(kernels()) < 2, reason="this processor has one kernel only")
 def test_a_checkpoint_knows_on_which_kernels_it_was_begun() -> None:
-    asked = "from equipoise.optimizer.digest import versions; print(versions()['kernels'])"
+    asked = "from equipoise.optimizer.batches.policy_digest import versions; print(versions()['kernels'])"
 
     def said(kernel: str) -> str:
         chosen = os.environ | threads(1) | {"OPENBLAS_CORETYPE": kernel}

@@ -358,8 +358,8 @@ def test_random_accounts_from_end_to_end() -> None:
     """
     from strategies import many
 
-    from equipoise.optimizer.choose import solve
-    from equipoise.optimizer.rebalancer import finished
+    from equipoise.optimizer.plans.make import finished
+    from equipoise.optimizer.solvers.choose import solve
 
     for number, instance in enumerate(many(80, seed=17)):
         problem = instance.problem()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.risk import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
+from equipoise.optimizer.risk.models import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
 
 ASSETS = ["BTC", "ETH", "SOL", "ADA"]
 
@@ -702,7 +702,7 @@ def test_no_hint_of_a_transposed_table_where_there_is_none() -> None:
 
 def test_arrays_alone_import_neither_pandas_nor_scikit_learn_nor_cvxpy() -> None:
     code = (
-        "import sys; from equipoise.optimizer.risk import CovarianceRisk as C, FactorRisk as F; "
+        "import sys; from equipoise.optimizer.risk.models import CovarianceRisk as C, FactorRisk as F; "
         "C([[1, 0], [0, 1]], assets=['a', 'b']); F([[1, 2]], {'a': 1, 'b': 2}, assets=['a', 'b']); "
         "print([m for m in ('pandas', 'sklearn', 'cvxpy') if m in sys.modules])"
     )

@@ -9,7 +9,7 @@ import pytest
 from equipoise import InputError, Rebalancer
 from equipoise.constraints import DriftBand, LongOnly, LotSize
 from equipoise.optimizer import ProportionalCost
-from equipoise.optimizer.rounding import Residuals, summary
+from equipoise.optimizer.plans.rounding_bias import Residuals, summary
 
 CASH = "USD"
 

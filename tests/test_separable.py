@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from equipoise.optimizer.separable import Separable
+from equipoise.optimizer.problem.threshold import Separable
 
 NAMES = tuple(Separable.__dataclass_fields__)
 EDGE = 60.0  # the minimum of every random problem here without a bound and with curvature lies within ±EDGE

@@ -32,10 +32,12 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.constraints.base import dot
 from equipoise.constraints.errors import NotStackable
-from equipoise.optimizer import costs
-from equipoise.optimizer.costs import (
+from equipoise.constraints.pieces import dot
+from equipoise.optimizer.portfolio.portfolio import Portfolio, blank
+from equipoise.optimizer.portfolio.stack import Stack, stacks
+from equipoise.optimizer.problem import costs
+from equipoise.optimizer.problem.costs import (
     Cost,
     FixedFee,
     HoldingCost,
@@ -45,9 +47,7 @@ from equipoise.optimizer.costs import (
     QuadraticCost,
     total,
 )
-from equipoise.optimizer.portfolio import Portfolio, blank
-from equipoise.optimizer.risk import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance, stacked
-from equipoise.optimizer.stack import Stack, stacks
+from equipoise.optimizer.risk.models import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance, stacked
 
 ARRAYS = ("quantity", "price", "target", "before")
 
@@ -672,7 +672,7 @@ def test_a_block_of_factors_is_like_any_other(monkeypatch: pytest.MonkeyPatch) -
     others = np.argsort(rng.random((50, 36)), axis=1)[:, :7]
     codes = np.sort(np.hstack([others, np.full((50, 1), universe.index("USD"))]), axis=1)
     whole = stacked(risk, universe, codes, usd(universe, codes))
-    monkeypatch.setattr("equipoise.optimizer.factored._BLOCK", 600)
+    monkeypatch.setattr("equipoise.optimizer.risk.factored._BLOCK", 600)
     blocks = stacked(risk, universe, codes, usd(universe, codes))
     assert whole.factors.tobytes() == blocks.factors.tobytes()
     assert whole.specific.tobytes() == blocks.specific.tobytes()

@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise import InputError
-from equipoise.optimizer.engine import run
-from equipoise.optimizer.message import (
+from equipoise.optimizer.batches.plain_tables import (
     Unknown,
     compact,
     decode,
@@ -34,7 +33,8 @@ from equipoise.optimizer.message import (
     rows,
     to_bytes,
 )
-from equipoise.optimizer.stream import open_stream
+from equipoise.optimizer.batches.run import run
+from equipoise.optimizer.batches.sources import open_stream
 
 
 def listing(counts: list[int]) -> pd.DataFrame:
@@ -158,9 +158,9 @@ def test_a_portfolio_may_span_row_groups(tmp_path: Path) -> None:
     table = accounts(12)
     path = parquet(tmp_path / "t.parquet", table)
     assert pq.ParquetFile(path).num_row_groups == 9
-    expected = content(run(rebalancer(), table))
+    expected = content(run(rebalancer().policy, table))
     for size in (1, 5, 17, None):
-        assert content(run(rebalancer(), path, chunk=size)) == expected
+        assert content(run(rebalancer().policy, path, chunk=size)) == expected
     assert open_stream(str(path), 10).portfolios == 12
 
 
@@ -211,9 +211,9 @@ class Stream:
 def test_frames_of_others_come_through_the_arrow_interface() -> None:
     table = accounts(4)
     arrow = pa.Table.from_pandas(table)
-    expected = content(run(rebalancer(), table))
+    expected = content(run(rebalancer().policy, table))
     for source in (arrow, Stream(arrow)):
-        assert content(run(rebalancer(), source, chunk=7)) == expected
+        assert content(run(rebalancer().policy, source, chunk=7)) == expected
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_frames_of_others_come_through_the_arrow_interface() -> None:
 def test_a_file_of_any_size_is_read_in_the_same_memory(tmp_path: Path) -> None:
     """Five times the file: the most that the process holds grows by less than a quarter of what the file does."""
     code = (
-        "import pathlib, sys; from equipoise.optimizer.stream import open_stream\n"
+        "import pathlib, sys; from equipoise.optimizer.batches.sources import open_stream\n"
         "stream = open_stream(sys.argv[1], 10_000)\n"
         "rows = sum(int(starts[-1]) + 20 for _, starts in stream.chunks(10_000))\n"
         # Not getrusage: on Linux its maximum is that of the parent process too.
@@ -322,5 +322,5 @@ def test_bytes_that_are_no_table_are_refused(data: bytes) -> None:
 
 def test_half_a_surrogate_pair_in_an_id_is_an_id() -> None:
     table = accounts(2).astype({"portfolio_id": object}).replace({"portfolio_id": {"P0001": "P\ud800"}})
-    chunks = run(rebalancer(), [table[:5], table[5:]], chunk=5)
+    chunks = run(rebalancer().policy, [table[:5], table[5:]], chunk=5)
     assert [list(chunk.results.index) for chunk in chunks] == [["P0000"], ["P\ud800"]]

@@ -8,7 +8,7 @@ import pytest
 from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, InputError
 from equipoise.optimizer import Drift
-from equipoise.optimizer.supply import rebased
+from equipoise.optimizer.portfolio.splits import rebased
 
 TABLE = pd.DataFrame(
     {"quantity": [50.0, 50.0, 0.0], "price": [1.0, 1.0, 1.0], "target": [0.5, 0.5, 0.0]},

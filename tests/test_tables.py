@@ -15,17 +15,18 @@ from strategies import BOUNDS, CASH, COSTS, ROWS, instance
 
 from equipoise import Plan, Rebalancer
 from equipoise.constraints import DriftBand, GroupLimit, LongOnly, LotSize, Rule, Turnover
-from equipoise.optimizer import FactorRisk, ProportionalCost, newton
-from equipoise.optimizer.order_listing import OPEN
-from equipoise.optimizer.plan import ORDER_COLUMNS
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.reasons import reasons, sentence
-from equipoise.optimizer.rebalancer import finished
-from equipoise.optimizer.solution import Prices, Solution, Status, close_enough
-from equipoise.optimizer.stack import Stack, stacks
-from equipoise.optimizer.tables import RESULT_COLUMNS, Part, Solved, of_plans, of_stack, orders, results
-from equipoise.optimizer.verify_stack import verified
+from equipoise.optimizer import FactorRisk, ProportionalCost
+from equipoise.optimizer.plans.batch_tables import RESULT_COLUMNS, Part, Solved, of_plans, of_stack, orders, results
+from equipoise.optimizer.plans.make import finished
+from equipoise.optimizer.plans.plan import ORDER_COLUMNS
+from equipoise.optimizer.plans.reasons import reasons, sentence
+from equipoise.optimizer.portfolio.stack import Stack, stacks
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Prices, Solution, Status, close_enough
+from equipoise.optimizer.sequence.listing import OPEN
+from equipoise.optimizer.solvers.newton import newton
+from equipoise.optimizer.verification.stacked import verified
 
 #: What stands in a plan's reasons but not in the table of a batch.
 FIGURES = re.compile(r" \((-?[0-9.]+%, limit|-?[0-9.]+% to) -?[0-9.]+%\)$")

@@ -23,14 +23,15 @@ from equipoise.constraints import (
     TrackingErrorLimit,
     Turnover,
 )
-from equipoise.optimizer import newton, program
-from equipoise.optimizer.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.holding import holding
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import CovarianceRisk
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Solution, Status
+from equipoise.optimizer.risk.models import CovarianceRisk
+from equipoise.optimizer.solvers.newton import newton
+from equipoise.optimizer.solvers.no_trade import holding
+from equipoise.optimizer.solvers.program import program
 
 STRUCTURES, DRAWS = 26, 48
 

@@ -33,15 +33,15 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.constraints.errors import NotStackable
-from equipoise.optimizer.costs import ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.rebalancer import _continuous
-from equipoise.optimizer.risk import CovarianceRisk
-from equipoise.optimizer.solution import FEASIBILITY_TOLERANCE
-from equipoise.optimizer.stack import stacks
-from equipoise.optimizer.verify import Verified, verify
-from equipoise.optimizer.verify_stack import StackVerified, verified
+from equipoise.optimizer.plans.make import _continuous
+from equipoise.optimizer.portfolio.stack import stacks
+from equipoise.optimizer.problem.costs import ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE
+from equipoise.optimizer.risk.models import CovarianceRisk
+from equipoise.optimizer.verification.exact import Verified, verify
+from equipoise.optimizer.verification.stacked import StackVerified, verified
 
 COSTS = (ProportionalCost("fee", 0.0013), QuadraticCost(0.1, "volume"), ImpactCost(0.02, "volume"))
 TINY = (0.0, 1e-16, 3e-16, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8)

@@ -15,10 +15,12 @@ import pandas as pd
 
 from equipoise import Rebalancer
 from equipoise.constraints import CashFloor
-from equipoise.constraints.base import Account, Bound, Piece, Row, Rule
-from equipoise.optimizer import FactorRisk, HoldingCost, Portfolio, ProportionalCost, QuadraticCost, newton
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.stack import Stack, stacks
+from equipoise.constraints.pieces import Bound, Piece, Row
+from equipoise.constraints.rule import Account, Rule
+from equipoise.optimizer import FactorRisk, HoldingCost, Portfolio, ProportionalCost, QuadraticCost
+from equipoise.optimizer.portfolio.stack import Stack, stacks
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.newton import newton
 
 from .instances import HORIZON, Array, Family, Instance, Rows
 from .peer import Many, One

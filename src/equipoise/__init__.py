@@ -8,12 +8,12 @@ whatever else must stay true. `Rebalancer` is the front door; `equipoise.constra
 from importlib import metadata as _metadata
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.batch import Plans
-from equipoise.optimizer.choose import choose
-from equipoise.optimizer.plan import Plan
-from equipoise.optimizer.portfolio import Portfolio, read_table
+from equipoise.optimizer.batches.solve import Plans
+from equipoise.optimizer.plans.plan import Plan
+from equipoise.optimizer.portfolio.portfolio import Portfolio, read_table
+from equipoise.optimizer.problem.solution import Status
 from equipoise.optimizer.rebalancer import Rebalancer
-from equipoise.optimizer.solution import Status
+from equipoise.optimizer.solvers.choose import choose
 from equipoise.optimizer.triggers import Calendar, Drift
 
 try:

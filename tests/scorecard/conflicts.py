@@ -32,13 +32,13 @@ from equipoise.constraints import (
     WeightBounds,
 )
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.choose import solve
-from equipoise.optimizer.costs import ProportionalCost
-from equipoise.optimizer.explain import Explanation, explain
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.solution import Solution, Status
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import ProportionalCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.problem.solution import Solution, Status
+from equipoise.optimizer.solvers.choose import solve
+from equipoise.optimizer.solvers.infeasible import Explanation, explain
 from scorecard.figure import Result, Row
 
 CASH = "USD"

@@ -21,8 +21,8 @@ import pandas as pd
 from batches import accounts, rebalancer
 
 from equipoise import InputError
-from equipoise.optimizer.cli import main
-from equipoise.optimizer.engine import run, write
+from equipoise.optimizer.batches.run import run, write
+from equipoise.optimizer.command.main import main
 from scorecard._forked import in_child, measured
 from scorecard.figure import Result, Row
 
@@ -87,14 +87,14 @@ def to_files(suffix: str) -> Callable[[Path, pd.DataFrame], None]:
     def written(place: Path, table: pd.DataFrame) -> None:
         paths = {what: place / "out" / f"{what}.{suffix}" for what in ("results", "orders")}
         with failing(place):
-            write(rebalancer(harm=False), table, chunk=20, checkpoint=place / "kept", progress=False, **paths)
+            write(rebalancer(harm=False).policy, table, chunk=20, checkpoint=place / "kept", progress=False, **paths)
 
     return written
 
 
 def chunks(place: Path, table: pd.DataFrame) -> None:
     with failing(place):
-        list(run(rebalancer(harm=False), table, chunk=20, checkpoint=place / "kept", progress=False))
+        list(run(rebalancer(harm=False).policy, table, chunk=20, checkpoint=place / "kept", progress=False))
 
 
 WRITERS = {"solve": solve, "batch": batch, "csv": to_files("csv"), "parquet": to_files("parquet"), "chunks": chunks}

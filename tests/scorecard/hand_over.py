@@ -32,13 +32,13 @@ from equipoise.constraints import (
     Turnover,
     WeightBounds,
 )
-from equipoise.optimizer import newton
-from equipoise.optimizer.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
-from equipoise.optimizer.newton import INFEASIBLE, SOLVED
-from equipoise.optimizer.policy import Policy
-from equipoise.optimizer.portfolio import Portfolio
-from equipoise.optimizer.problem import Problem
-from equipoise.optimizer.risk import CovarianceRisk, FactorRisk, Risk, SquaredDistance
+from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.problem.costs import HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
+from equipoise.optimizer.problem.policy import Policy
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.risk.models import CovarianceRisk, FactorRisk, Risk, SquaredDistance
+from equipoise.optimizer.solvers.newton import newton
+from equipoise.optimizer.solvers.newton.newton import INFEASIBLE, SOLVED
 
 from .figure import Result, Row
 

@@ -25,7 +25,7 @@ from strategies import CONES, ENVELOPES, RULES, instance
 from equipoise import Rebalancer
 from equipoise.constraints import CashBand, DriftBand, GroupLimit, LongOnly, LotSize, Rule, Turnover
 from equipoise.optimizer import CovarianceRisk, FactorRisk, ProportionalCost
-from equipoise.optimizer.costs import Cost
+from equipoise.optimizer.problem.costs import Cost
 from scorecard.figure import Result, Row, counted
 
 CASH, NAV = "USD", 1e6

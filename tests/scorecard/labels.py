@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from equipoise import Rebalancer
 from equipoise.constraints import InputError, Turnover
-from equipoise.optimizer.output import plan_files
-from equipoise.optimizer.policy_file import PolicyFile
+from equipoise.optimizer.command.output import plan_files
+from equipoise.optimizer.command.policy_file import PolicyFile
 from equipoise.optimizer.triggers import Drift
 from scorecard.figure import Result, Row, counted
 

@@ -11,7 +11,7 @@ import numpy as np
 from strategies import RISKS, RULES, Instance, instance, possible
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.choose import solve
+from equipoise.optimizer.solvers.choose import solve
 from scorecard.figure import Result, Row
 
 #: How much room the planted point has, of each limit's figure: from a ten-millionth to a third.

@@ -24,9 +24,10 @@ from batches import accounts, harmed, joined, rebalancer, without
 
 from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, LongOnly
-from equipoise.constraints.base import Account, Piece, Rule
+from equipoise.constraints.pieces import Piece
+from equipoise.constraints.rule import Account, Rule
 from equipoise.optimizer import ProportionalCost
-from equipoise.optimizer.engine import run, write
+from equipoise.optimizer.batches.run import run, write
 from scorecard._forked import in_child, measured
 from scorecard.figure import Result, Row, counted
 
@@ -85,7 +86,7 @@ def kills_its_worker(count: int) -> Result:
         expected = {name: SAID[kind] for name, kind in culprits.items()}
         if results[~results["verified"]]["status"].to_dict() != expected:
             missed.append(f"{said}: {results[~results['verified']]['message'].to_dict()}")
-        elif without(chunks, *culprits) != without(run(attacked(), table), *culprits):
+        elif without(chunks, *culprits) != without(run(attacked().policy, table), *culprits):
             missed.append(f"{said}: other bytes")
         elif multiprocessing.active_children():
             missed.append(f"{said}: processes are left")
@@ -93,7 +94,7 @@ def kills_its_worker(count: int) -> Result:
 
 
 def _solved(table: pd.DataFrame, options: dict[str, Any], rng: Random | None) -> list[Any]:
-    answers = run(attacked(), table, progress=False, **options)
+    answers = run(attacked().policy, table, progress=False, **options)
     chunks = [next(answers)] if rng else []
     if rng:  # one death by accident: later, while others work
         killer = threading.Thread(target=_kill_one, args=(rng.random(),))
@@ -120,7 +121,7 @@ def _on_dask(table: pd.DataFrame, options: dict[str, Any]) -> list[Any]:
         client = held.enter_context(Client(held.enter_context(cluster)))
         held.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", RuntimeWarning)
-        return list(run(attacked(), table, executor=client.get_executor(), progress=False, **options))
+        return list(run(attacked().policy, table, executor=client.get_executor(), progress=False, **options))
 
 
 def goes_on_after_a_kill(count: int) -> Result:
@@ -145,7 +146,7 @@ def killed(count: int) -> list[str]:
 
 def write_all(table: pd.DataFrame, folder: Path) -> str:
     paths = {"results": folder / "results.csv", "orders": folder / "orders.parquet"}
-    write(rebalancer(), table, chunk=10, checkpoint=folder / "kept", progress=False, **paths)
+    write(rebalancer().policy, table, chunk=10, checkpoint=folder / "kept", progress=False, **paths)
     return ""
 
 

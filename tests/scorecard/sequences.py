@@ -27,7 +27,8 @@ from equipoise.constraints import (
     LotSize,
     Rule,
 )
-from equipoise.optimizer import FixedFee, MinimumCommission, ProportionalCost, sequenced, verify
+from equipoise.optimizer import FixedFee, MinimumCommission, ProportionalCost, sequenced
+from equipoise.optimizer.verification.exact import verify
 from scorecard.figure import Result, Row
 
 NEXT_TO_NOTHING = Fraction(1, 10**15)

@@ -1,0 +1,23 @@
+"""Orders below any use are none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.constraints.pieces import Array
+from equipoise.optimizer.problem.problem import Problem
+
+#: A trade of less than this fraction of NAV is what rounding left of a limit: a tenth of what the exact check allows.
+DUST = 1e-10
+
+
+def without_dust(problem: Problem, weights: Array) -> Array:
+    """The same weights, of one portfolio or a stack, without the trades below DUST, each cash at its residual.
+
+    But a limit of 0 is exact: what is beyond it goes back, however little it is. Whether the weights still keep every
+    rule, and are as good, is for the caller to see.
+    """
+    before = problem.before
+    beyond = ((problem.lower == 0) & (before < 0)) | ((problem.upper == 0) & (before > 0))
+    small = (np.abs(weights - before) < DUST) & ~beyond
+    return problem.settled(np.where(small, before, weights))

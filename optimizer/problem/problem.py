@@ -1,0 +1,388 @@
+"""A portfolio, or a stack of them, and a policy, as the convex program that all solvers share.
+
+    minimise    (aversion/2)·(w − b)ᵀΣ(w − b) + φ(z)/horizon + carry(w)     a fraction of NAV per year
+    subject to  Σ w = 1,   lower ≤ w ≤ upper,   rows,   cones
+
+w are the weights after trading in fractions of the pre-trade NAV, z = w − w₀. The entry of the settlement
+cash in w is the cash before trading costs; what is left after them is w_c − φ(z). A rule must hold for both: a
+floor counts after the costs, a cap before them. For a row f of the cash, that is the convex row
+
+    f(w_c) + max(0, −f')·φ ≤ upper        f' = weight_c + long_c where the cash is positive,
+                                               weight_c − short_c where it is negative
+
+exact where f has one slope. Where the cash may be negative and the slopes differ (a health factor), the steeper
+one is used, which is safe; `cash_side` = "long" takes the other, which is a relaxation and serves for bounds.
+
+Everything is written for the last axis, the assets: of a `Stack` of B portfolios weights are (B, n), figures (B,).
+
+Where a portfolio lies in several accounts (`accounts`), each has its own cash and its own budget in place of Σ w = 1,
+and what is said of the cash and its costs holds for each cash and the costs that it pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, reduce
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.constraints.pieces import (
+    Array,
+    Bound,
+    Cone,
+    Count,
+    Envelope,
+    Opaque,
+    Parts,
+    Piece,
+    Row,
+    Semicontinuous,
+    Step,
+)
+from equipoise.constraints.rule import Rule
+from equipoise.optimizer.problem.accounts import Accounts
+from equipoise.optimizer.problem.costs import CostTerms, Fees
+from equipoise.optimizer.problem.row_matrices import Figure, Rows, times
+from equipoise.optimizer.problem.threshold import Separable
+from equipoise.optimizer.risk.models import FactoredRisk
+
+#: No weight leaves ±this many times the NAV (or twice the largest weight that is held or wanted), whatever the
+#: rules allow, so that no program is unbounded.
+OUTER_BOUND = 100.0
+
+
+def _figure(value: Any) -> Figure:
+    return value if np.ndim(value) else float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Alone:
+    """What a problem asks of its portfolio once its pieces are made."""
+
+    before: Array
+    target: Array
+    cash: tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The program of one portfolio, as arrays; every solver takes it, every check is made on it.
+
+    What is not convex in it is marked as such: steps, counts and least positions among the pieces, which convex solvers
+    do not look at, and `fees`, which they must not see: they take the `relaxation`.
+    """
+
+    portfolio: Any  # a Portfolio, or a Stack
+    risk: FactoredRisk
+    cost: CostTerms
+    aversion: float
+    horizon: float
+    pieces: tuple[tuple[str, Piece], ...]
+    #: The rules that the pieces were made of (a trigger asks a DriftBand for its full width).
+    rules: tuple[Rule, ...] = ()
+    #: Which slope rows have at the cash where it may be negative: see above.
+    cash_side: Literal["short", "long"] = "short"
+    #: Whether Newton's iteration runs as machine code (numba).
+    compiled: bool = False
+    #: What orders cost for being orders; None if nothing.
+    fees: Fees | None = None
+    #: Supporting rows of envelopes that were met so far: what they ask for, in rows; see `supported`.
+    found: tuple[tuple[str, Row], ...] = ()
+    #: The budgets of the accounts, if there are several, and what was asked before they were joined.
+    accounts: Accounts | None = None
+    unjoined: Problem | None = None
+
+    @property
+    def asked(self) -> Problem:
+        """What was asked of the table's own rows: with several accounts, the problem before they were joined."""
+        return self if self.unjoined is None else self.unjoined
+
+    @cached_property
+    def relaxation(self) -> Problem:
+        """The convex program: without fees. Its objective is nowhere above this one's."""
+        return self if self.fees is None else replace(self, fees=None)
+
+    @cached_property
+    def discrete(self) -> bool:
+        """Whether orders are searched one by one: for lots, fees, counts or least positions."""
+        kinds = Step | Semicontinuous | Count
+        return self.fees is not None or any(isinstance(piece, kinds) for _, piece in self.pieces)
+
+    def as_stack(self) -> Problem:
+        """This one problem as a stack of one."""
+        alone = _Alone(self.before[None], self.target[None], (np.zeros(1, dtype=np.intp), np.array([self.cash])))
+        cost = CostTerms(*(getattr(self.cost, f.name)[None] for f in fields(CostTerms)))
+        return replace(self, portfolio=alone, cost=cost)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n,) for one portfolio, (B, n) for a stack."""
+        shape: tuple[int, ...] = self.before.shape
+        return shape
+
+    @property
+    def assets(self) -> Any:
+        """The labels: a tuple, or for a stack an array (B, n)."""
+        return self.portfolio.assets
+
+    @property
+    def cash(self) -> Any:
+        """The index of the settlement cash: a position, or for a stack a pair of arrays."""
+        return self.portfolio.cash
+
+    @property
+    def cashes(self) -> tuple[Any, ...]:
+        """The indices of all cash entries: one, or with several accounts one for each, the settlement cash first."""
+        if self.accounts is None:
+            return (self.cash,)
+        alone = isinstance(self.cash, int)
+        return tuple(at if alone else (np.zeros(1, dtype=np.intp), np.array([at])) for at in self.accounts.cashes)
+
+    @property
+    def spends(self) -> Array:
+        """S (budgets, n): what a unit of each entry takes of each account's cash; all ones for a single budget."""
+        return np.ones((1, self.shape[-1])) if self.accounts is None else self.accounts.spends
+
+    @property
+    def budgets(self) -> Array:
+        """What S·w must be: 1, or with several accounts what each has, before costs, as a fraction of NAV."""
+        return np.ones(1) if self.accounts is None else self.accounts.budgets
+
+    @property
+    def before(self) -> Array:
+        return np.asarray(self.portfolio.before)
+
+    @property
+    def target(self) -> Array:
+        return np.asarray(self.portfolio.target)
+
+    @cached_property
+    def bounds(self) -> tuple[tuple[str, Bound], ...]:
+        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Bound))
+
+    @cached_property
+    def outer(self) -> Figure:
+        """The bound of assets that no rule bounds."""
+        largest = np.maximum(np.abs(self.before).max(axis=-1), np.abs(self.target).max(axis=-1))
+        return _figure(np.maximum(OUTER_BOUND, 2.0 * largest))
+
+    @cached_property
+    def lower(self) -> Array:
+        outer = np.broadcast_to(np.asarray(-self.outer)[..., None], self.shape)
+        return np.array(reduce(np.maximum, (b.lower for _, b in self.bounds), outer))
+
+    @cached_property
+    def upper(self) -> Array:
+        outer = np.broadcast_to(np.asarray(self.outer)[..., None], self.shape)
+        return np.array(reduce(np.minimum, (b.upper for _, b in self.bounds), outer))
+
+    @cached_property
+    def rows(self) -> Rows:
+        named = [(title, piece) for title, piece in self.pieces if isinstance(piece, Row)]
+        named += self.found
+        # A floor under the cash is a row: it holds after costs.
+        for cash in self.cashes:
+            floors = [
+                (title, b.label, np.broadcast_to(b.lower, self.shape)[cash])
+                for title, b in self.bounds
+                if np.any(np.isfinite(np.broadcast_to(b.lower, self.shape)[cash]))
+            ]
+            if floors:
+                # The highest one; in a stack it may be another rule's from portfolio to portfolio.
+                title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
+                floor = reduce(np.maximum, (found[2] for found in floors))
+                named.append((title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)))
+        rows = [row for _, row in named]
+        stacked = {name: self._stacked([getattr(row, name) for row in rows]) for name in Parts.NAMES}
+        # By what a unit less of cash can raise a row: its slope where the cash may be.
+        slopes = [self._raised(stacked, cash) for cash in self.cashes]
+        figures = self.shape[:-1]
+        upper = np.array([np.broadcast_to(row.upper, figures) for row in rows], dtype=float).reshape(-1, *figures)
+        return Rows(
+            tuple(title for title, _ in named),
+            tuple(rows),
+            cost=reduce(np.maximum, slopes),
+            upper=upper.T.copy(),
+            by_cash=np.stack(slopes, axis=-1) if self.accounts is not None else None,
+            **stacked,
+        )
+
+    def _stacked(self, given: Sequence[Array | None]) -> Array:
+        """Coefficients of rows as one matrix: (m, n), or (B, m, n) where those of a stack differ; None is 0."""
+        shape = self.shape if any(c is not None and c.ndim > 1 for c in given) else self.shape[-1:]
+        matrix = np.zeros((*shape[:-1], len(given), shape[-1]))
+        for place, c in enumerate(given):
+            if c is not None:
+                matrix[..., place, :] = c
+        return matrix
+
+    def _floor(self, cash: Any) -> Array:
+        """−w_c as coefficients: (n,), or (B, n) where portfolios of a stack have the cash in different places."""
+        places = np.atleast_1d(cash if isinstance(cash, int) else cash[1])
+        shared = bool(np.all(places == places[:1]))
+        row = np.zeros(self.shape[-1:] if shared else self.shape)
+        row[places[0] if shared else cash] = -1.0
+        return row
+
+    def _raised(self, coefficients: Mapping[str, Array], cash: Any) -> Array:
+        """By what a unit less of this cash can raise each row."""
+        only_long = (self.lower[cash] >= 0) | (self.cash_side == "long")
+        long, short, weight = (self.at_cash(coefficients[name], cash) for name in ("long", "short", "weight"))
+        return np.maximum(0.0, np.where(np.asarray(only_long)[..., None], -long, short) - weight)
+
+    def at_cash(self, coefficients: Array, cash: Any = None) -> Array:
+        """The cash's column of coefficients (…, m, n)."""
+        cash = self.cash if cash is None else cash
+        if isinstance(cash, int):
+            return np.asarray(coefficients[..., cash])
+        each = np.broadcast_to(coefficients, (self.shape[0], *coefficients.shape[-2:]))
+        return np.asarray(each[cash[0], :, cash[1]])
+
+    @property
+    def kinked(self) -> Figure:
+        """Whether a row's slope at the cash depends on the cash's sign, and the cash may have both."""
+        terms = self.cost
+        costs = sum(np.any(rate, axis=-1) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
+        costs = costs + (self.fees is not None)
+        relaxed = replace(self, cash_side="long").rows
+        if self.accounts is not None:
+            assert relaxed.by_cash is not None and self.rows.by_cash is not None
+            steeper = np.any(relaxed.by_cash < self.rows.by_cash) | bool(self.envelopes)
+            return bool(steeper & (self.cash_side != "long") & np.any(costs > 0))
+        steeper = np.any(relaxed.cost < self.rows.cost, axis=-1)
+        steeper = steeper | bool(self.envelopes)  # of whose rows that is not known yet
+        bends = steeper & (self.lower[self.cash] < 0) & (self.cash_side != "long") & (costs > 0)
+        return bends if np.ndim(bends) else bool(bends)
+
+    @cached_property
+    def cones(self) -> tuple[tuple[str, Cone], ...]:
+        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Cone))
+
+    @cached_property
+    def opaque(self) -> tuple[tuple[str, Opaque], ...]:
+        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Opaque))
+
+    @cached_property
+    def envelopes(self) -> tuple[tuple[str, Envelope], ...]:
+        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Envelope))
+
+    def beyond(self, weights: Array) -> Figure:
+        """By how much the worst envelope is broken, with the cash before costs or after them; −inf without one."""
+        worst = np.full(self.shape[:-1], -np.inf)
+        if self.envelopes:
+            trades = weights - self.before
+            for state in (weights, self._after(weights)):
+                worst = reduce(np.maximum, (piece.excess(state, trades) for _, piece in self.envelopes), worst)
+        return _figure(np.where(np.isnan(worst), np.inf, worst))
+
+    def supported(self, weights: Array) -> Problem:
+        """The same problem with the highest row of each envelope at these weights among its rows.
+
+        A solver that sees only the rows solves a relaxation, whose bound holds; where its answer keeps the envelopes,
+        it is the answer (Kelley 1960).
+        """
+        trades, after = weights - self.before, self._after(weights)
+        met = []
+        for title, piece in self.envelopes:
+            worse = np.asarray(piece.excess(after, trades) > piece.excess(weights, trades))[..., None]
+            met.append((title, piece.support(np.where(worse, after, weights), trades)))
+        return replace(self, found=(*self.found, *met))
+
+    def _after(self, weights: Array) -> Array:
+        """The weights after costs; in the relaxed form, without them where they would make the cash negative."""
+        after = self.after_costs(weights)
+        relaxed = np.asarray((self.cash_side == "long") & (after[self.cash] < 0))
+        return np.where(relaxed[..., None], weights, after)
+
+    @cached_property
+    def step(self) -> Step | None:
+        return next((piece for _, piece in self.pieces if isinstance(piece, Step)), None)
+
+    def paid(self, trades: Array) -> Array:
+        """What each asset's trade costs, fees included: one-off, in fractions of NAV."""
+        each = self.cost.each(trades)
+        return each if self.fees is None else each + self.fees.each(trades)
+
+    def trading_cost(self, weights: Array) -> Figure:
+        """φ(w − w₀), one-off, in fractions of NAV."""
+        return _figure(self.paid(weights - self.before).sum(axis=-1))
+
+    def objective(self, weights: Array) -> Figure:
+        """(aversion/2)·(w − b)ᵀΣ(w − b) + φ(z)/horizon + carry(w), in fractions of NAV per year."""
+        variance = self.risk.variance(weights - self.target)
+        carry = self.cost.carry(weights).sum(axis=-1)
+        return _figure(0.5 * self.aversion * variance + self.trading_cost(weights) / self.horizon + carry)
+
+    def tracking_error(self, weights: Array) -> Figure:
+        """√((w − b)ᵀΣ(w − b)), annual; without a risk model the distance of the weights."""
+        return _figure(np.sqrt(self.risk.variance(weights - self.target)))
+
+    def settled(self, weights: Array) -> Array:
+        """The weights with the cash at the exact residual 1 − Σ of the others (before costs)."""
+        result = np.array(weights, dtype=float)
+        for cash, spends, has in zip(self.cashes, self.spends, self.budgets, strict=True):
+            result[cash] = 0.0
+            result[cash] = has - (result.sum(axis=-1) if self.accounts is None else (result * spends).sum(axis=-1))
+        return result
+
+    def charged(self, weights: Array) -> Figure:
+        """The trading costs, as `Rows.of` wants them: in all, or with several accounts what each cash pays."""
+        if self.accounts is None:
+            return self.trading_cost(weights)
+        return times(self.accounts.pays, self.paid(weights - self.before))
+
+    def after_costs(self, weights: Array) -> Array:
+        """The weights with the trading costs taken out of the cash."""
+        result = np.array(weights, dtype=float)
+        costs = self.charged(weights)
+        for k, cash in enumerate(self.cashes):
+            result[cash] -= costs if self.accounts is None else costs[..., k]
+        return result
+
+    def violation(self, weights: Array, *, envelopes: bool = True) -> Figure:
+        """By how much the worst of all convex rules is broken, in fractions of NAV (0: none, inf: no number)."""
+        trades = weights - self.before
+        outside = np.maximum(self.lower - weights, weights - self.upper)
+        excess = self.rows.of(weights, trades, self.charged(weights)) - self.rows.upper
+        if self.accounts is None:
+            budget = np.abs(weights.sum(axis=-1) - 1.0)
+        else:
+            budget = np.abs(times(self.spends, weights) - self.budgets).max(axis=-1)
+        worst = np.maximum(outside.max(axis=-1), np.maximum(excess.max(axis=-1, initial=0.0), budget))
+        for _, cone in self.cones:
+            worst = np.maximum(worst, cone.of(weights) - cone.upper)
+        for _, piece in self.opaque:
+            worst = np.maximum(worst, piece.violation(weights, trades))
+        if envelopes:
+            worst = np.maximum(worst, self.beyond(weights))
+        return _figure(np.where(np.isnan(worst), np.inf, worst))
+
+    def separable(self, slope: Array, prices: Array, *, objective: float = 1.0) -> Separable:
+        """Each asset's part of the Lagrangian: rows at these prices, factors and cones within `slope`.
+
+        `objective` = 0 leaves the objective out (for proofs of infeasibility).
+        """
+        rows = self.rows
+        per_cost: Any = objective / self.horizon
+        if self.accounts is None:
+            per_cost += float(prices @ rows.cost)
+        else:
+            assert rows.by_cash is not None
+            per_cost = per_cost + (prices @ rows.by_cash) @ self.accounts.pays
+        return Separable(
+            curvature=objective * self.aversion * self.risk.specific,
+            centre=self.target,
+            slope=slope + prices @ rows.weight,
+            long=objective * self.cost.long + prices @ rows.long,
+            short=objective * self.cost.short + prices @ rows.short,
+            buy=per_cost * self.cost.buy + prices @ rows.buy,
+            sell=per_cost * self.cost.sell + prices @ rows.sell,
+            quadratic=per_cost * self.cost.quadratic,
+            impact=per_cost * self.cost.impact,
+            before=self.before,
+            lower=self.lower,
+            upper=self.upper,
+        )

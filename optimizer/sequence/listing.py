@@ -1,0 +1,147 @@
+"""The order in which orders are listed: one that is safe on the way, if there is one, for single plans and for stacks.
+
+Where no rule but the floor of the cash can break on the way (one account, no fees for orders, no rule on collateral,
+margin or leverage), sales first is safe, however far each is filled: the cash rises while sales bring more than they
+cost, and then falls to where the plan ends. Elsewhere arrays find most answers for all portfolios at once
+(`stacked`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
+What they leave open is searched by `sequence` for a single plan, which takes up to some hundred milliseconds; a batch
+leaves it open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.constraints.exposure import Leverage
+from equipoise.constraints.pieces import Array, Envelope, Row
+from equipoise.optimizer.portfolio.exact_sums import nearest
+from equipoise.optimizer.problem.problem import Problem
+from equipoise.optimizer.sequence.stacked import Ways
+
+if TYPE_CHECKING:
+    from equipoise.optimizer.verification.outcome import Outcome
+
+#: What is known of the orders as they are listed: sent one after the other and whole, they are safe on the way; they
+#: are if some are cut into slices (`Plan.sequence`); no safe sequence was found; arrays found none, and nothing else
+#: was asked; there are no orders.
+WHOLE, SLICES, NONE, OPEN, NO_ORDERS = "whole", "slices", "none found", "not searched", ""
+LISTINGS = (WHOLE, SLICES, NONE, OPEN, NO_ORDERS)
+
+#: One of `LISTINGS`, and the rows of the orders in a safe sequence (none: in no order of their own).
+Listing: TypeAlias = tuple[str, tuple[int, ...]]
+
+
+def state_rows(problem: Problem) -> list[Row | Envelope]:
+    """The rules on the state of the account, beyond the floors of its cashes; see `rules.watched`."""
+    leverage = {rule.title for rule in problem.rules if isinstance(rule, Leverage)}
+    rows = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row)]
+    found: list[Row | Envelope] = [
+        row
+        for title, row in rows
+        if title in leverage or any(c is not None and np.any(c) for c in (row.long, row.short))
+    ]
+    return found + [piece for _, piece in problem.envelopes if piece.of_holdings]
+
+
+def candidates(ways: Ways) -> Iterator[NDArray[np.intp]]:
+    """Keys (B, n) by which orders could be sent: the smaller first, and among equal ones the larger orders."""
+    before, traded = ways.before, ways.traded
+    sells, reduces = traded < 0, (before * traded < 0) & (np.abs(traded) <= np.abs(before))
+    yield np.where(sells, 0, 1)
+    yield np.where(reduces, np.where(sells, 0, 1), np.where(sells, 2, 3))
+    yield np.where(reduces, np.where(sells, 1, 0), np.where(sells, 2, 3))
+
+
+def in_order(key: NDArray[np.intp], traded: Array) -> NDArray[np.intp]:
+    """The assets (B, n) by this key, larger orders first; what is not traded comes last."""
+    size = np.abs(traded)
+    return np.lexsort((-size, np.where(traded != 0, key, 1 + key.max(initial=0))), axis=-1)
+
+
+Attempt: TypeAlias = "Callable[[Ways], tuple[NDArray[np.bool_], NDArray[np.intp]]]"
+
+
+def by_key(number: int) -> Attempt:
+    """Whole orders in the order of this one of `candidates`."""
+
+    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+        order = in_order(list(candidates(ways))[number], ways.traded)
+        return ways.in_rounds(order, 1), order
+
+    return attempt
+
+
+def in_slices(rounds: int) -> Attempt:
+    """Round by round in equal slices, what reduces risk first."""
+
+    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+        order = in_order(list(candidates(ways))[1], ways.traded)
+        return np.zeros(len(order), dtype=bool) if ways.lots else ways.in_rounds(order, rounds), order
+
+    return attempt
+
+
+#: What is tried in arrays, in this order, and what is known of the orders where it succeeds.
+WHOLE_ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
+    (WHOLE, by_key(0)),
+    (WHOLE, by_key(1)),
+    (WHOLE, by_key(2)),
+    (WHOLE, partial(Ways.greedy, backwards=False)),
+    (WHOLE, partial(Ways.greedy, backwards=True)),
+    (WHOLE, Ways.of_all),
+)
+ATTEMPTS = (*WHOLE_ATTEMPTS, *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)))
+
+
+def listed(
+    problem: Problem, money: Array, costs: Array, nav: Array, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS
+) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
+    """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
+    `LISTINGS` holds for each portfolio, (B,).
+
+    money, costs: of each trade (B, n), signed, in cash; nav: (B, 1).
+    """
+    rows, any_orders = state_rows(problem), (money != 0).any(axis=-1)
+    codes = np.where(any_orders, LISTINGS.index(WHOLE), LISTINGS.index(NO_ORDERS))
+    bent = problem.cost.quadratic.any() or problem.cost.impact.any()  # rates alone are below what a sale brings
+    if not rows and not (bent and np.any((money < 0) & (costs > np.abs(money)))):
+        return None, codes
+    plain = [row for row in rows if isinstance(row, Row)]
+    ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
+    ranks = in_order(next(candidates(ways)), ways.traded).argsort(axis=-1)
+    envelopes = [row for row in rows if isinstance(row, Envelope)]
+    blocked = any_orders & ways.none(problem, envelopes)
+    codes[blocked] = LISTINGS.index(NONE)
+    ways, at = ways.take(any_orders & ~blocked), np.flatnonzero(any_orders & ~blocked)
+    for word, attempt in () if envelopes else attempts:
+        if not len(at):
+            break
+        found, order = attempt(ways)
+        where = at[found]
+        codes[where] = LISTINGS.index(word)
+        ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
+        ways, at = ways.take(~found), at[~found]
+    codes[at] = LISTINGS.index(OPEN)
+    return ranks, codes
+
+
+def in_arrays(plan: Outcome, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS) -> Listing:
+    """What arrays find of it with these attempts."""
+    if not plan.status.ok or plan.problem is None or plan.verified is None or not any(plan.trades):
+        return NO_ORDERS, ()
+    problem, nav = plan.problem, np.array([[plan.problem.portfolio.nav]])
+    if problem.accounts is not None or problem.fees is not None:
+        return OPEN, ()
+    price = problem.portfolio.exact_price
+    money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
+    costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
+    ranks, codes = listed(problem.as_stack(), money, costs, nav, attempts)
+    found = LISTINGS[int(codes[0])]
+    if ranks is None or found in (NONE, OPEN):
+        return found, ()
+    return found, tuple(sorted(np.flatnonzero(money[0]).tolist(), key=lambda i: int(ranks[0, i])))

@@ -33,9 +33,10 @@ STALLED = 0.5  # no better: more than this part of the least residual so far
 SOFTER, SOFTEST = 0.1, 1e-9  # what is left of the proximal weights each time their centres move, and at last
 TURNS = 3  # at most so many times the number of prices, for the active set of a step
 MANY = 64  # from more prices on, those that are pinned are left out of the systems
-SINGULAR = 1e-13  # the ridge, of the diagonal
-#: The ridge, for each NAV of residual, of a price with which no asset is free to move: of its curvature if all were.
-HELD = 1e-3
+SINGULAR = 1e-13  # the least ridge, of the diagonal
+#: What each NAV of residual adds to it: of the diagonal of rows, and for prices with which no asset is free to move, of
+#: their curvature if all were.
+RIDGE, HELD = 1e-5, 1e-3
 NO_CURVATURE, NO_CURVATURE_AT_ALL = 0.3e-3, 1e-9  # of the asset's whole variance, of the largest
 #: The proximal weights at first, of an asset's own variance, and, where they lead nowhere, of further tries; at least
 #: so much of the largest variance.
@@ -243,13 +244,14 @@ def _working(
     pinned, gradient, scale = pinned[:, which], point.gradient[:, which], scale[:, which]
     curvature, price = dual.curvature(point, which), np.arange(len(number))
     diagonal = curvature[:, price, price]
-    # Where no asset is free to move with a price, the step is that of the slope, as if all were; it does not shrink
-    # with the residual, or a price that has far to go for a small residual would creep. Where rows do the same to all
-    # that are free, a ridge no larger than rounding needs lets the step go on to where one of their prices is 0.
+    # Where no asset is free to move with a price, the step is that of the slope, as if all were. Where rows may do the
+    # same to all that are free, a ridge keeps the step from running off. Both fade with the residual, the ridge to what
+    # rounding needs: a price that has far to go for a small residual would creep.
     residual = np.abs(np.where(pinned, 0.0, gradient)).max(axis=1, keepdims=True, initial=0.0)
     is_row = (number >= dual.factors) & (number < dual.factors + dual.row_count)
     held, fading = diagonal <= 1e-9 * scale, np.minimum(residual, 1.0)
-    curvature[:, price, price] += np.where(held, (SINGULAR + HELD * fading) * scale, SINGULAR * diagonal)
+    ridge = np.where(held, HELD, RIDGE * (number >= dual.factors))
+    curvature[:, price, price] += np.where(held, scale, diagonal) * (SINGULAR + ridge * fading)
     unit = 1.0 / np.sqrt(curvature[:, price, price])
     curvature *= unit[:, :, None] * unit[:, None, :]
     slope, least = gradient * unit, np.where(is_row, -prices[:, which] / unit, -np.inf)

@@ -47,6 +47,7 @@ class Constants(NamedTuple):
     searches: int
     widenings: int
     singular: float
+    ridge: float
     held: float
     no_curvature: float
     no_curvature_at_all: float
@@ -102,7 +103,7 @@ def direct(
         p = moving[a]
         diagonal, all_free = curvature[a, a], scale[p]
         if diagonal > 1e-9 * all_free:
-            curvature[a, a] += constants.singular * diagonal
+            curvature[a, a] += (constants.singular + (constants.ridge * fading if p >= k else 0.0)) * diagonal
         else:
             curvature[a, a] += (constants.singular + constants.held * fading) * all_free
         unit[a] = 1.0 / np.sqrt(curvature[a, a])

@@ -90,7 +90,7 @@ class Program:
         spends, pays = self._accounts()
         self._cost = t = cp.Variable(len(spends), name="cost")
         linked = [away == w - self._parameter(n, lambda p, _: p.target)]
-        linked.append(spends @ w == self._parameter(len(spends), lambda p, _: p.budgets))
+        linked.append(spends @ w == self._parameter(len(spends), lambda p, _: p.budgets.has))
         self._budget = linked[-1]
 
         traded = sorted({i for _, packed in s.costs for i in indices(packed)} | self._used("buy", "sell"))
@@ -138,7 +138,7 @@ class Program:
         """What the solver said of this problem. Believes nothing."""
         scale = _scale(problem)
         for parameter, value in self._filled:
-            parameter.value = np.asarray(value(problem, scale), dtype=float)
+            parameter.value = _shortened(value(problem, scale))
         for parameter, value in self._given:
             parameter.value = np.asarray(value(gives), dtype=float)
         with warnings.catch_warnings():
@@ -208,8 +208,6 @@ class Program:
 
     def _accounts(self) -> tuple[Array, Array]:
         """What each entry takes of each budget, and which account pays its costs: (accounts, n) both."""
-        if self.structure.budgets is None:
-            return (one := np.ones((1, self.structure.assets))), one
         cashes, *packed = self.structure.budgets
         spends, pays = (np.frombuffer(matrix).reshape(len(cashes), -1) for matrix in packed)
         return spends, pays
@@ -275,7 +273,7 @@ class Program:
     def _opaque(self, problem: Problem) -> list[Any]:
         """Custom rules, of a copy of the weights: the price of `copy = weights` is their slope at the answer."""
         copy, built = self._copy, [piece.build for _, piece in problem.opaque]
-        return [rule for build in built for rule in build(copy, copy - problem.before)]
+        return [rule for build in built for rule in build(copy, copy - _shortened(problem.before))]
 
     def _epigraphs(self, problem: Problem) -> list[tuple[str, Epigraph]]:
         """Each envelope with the cash before costs, and where there are costs, with what is left after them."""
@@ -288,7 +286,7 @@ class Program:
         for j, (title, piece) in enumerate(problem.envelopes):
             limit = self._parameter((), lambda p, _, j=j: min(p.envelopes[j][1].row.upper, NO_LIMIT))
             limit += self._slack((), lambda g, j=j: g.envelopes[j])
-            trades = self.weights - problem.before
+            trades = self.weights - _shortened(problem.before)
             found += [(title, Epigraph(piece, state, trades, limit, cashes)) for state in states]
         return found
 
@@ -325,18 +323,24 @@ class Program:
         prices = Prices(
             np.insert([dual(row) for row in self._rows], first, [price * scale for *_, price in met]),
             np.array([dual(cone) for cone in self._cones]),
-            None if budget is None or problem.accounts is not None else float(budget[0]) * scale,
-            None if budget is None or problem.accounts is None else np.array(budget, dtype=float) * scale,
+            None if budget is None else np.array(budget, dtype=float) * scale,
         )
         if not self._custom:
             return form, prices
-        slopes, offset = priced_plane(self._custom, self._copy, -self._copied.dual_value)
+        wanted = np.nan if self._copied.dual_value is None else -self._copied.dual_value
+        slopes, offset = priced_plane(self._custom, self._copy, wanted)
         return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
 
 
+def _shortened(values: Any) -> Array:
+    """The numbers with 40 bits, 12 digits: the last ones, which the unit of money or a processor's kernel may change,
+    would decide with which step a solver stops."""
+    parts, exponents = np.frexp(np.asarray(values, dtype=float))
+    return np.asarray(np.ldexp(np.round(np.ldexp(parts, 40)), exponents - 40))
+
+
 def _cost_slopes(problem: Problem, j: int) -> Array:
-    rows = problem.rows
-    return np.asarray(rows.cost[j : j + 1] if rows.by_cash is None else rows.by_cash[j])
+    return np.asarray(problem.rows.by_cash[j])
 
 
 def _scale(problem: Problem) -> float:

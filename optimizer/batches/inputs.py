@@ -49,7 +49,6 @@ def known(policy: Policy, table: pd.DataFrame, universe: Iterable[str] | None = 
 
 def stacked(policy: Policy, table: pd.DataFrame, known: frozenset[str]) -> tuple[list[Stack], list[Odd]]:
     """The portfolios of a table with the columns portfolio_id and asset, and those that no stack takes."""
-    policy = policy
     # Portfolios in several accounts are read one by one: without quantities nothing is stacked.
     return stacked_and_odd(
         table[["portfolio_id", "asset"]] if policy.accounts else table,

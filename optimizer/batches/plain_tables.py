@@ -67,7 +67,7 @@ def _column(column: pd.Series) -> Column:
     return [plain(cell) for cell in np.asarray(column, dtype=object)]
 
 
-def plain(cell: Any) -> Any:
+def plain(cell: object) -> object:
     """The cell as a value of Python's own."""
     if type(cell) in (str, int, bool, Fraction):
         return cell
@@ -258,14 +258,14 @@ def _read_json(source: io.BytesIO) -> Any:
 _TAGGED = {"decimal": Decimal, "fraction": Fraction, "unknown": Unknown}
 
 
-def _tagged(cell: Any) -> Any:
+def _tagged(cell: object) -> object:
     for tag, kind in _TAGGED.items():
         if isinstance(cell, kind):
             return {tag: cell.text if isinstance(cell, Unknown) else str(cell)}
     return cell
 
 
-def _untagged(cell: Any) -> Any:
+def _untagged(cell: object) -> object:
     if isinstance(cell, dict):
         [(tag, text)] = cell.items()
         return _TAGGED[tag](text)

@@ -60,7 +60,7 @@ class Plans:
     """
 
     table_of: Callable[[str], pd.DataFrame]
-    makers: tuple[tuple[Any, Callable[[], Plan]], ...]
+    makers: tuple[tuple[object, Callable[[], Plan]], ...]
     rounding_of: Callable[[], pd.DataFrame] | None = None
 
     @classmethod
@@ -109,7 +109,7 @@ def solve_batch(
     spent: Effort = _DEFAULT,
     *,
     unbiased: bool = False,
-    refused: Mapping[Any, str] = MappingProxyType({}),
+    refused: Mapping[object, str] = MappingProxyType({}),
     begun: Callable[[], None] | None = None,
 ) -> Plans:
     """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table.
@@ -144,7 +144,7 @@ class _Alone(NamedTuple):
     work: Callable[[], Plan]
 
 
-def _read_stack(stack: Stack, refused: Mapping[Any, str], alone: list[_Alone]) -> Stack:
+def _read_stack(stack: Stack, refused: Mapping[object, str], alone: list[_Alone]) -> Stack:
     """The stack without those that are not read; these are added to those to be taken alone, where it is said why."""
     if not refused:
         return stack
@@ -165,7 +165,7 @@ def _in_work(stacks: Iterable[Stack]) -> Iterator[Stack]:
 
 def _makers(
     policy: Policy, solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]
-) -> tuple[tuple[Any, Callable[[], Plan]], ...]:
+) -> tuple[tuple[object, Callable[[], Plan]], ...]:
     """What makes each plan, with its portfolio's id, in the input's order."""
     found: list[_Alone] = [_Alone(place, plan.name, partial(_itself, plan)) for place, plan in alone]
     for done in solved:
@@ -195,7 +195,7 @@ def _rounding(solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]) -> pd.
 
 def gathered(
     policy: Policy,
-    source: Any,
+    source: object,
     chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
     universe: Iterable[str],
     spent: Effort,
@@ -392,7 +392,7 @@ def _itself(plan: Plan) -> Plan:
     return plan
 
 
-def _guarded(one: _Alone, refused: Mapping[Any, str], begun: Callable[[], None] | None) -> Plan:
+def _guarded(one: _Alone, refused: Mapping[object, str], begun: Callable[[], None] | None) -> Plan:
     """The result of this work, or a plan that says why there is none: nothing leaves its own portfolio."""
     try:
         if one.name in refused:

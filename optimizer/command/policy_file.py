@@ -129,16 +129,16 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.risk: dict[str, Any] | None = None
+        self.risk: dict[str, object] | None = None
 
     def error(self, place: str, problem: str) -> InputError:
         return InputError(f"{self.path}: {place}{': ' if place else ''}{problem}")
 
-    def call(self, make: Callable[..., _T], given: Mapping[str, Any], place: str) -> _T:
+    def call(self, make: Callable[..., _T], given: Mapping[str, object], place: str) -> _T:
         """make(**given), each value converted by the hint of its argument."""
         return self.made(make, self.arguments(make, given, place), place)
 
-    def made(self, make: Callable[..., _T], arguments: Mapping[str, Any], place: str) -> _T:
+    def made(self, make: Callable[..., _T], arguments: Mapping[str, object], place: str) -> _T:
         try:
             return make(**arguments)
         except InputError as error:
@@ -146,7 +146,7 @@ class _Reader:
         except (TypeError, ValueError, ImportError) as error:
             raise self.error(place, str(error)) from error
 
-    def arguments(self, make: Callable[..., Any], given: Mapping[str, Any], place: str) -> dict[str, Any]:
+    def arguments(self, make: Callable[..., Any], given: Mapping[str, object], place: str) -> dict[str, object]:
         known = {file_name(name): parameter for name, parameter in inspect.signature(make).parameters.items()}
         hints = _hints(make)
         for key in given:
@@ -162,7 +162,7 @@ class _Reader:
                 raise self.error(place, f"the key {key!r} is missing")
         return found
 
-    def value(self, given: Any, hint: Any, place: str, *, endless: bool = False) -> Any:
+    def value(self, given: object, hint: Any, place: str, *, endless: bool = False) -> object:
         """This value as the hint wants it; `endless`: infinity is allowed."""
         hints = [one for one in _either(hint) if (get_origin(one) or one) in _SHAPES]
         fitting = [one for one in hints if _fits(given, one)]
@@ -194,10 +194,10 @@ class _Reader:
             return self._sequence(given, kind, of, place)
         return given
 
-    def _mapping(self, given: Mapping[str, Any], hint: Any, place: str) -> dict[str, Any]:
+    def _mapping(self, given: Mapping[str, object], hint: object, place: str) -> dict[str, object]:
         return {name: self.value(one, hint, f"{place}, entry {name!r}") for name, one in given.items()}
 
-    def _sequence(self, given: list[Any], kind: Any, of: tuple[Any, ...], place: str) -> tuple[Any, ...]:
+    def _sequence(self, given: list[object], kind: object, of: tuple[object, ...], place: str) -> tuple[object, ...]:
         each = kind is tuple and of[-1] is not Ellipsis
         if each and len(given) != len(of):
             raise self.error(place, f"must have {len(of)} entries, not {len(given)}")
@@ -214,7 +214,7 @@ class _Reader:
         except InputError as error:
             raise self.error(f"{place}, value {_shown(error.value)}", error.problem) from None
 
-    def _object(self, given: Mapping[str, Any], base: Any, place: str) -> Any:
+    def _object(self, given: Mapping[str, object], base: type, place: str) -> object:
         known, name = kinds(base), given.get("type")
         if not isinstance(name, str) or name not in known:
             found = f"unknown type {_shown(name)}{_nearest(name, known)}" if "type" in given else "no key 'type'"
@@ -225,7 +225,7 @@ class _Reader:
         rest = {key: value for key, value in given.items() if key != "type"}
         return self._risk(kind, rest, place) if base is Risk else self.call(kind, rest, place)
 
-    def _risk(self, kind: type, given: Mapping[str, Any], place: str) -> Any:
+    def _risk(self, kind: type, given: Mapping[str, object], place: str) -> object:
         """A risk model can be made from one of several kinds of data, each by a constructor of its own."""
         ways = {file_name(next(iter(inspect.signature(way).parameters), "")): way for way in _constructors(kind)}
         named = [key for key in ways if key in given]
@@ -271,7 +271,7 @@ class _Reader:
             raise self.error(place, f"must have two columns, label and number, not {1 + len(frame.columns)}")
         return frame.iloc[:, 0]
 
-    def _floats(self, column: pd.Series[Any], labels: pd.Series[Any], name: str, place: str) -> NDArray[np.float64]:
+    def _floats(self, column: pd.Series[Any], labels: pd.Series[str], name: str, place: str) -> NDArray[np.float64]:
         """The numbers of a column; what is none is said with its label."""
         cells = column.to_numpy()
         values, wrong = floats(cells)
@@ -311,16 +311,16 @@ def _constructors(kind: type) -> list[Callable[..., Any]]:
     return [kind, *(getattr(kind, name) for name in vars(kind) if name.startswith("from_"))]
 
 
-def _nearest(given: Any, known: Iterable[str]) -> str:
+def _nearest(given: object, known: Iterable[str]) -> str:
     near = get_close_matches(str(given), list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _listed(names: Iterable[Any]) -> str:
+def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names)) or "nothing"
 
 
-def _shown(given: Any) -> str:
+def _shown(given: object) -> str:
     if isinstance(given, dict | list):
         return "a table" if isinstance(given, dict) else "a list"
     text = str(given).lower().replace("infinity", "inf") if isinstance(given, bool | Decimal) else repr(given)

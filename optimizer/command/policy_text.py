@@ -30,7 +30,7 @@ HOMES: dict[Any, str] = {
 _LONGER = {"cov": "covariance"}
 
 
-def dumps(rebalancer: Rebalancer, risk: Mapping[str, Any] | None = None) -> str:
+def dumps(rebalancer: Rebalancer, risk: Mapping[str, object] | None = None) -> str:
     """The policy as TOML, for `policy_file.load`. A risk model does not remember its data: `risk` is its table [risk].
 
     Raises InputError for what no file can say, such as a `Custom` rule.
@@ -49,11 +49,11 @@ def dumps(rebalancer: Rebalancer, risk: Mapping[str, Any] | None = None) -> str:
     return "\n".join([*lines, *tables]) + "\n"
 
 
-def _entries(table: Mapping[str, Any]) -> list[str]:
+def _entries(table: Mapping[str, object]) -> list[str]:
     return [f"{_key(key)} = {_toml(value)}" for key, value in table.items()]
 
 
-def _arguments(rebalancer: Rebalancer, risk: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+def _arguments(rebalancer: Rebalancer, risk: Mapping[str, object] | None) -> Iterator[tuple[str, object]]:
     """What the Rebalancer was made of."""
     given = {"risk": risk} | ({"cash": rebalancer.accounts} if rebalancer.accounts else {})
     for name in inspect.signature(Rebalancer).parameters:
@@ -75,7 +75,7 @@ def file_name(argument: str) -> str:
     return _LONGER.get(argument, argument.rstrip("_"))
 
 
-def _written(one: Any) -> dict[str, Any]:
+def _written(one: Any) -> dict[str, object]:
     """A rule, cost or trigger as a table: its type, and the fields that are not at their default."""
     if isinstance(one, Mapping):
         return dict(one)
@@ -88,7 +88,7 @@ def _written(one: Any) -> dict[str, Any]:
     return {"type": name} | {file_name(f.name): value for f, value in given if value != f.default}
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     """A value on one line of TOML."""
     if isinstance(value, bool):
         return str(value).lower()

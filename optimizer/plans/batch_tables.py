@@ -213,7 +213,7 @@ def _results_of_plans(plans: Sequence[Plan]) -> dict[str, Column]:
     return {**columns, "verified": np.array([plan.status.ok for plan in plans], dtype=bool)}
 
 
-def _order_rows(plan: Plan) -> list[tuple[Any, ...]]:
+def _order_rows(plan: Plan) -> list[tuple[object, ...]]:
     """The rows of `Plan.orders`, with reasons of few words: figures would make every text another."""
     if not plan.status.ok or plan.problem is None or plan.planned is None:
         return []

@@ -391,7 +391,7 @@ def test_a_checkpoint_of_another_run_is_refused(kept: Path, monkeypatch: pytest.
     before = {path: path.read_bytes() for path in kept.iterdir()}
     refused(r"the policy \(cash, risk, costs, rules, aversion or horizon\) is another", rebalancer(aversion=9.0))
     refused("the size of chunks is another: 10 there, 20 here", chunk=20)
-    with pytest.raises(InputError, match="the effort for whole-lot plans is another"):
+    with pytest.raises(InputError, match="the effort for whole-lot plans, or the solver, is another"):
         list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept, effort=2))
     table = accounts(4)
     refused("the assets that rules may name is another", table=table.replace({"asset": {"A01": "B01"}}))

@@ -146,7 +146,7 @@ def _compare(place: Path, found: dict[str, Any], identity: dict[str, Any]) -> No
         "policy": "the policy (cash, risk, costs, rules, aversion or horizon)",
         "universe": "the assets that rules may name",
         "chunk": "the size of chunks",
-        "spent": "the effort for whole-lot plans",
+        "spent": "the effort for whole-lot plans, or the solver,",
     }
     here, there = identity["versions"], found.get("versions", {})
     for name in sorted(here.keys() | there.keys()):  # first: on other kernels a covariance's digest differs, too

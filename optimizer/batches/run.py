@@ -30,6 +30,7 @@ from equipoise.optimizer.batches.tasks import Answer, Parts, Task, given_up, int
 from equipoise.optimizer.batches.workers import AHEAD, Workers
 from equipoise.optimizer.problem.effort import Effort, Spent
 from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.solvers.choose import named
 
 if TYPE_CHECKING:
     from equipoise.optimizer.problem.policy import Policy
@@ -75,7 +76,7 @@ def run(
     progress: None for a bar on a terminal (with tqdm), True for a bar or plain lines, False for neither.
     universe: labels that rules may name beyond those of the risk model and, except for an iterator, which can be
         read only once, those of the whole source.
-    effort, exact, gap, time_limit: how much is spent on each whole-lot plan, as in `Rebalancer.solve`. With a limit of
+    effort, exact, gap, time_limit, solver: how each portfolio is solved, as in `Rebalancer.solve`. With a limit of
         time that is reached a plan depends on the machine.
 
     A portfolio whose process dies, or gives no answer in time, also when it is tried alone, has the status
@@ -130,7 +131,9 @@ def _started(
         check_number(timeout, "timeout", above=0.0)
         if not isinstance(executor, int):
             raise InputError("needs processes of our own: executor=1 or more", column="timeout", value=timeout)
-    return _run(policy, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe, Effort(**spent))
+    how = Effort(**spent)
+    named(how.solver)  # or an InputError
+    return _run(policy, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe, how)
 
 
 def _check_names(spent: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ from equipoise.optimizer.batches.chunk import solve_chunk, to_messages, without_
 from equipoise.optimizer.batches.plain_tables import Message
 from equipoise.optimizer.problem.effort import Effort
 from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.solvers.choose import register_solver, registered_solvers
 
 if TYPE_CHECKING:
     from equipoise.optimizer.problem.policy import Policy
@@ -58,7 +59,7 @@ Answer: TypeAlias = tuple[Task, Parts]
 def packed(policy: Policy, universe: frozenset[str], spent: Effort = _DEFAULT) -> bytes:
     """What a worker must know once. Raises InputError for what cannot be sent."""
     try:
-        return pickle.dumps((policy, sorted(universe), spent))
+        return pickle.dumps((policy, sorted(universe), spent, registered_solvers()))
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
 
@@ -67,7 +68,9 @@ def packed(policy: Policy, universe: frozenset[str], spent: Effort = _DEFAULT) -
 def unpacked(job: bytes) -> tuple[Policy, frozenset[str], Effort]:
     """What `packed` made, once a process. Raises InputError for what cannot be loaded here."""
     try:
-        policy, universe, spent = pickle.loads(job)  # made by `packed`, in this run
+        policy, universe, spent, solvers = pickle.loads(job)  # made by `packed`, in this run
+        for solver in solvers:
+            register_solver(solver)
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
     return policy, frozenset(universe), spent

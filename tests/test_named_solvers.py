@@ -15,7 +15,7 @@ from equipoise import InputError, Plan, Rebalancer, Status
 from equipoise.constraints import CashFloor, Custom, LongOnly, LotSize, TrackingErrorLimit, Turnover, WeightBounds
 from equipoise.optimizer import CovarianceRisk, Prices, Problem, ProportionalCost, Solution, register_solver
 from equipoise.optimizer.batches.solve import solve_batch
-from equipoise.optimizer.batches.tasks import packed, unpacked
+from equipoise.optimizer.batches.tasks import Job, packed, unpacked
 from equipoise.optimizer.problem.effort import Effort
 from equipoise.optimizer.solvers import choose
 from equipoise.optimizer.solvers.choose import solve
@@ -214,10 +214,10 @@ def test_one_of_ones_own_gives_a_certified_plan() -> None:
 def test_one_of_ones_own_goes_where_its_batch_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that starts knows those that were registered where the batch was started."""
     register_solver(Projection())
-    job = packed(Rebalancer(**OWN).policy, frozenset({"A", "B"}), Effort(solver="projection"))
+    job = packed(Job(Rebalancer(**OWN).policy, frozenset({"A", "B"}), Effort(solver="projection")))
     monkeypatch.setattr(choose, "_registered", {})
-    policy, _, spent = unpacked(job)
-    found = solve_batch(policy, batch(), spent=spent).results
+    known = unpacked(job)
+    found = solve_batch(known.policy, batch(), spent=known.spent).results
     assert set(found["solver"]) == {"projection"}
     assert found["verified"].all()
 

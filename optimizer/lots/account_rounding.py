@@ -43,28 +43,36 @@ def rounded(
 ) -> tuple[Whole | None, str]:
     """The plan in whole lots, or None and why."""
     assert problem.accounts is not None and problem.step is not None and solution.weights is not None
-    step, n = problem.step, problem.accounts.rows
-    found = _Search(problem, step, {}, solution.weights)
-    lots = np.where((step.lot > 0) | (step.min_quantity > 0) | (step.min_notional > 0))[0]
-    free = [int(i) for i in lots if i < n and i not in problem.cashes and problem.lower[i] < problem.upper[i]]
-    free.sort(key=lambda i: (-step.lot[i] * problem.portfolio.price[i], i))
-    dived = _dived(found, free, [_DIVES * len(free)], clock)
-    if dived is None:
+    free = _free(problem, problem.step, problem.accounts.rows)
+    found = _dived(_Search(problem, problem.step, {}, solution.weights), free, [_DIVES * len(free)], clock)
+    if found is None:
         return (
             None,
             "No whole lots near the convex plan were found that keep all rules; that there are none is not proven.",
         )
-    found = dived
     for _ in range(_ROUNDS * effort):
         start = found.objective
         for i in free:
-            for units in found.next_to(i):
-                better = None if clock.over else found.with_fixed(i, units)
-                if better is not None and better.objective < found.objective:
-                    found = better
+            found = _by_a_lot(found, i, clock)
         if not found.objective < start:
             break
     return Whole(found.weights, found.fixed, found.objective), ""
+
+
+def _free(problem: Problem, step: Step, n: int) -> list[int]:
+    """Of n rows those that trade in lots or from a minimum on, the largest lot first."""
+    lots = np.where((step.lot > 0) | (step.min_quantity > 0) | (step.min_notional > 0))[0]
+    free = [int(i) for i in lots if i < n and i not in problem.cashes and problem.lower[i] < problem.upper[i]]
+    return sorted(free, key=lambda i: (-step.lot[i] * problem.portfolio.price[i], i))
+
+
+def _by_a_lot(found: _Search, i: int, clock: Clock) -> _Search:
+    """With this trade moved by a lot, if that is better."""
+    for units in found.next_to(i):
+        better = None if clock.over else found.with_fixed(i, units)
+        if better is not None and better.objective < found.objective:
+            found = better
+    return found
 
 
 def _dived(found: _Search, free: list[int], left: list[int], clock: Clock) -> _Search | None:

@@ -19,6 +19,7 @@ import numpy as np
 from equipoise.constraints.pieces import Array, Bound, Step
 from equipoise.optimizer.lots.account_least import solved
 from equipoise.optimizer.portfolio.portfolio import exact
+from equipoise.optimizer.problem.counts import order_sizes
 from equipoise.optimizer.problem.effort import ENDLESS, Clock
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Solution
@@ -117,9 +118,7 @@ class _Search:
         return _Search(problem, self.step, fixed, answer.weights)
 
     def _sizes(self, i: int) -> tuple[Fraction, Fraction]:
-        """The lot (0: any size), and the least order."""
-        price = self.problem.portfolio.exact_price[i]
-        return exact(self.step.lot[i]), max(exact(self.step.min_quantity[i]), exact(self.step.min_notional[i]) / price)
+        return order_sizes(self.step, i, self.problem.portfolio.exact_price[i])
 
     def around(self, i: int) -> list[Fraction]:
         """Allowed trades on both sides of the present one, none, and closing the position."""

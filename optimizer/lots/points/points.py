@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.pieces import Array, Step
 from equipoise.optimizer.portfolio.portfolio import exact
-from equipoise.optimizer.problem.counts import Counts, least_positions
+from equipoise.optimizer.problem.counts import Counts, least_positions, order_sizes
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
 
@@ -283,12 +283,11 @@ def _grid(problem: Problem, step: Step) -> tuple[list[Fraction], list[int]]:
     """Each asset's lot, and the least number of lots of an order."""
     portfolio = problem.portfolio
     lots, least = [], []
-    for i, given in enumerate(step.lot):
+    for i, price in enumerate(portfolio.exact_price):
+        lot, need = order_sizes(step, i, price)
         finest = _quantum(portfolio.nav / float(portfolio.price[i]))
-        lots.append(_at_least(exact(given), finest) if given > 0 else finest)
-        # Minimums are inclusive; they are compared as the decimals that the user wrote.
-        need = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / portfolio.exact_price[i])
-        least.append(min(max(1, -((-need) // lots[-1])), _MANY))
+        lots.append(_at_least(lot, finest) if lot > 0 else finest)
+        least.append(min(max(1, -((-need) // lots[-1])), _MANY))  # minimums are inclusive
     return lots, least
 
 
@@ -325,7 +324,7 @@ def _zero(problem: Problem, lots: list[Fraction]) -> tuple[Mask, Mask, Integers,
     account, n = problem.portfolio, len(lots)
     holds, apart = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
     long_from, short_to = np.full(n, -_MANY), np.full(n, _MANY)
-    named = Counts.of(problem).names.any(axis=0)
+    named = np.any(Counts.of(problem).names, axis=0)
     for i, least in enumerate(least_positions(problem)):
         if i == problem.cash or not (least or named[i]):
             continue

@@ -25,7 +25,7 @@ from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots
 from equipoise.optimizer.lots.polish import polished, solved
-from equipoise.optimizer.lots.search.neighbours import Search, State
+from equipoise.optimizer.lots.search.neighbours import Search, State, best_of
 from equipoise.optimizer.problem.effort import ENDLESS, Clock, Effort
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Solution
@@ -216,7 +216,7 @@ def _searched(
     begun = list(starts(search, optimum))
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]
-    best, proven = min(reached, key=_rank), False
+    best, proven = best_of(reached), False
     if best.violation > SLACK and rounds and problem.beyond(best.weights) > SLACK:
         return _searched(problem.supported(best.weights), optimum, lower, searching, effort, rounds - 1)
     if best.violation > SLACK:
@@ -228,19 +228,15 @@ def _mended(search: Search, optimum: Array, reached: list[State], effort: int) -
     """The plan nearest to the rules, where no search reached them; and whether it is proven that there is none."""
     from equipoise.optimizer.lots.feasibility import NODES, feasible
 
-    best = min(reached, key=_rank)
+    best = best_of(reached)
     if search.problem.opaque:
-        best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
+        best = best_of([best, *_custom_tries(search, best.violation)])
     if best.violation > SLACK and search.allowed.jumps:
-        best = min((polished(search, state) for state in reached), key=_rank)
+        best = best_of(polished(search, state) for state in reached)
     if best.violation <= SLACK or not effort:
         return best, False
     state, proven = feasible(search, optimum, NODES * effort)
-    return best if state is None else min(best, state, key=_rank), proven
-
-
-def _rank(state: State) -> tuple[float, float]:
-    return max(state.violation, SLACK), state.objective
+    return best if state is None else best_of([best, state]), proven
 
 
 def _custom_tries(search: Search, violation: float) -> Iterator[State]:

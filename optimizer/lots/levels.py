@@ -19,7 +19,7 @@ from equipoise.optimizer.lots.bounds.bound import Ascent, LotBound
 from equipoise.optimizer.lots.branch_and_bound import Tree
 from equipoise.optimizer.lots.dive import dived, dived_around
 from equipoise.optimizer.lots.points.points import Lots
-from equipoise.optimizer.lots.search.neighbours import Search, State
+from equipoise.optimizer.lots.search.neighbours import Search, State, best_of
 from equipoise.optimizer.problem.effort import Clock
 from equipoise.optimizer.problem.solution import Solution
 
@@ -127,9 +127,8 @@ def improved(found: Found, bound: LotBound, level: int, *, fresh: bool) -> Found
     if bound.weights is None or bound.spread is None or bound.prices is None:
         return found
     if fresh:
-        for weights in (bound.weights, bound.dual.at(bound.prices).points.weights[0]):
-            reached = search.run(search.state(*allowed.closest(weights)))
-            best = reached if reached.better_than(best) else best
+        liked = bound.weights, bound.dual.at(bound.prices).points.weights[0]
+        best = best_of([best, *(search.run(search.state(*allowed.closest(weights))) for weights in liked)])
         if allowed.jumps and best.objective - bound.value > close(best.objective):
             best = dived(search, bound, best) or best
     return replace(found, best=_around(search, bound, best, level))

@@ -182,6 +182,8 @@ def _check_labels(account: Any, asset: Any, position: int) -> None:
         )
     if not _is_name(asset):
         raise InputError("the row has no asset label; name it", column="asset", value=asset)
+    if asset != asset.strip():
+        raise InputError("the label has white space around it; remove it", asset=asset, column="asset")
     for column, label in (("account", account), ("asset", asset)):
         if not encodable(label):
             raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column=column)

@@ -62,6 +62,24 @@ def tightened(piece: Opaque, margin: float) -> Opaque:
     return Opaque(label=piece.label, build=build, violation=piece.violation)
 
 
+def _check(constraint: Any, variables: set[int], title: str) -> None:
+    """That this is a cvxpy constraint that a rule can be."""
+    import cvxpy as cp
+
+    if not isinstance(constraint, cp.constraints.constraint.Constraint):
+        what = type(constraint).__name__
+        raise InputError("a custom rule must return cvxpy constraints", column=title, value=what)
+    problem = None
+    if not isinstance(constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality):
+        problem = "must have the form ≤, ≥ or =="
+    elif {v.id for v in constraint.variables()} - variables:
+        problem = "may use no variables but the trade's own"
+    elif not constraint.is_dcp():
+        problem = "must be convex by cvxpy's rules (DCP)"
+    if problem:
+        raise InputError(f"a custom rule {problem}", column=title, value=str(constraint))
+
+
 @dataclass(frozen=True)
 class Custom(Rule):
     """Any convex rule: `build` takes a `Trade` and returns a cvxpy constraint, or a list of them.
@@ -83,39 +101,12 @@ class Custom(Rule):
             raise NotStackable
 
         def build(weights: Any, trades: Any) -> Sequence[Any]:
-            import cvxpy as cp
-
             trade = Trade(account.assets, weights, trades, account.before, account.target, account.nav)
             made = self.build(trade)
             constraints = list(made) if isinstance(made, list | tuple) else [made]
+            own = {v.id for v in (*weights.variables(), *trades.variables())}
             for constraint in constraints:
-                if not isinstance(constraint, cp.constraints.constraint.Constraint):
-                    raise InputError(
-                        "a custom rule must return cvxpy constraints",
-                        column=self.title,
-                        value=type(constraint).__name__,
-                    )
-                if not isinstance(
-                    constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality
-                ):
-                    raise InputError(
-                        "a custom rule must have the form ≤, ≥ or ==",
-                        column=self.title,
-                        value=str(constraint),
-                    )
-                own = {v.id for v in (*weights.variables(), *trades.variables())}
-                if {v.id for v in constraint.variables()} - own:
-                    raise InputError(
-                        "a custom rule may use no variables but the trade's own",
-                        column=self.title,
-                        value=str(constraint),
-                    )
-                if not constraint.is_dcp():
-                    raise InputError(
-                        "a custom rule must be convex by cvxpy's rules (DCP)",
-                        column=self.title,
-                        value=str(constraint),
-                    )
+                _check(constraint, own, self.title)
             return constraints
 
         mine = threading.local()  # the expressions on two variables of their own, built when first asked

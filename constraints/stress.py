@@ -56,11 +56,8 @@ class _Stressed(Rule):
             raise NotStackable
         pieces = rule.pieces(account)
         ratios = [piece for piece in pieces if isinstance(piece, Row | Envelope)]
-        for piece in pieces:
-            row = piece.row if isinstance(piece, Envelope) else piece
-            trades = isinstance(row, Row) and (row.buy is not None or row.sell is not None)
-            if trades or not isinstance(piece, Row | Envelope | Bound):
-                raise InputError(f"{rule.title} is no rule on what is held, so that no price moves it", column="rule")
+        if not all(map(_is_of_holdings, pieces)):
+            raise InputError(f"{rule.title} is no rule on what is held, so that no price moves it", column="rule")
         if not ratios:
             raise InputError(f"{rule.title} has no ratio that prices move", column="rule")
         return ratios, [piece for piece in pieces if isinstance(piece, Bound)]
@@ -73,6 +70,11 @@ class _Stressed(Rule):
             text = "has tiers or concentration limits; stress it by AfterShock or AfterScenarios"
             raise InputError(f"{self.rule.title} {text}", column="rule")
         return rows, bounds
+
+
+def _is_of_holdings(piece: Piece) -> bool:
+    row = piece.row if isinstance(piece, Envelope) else piece
+    return isinstance(row, Bound) or (isinstance(row, Row) and row.buy is None and row.sell is None)
 
 
 def _moved(piece: Row | Envelope, low: Array, high: Array, when: str) -> Row | Envelope:

@@ -87,34 +87,37 @@ class Accounts:
         Nothing is moved that is not there or beyond a transfer's limit, no account without a cash trades, and of each
         underlying the units over all accounts, in transit included, are what they were and what was traded.
         """
-        n, account, price = self.rows, self.portfolio, self.portfolio.exact_price
-        nav = account.nav
-        for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
-            yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
-            if np.isfinite(transfer.limit):
-                limit = exact(transfer.limit)
-                slack = (limit - abs(moved)) * price[source]
-                yield slack, False, _check("limit of the transfer", transfer.label, abs(moved), transfer.limit)
-            for i in (source, destination):
-                if i not in self.cashes:
-                    left = -after[i] if self.owed[i] else after[i]
-                    what = _check("no more than there is", account.assets[i], float(left * price[i]) / nav, 0.0, True)
-                    yield left * price[i], True, what
+        yield from self._transferred(trades[self.rows :], after)
+        account, price = self.portfolio, self.portfolio.exact_price
         for i, k in enumerate(self.owner):
             if k < 0 and trades[i]:
-                yield (
-                    -abs(trades[i]) * price[i],
-                    True,
-                    _check("no cash to trade with", account.assets[i], trades[i], 0.0),
-                )
+                what = _check("no cash to trade with", account.assets[i], trades[i], 0.0)
+                yield -abs(trades[i]) * price[i], True, what
         underlying = account.labels("underlying")
         for label in sorted(set(map(str, underlying))):
-            rows = [i for i in range(n) if underlying[i] == label]
+            rows = [i for i in range(self.rows) if underlying[i] == label]
             grown = sum((after[i] - account.exact_quantity[i] for i in rows), Fraction(0))
             for i in rows:
                 grown -= trades[i] + (self._spent(self.cashes.index(i), trades, costs) if i in self.cashes else 0)
             what = _check("units over all accounts add up", label, float(grown), 0.0)
             yield -abs(grown), True, {**what, "rule": "Reconciliation"}
+
+    def _transferred(
+        self, transferred: Sequence[Fraction], after: Sequence[Fraction]
+    ) -> Iterator[tuple[Fraction, bool, dict[str, Any]]]:
+        """What is asked of each transfer, and of the rows that it leaves and reaches."""
+        account, price = self.portfolio, self.portfolio.exact_price
+        for transfer, moved, ends in zip(self.transfers, transferred, self.ends, strict=True):
+            worth = price[ends[0]]
+            yield moved * worth, True, _check("one way", transfer.label, moved, 0.0, at_least=True)
+            if np.isfinite(transfer.limit):
+                slack = (exact(transfer.limit) - abs(moved)) * worth
+                yield slack, False, _check("limit of the transfer", transfer.label, abs(moved), transfer.limit)
+            for i in ends:
+                if i not in self.cashes:
+                    left = (-after[i] if self.owed[i] else after[i]) * price[i]
+                    value = float(left) / account.nav
+                    yield left, True, _check("no more than there is", account.assets[i], value, 0.0, True)
 
     def _spent(self, k: int, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> Fraction:
         """What trades and costs add to the units of this account's cash."""

@@ -173,21 +173,21 @@ class Model:
 
     def _edges(self) -> Iterator[tuple[str, int, int]]:
         """Rows that several moves touch, which may not be sold, sent or repaid before it is there: title, row, sign."""
-        bounds = [(title, piece) for title, piece in self.problem.pieces if isinstance(piece, Bound)]
+        bounds = self.problem.bounds
         for i, by in sorted(self.touching.items()):
             if i in self.place or len(by) == 1:
                 continue
-            found = [(t, -1) for t, b in bounds if b.lower[i] == 0] + [(t, 1) for t, b in bounds if b.upper[i] == 0]
-            yield from ((title, i, sign) for title, sign in found)
+            found = [(title, i, -1) for title, bound in bounds if bound.lower[i] == 0]
+            found += [(title, i, 1) for title, bound in bounds if bound.upper[i] == 0]
+            yield from found
             if not found and any(self.moves[j].at is None for j, _ in by):
                 yield "Transfer", i, -1 if self.worth[i] >= 0 else 1
 
     def _floor(self, pieces: Sequence[Titled], cash: int) -> tuple[str, float]:
         """The highest floor under this cash, and the name of its rule."""
         found = [(title, float(piece.lower[cash])) for title, piece in pieces if isinstance(piece, Bound)]
-        bounds = [(title, piece) for title, piece in self.problem.pieces if isinstance(piece, Bound)]
         if len(self.cashes) > 1:
-            found += [(title, 0.0) for title, piece in bounds if piece.lower[cash] == 0]
+            found += [(title, 0.0) for title, bound in self.problem.bounds if bound.lower[cash] == 0]
         return max(found, key=lambda one: one[1], default=("CashFloor", 0.0))
 
 

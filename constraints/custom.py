@@ -48,20 +48,6 @@ class Trade:
         return self.assets.index(asset)
 
 
-def tightened(piece: Opaque, margin: float) -> Opaque:
-    """The same rule with its inequalities kept by `margin` more; its own violation is unchanged."""
-
-    def build(weights: Any, trades: Any) -> Sequence[Any]:
-        import cvxpy as cp
-
-        return [
-            c.args[0] + margin <= c.args[1] if isinstance(c, cp.constraints.Inequality) else c
-            for c in piece.build(weights, trades)
-        ]
-
-    return Opaque(label=piece.label, build=build, violation=piece.violation)
-
-
 @dataclass(frozen=True)
 class Custom(Rule):
     """Any convex rule: `build` takes a `Trade` and returns a cvxpy constraint, or a list of them.

@@ -17,6 +17,7 @@ FILES = sorted(path for folder in ("constraints", "optimizer") for path in (ROOT
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in FILES if path.stem != "__init__"}
 CVXPY = {
     "constraints/custom.py",
+    "constraints/pieces/shape.py",
     "constraints/terms.py",
     "optimizer/batches/workers.py",
     "optimizer/problem/joint.py",
@@ -26,6 +27,7 @@ CVXPY = {
 
 #: The folders on the way of the data: a file imports from its own folder and those before it, types included.
 ORDER = (
+    "constraints/pieces",
     "constraints",
     "optimizer/risk",
     "optimizer/formulas",

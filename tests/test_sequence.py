@@ -29,10 +29,10 @@ from equipoise.constraints import (
     TrackingErrorLimit,
     Turnover,
 )
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Bound, Opaque, Piece, Row
 from equipoise.constraints.rule import Account
 from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.sequence.rules import watched
 from equipoise.optimizer.sequence.states import Orders
 from equipoise.optimizer.sequence.steps import OrderSequence, sequenced

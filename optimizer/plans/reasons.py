@@ -27,12 +27,8 @@ def reasons(problem: Problem, planned: Array, prices: Array | None, traded: NDAr
     before, target, bounds = problem.before, problem.target, problem.bounds
     names = [f"{side} {title}" for title, _ in bounds for side in ("below", "above")]
     closed = len(names)
-    small = [
-        (title, piece.counted) for title, piece in problem.pieces if isinstance(piece, Count) and piece.of == "names"
-    ]
-    small += [
-        (title, (p.weight > 0) | (p.notional > 0)) for title, p in problem.pieces if isinstance(p, Semicontinuous)
-    ]
+    small = [(title, count.counted) for title, count in problem.of_kind(Count) if count.of == "names"]
+    small += [(title, least.asked) for title, least in problem.of_kind(Semicontinuous)]
     names += ["closed: its target is 0", "sold out: its target is 0"]
     names += [f"closed: {title} leaves no room for it" for title, _ in small]
     names.append(_TOWARDS)

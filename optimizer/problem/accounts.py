@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array
-from equipoise.optimizer.portfolio.portfolio import Portfolio, exact
+from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.risk.factored import FactoredRisk
 

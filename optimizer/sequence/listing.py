@@ -39,13 +39,8 @@ Listing: TypeAlias = tuple[str, tuple[int, ...]]
 def state_rows(problem: Problem) -> list[Row | Envelope]:
     """The rules on the state of the account, beyond the floors of its cashes; see `order_rules.watched`."""
     leverage = {rule.title for rule in problem.rules if isinstance(rule, Leverage)}
-    rows = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row)]
-    found: list[Row | Envelope] = [
-        row
-        for title, row in rows
-        if title in leverage or any(c is not None and np.any(c) for c in (row.long, row.short))
-    ]
-    return found + [piece for _, piece in problem.envelopes if piece.of_holdings]
+    given = (*problem.of_kind(Row), *problem.envelopes)
+    return [piece for title, piece in given if piece.on_the_way(title in leverage, ())]
 
 
 def candidates(ways: Ways) -> Iterator[NDArray[np.intp]]:

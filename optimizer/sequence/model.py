@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces import Bound, Cone, Envelope, Row
+from equipoise.constraints.pieces import Bound, Row, of_kind
 from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 from equipoise.optimizer.sequence.moves import Move, moves
@@ -85,9 +85,9 @@ class Model:
             self.split.append(None if whole else _split(*sizes, whole_lots=bool(move.lot)))
 
     def _rules(self, pieces: Sequence[Titled], temporary_cash: Fraction, *, lots: bool) -> None:
-        rows = [(title, piece) for title, piece in pieces if isinstance(piece, Row)]
+        rows = of_kind(pieces, Row)
         edges = list(self._edges())
-        self.cones = [(title, piece) for title, piece in pieces if isinstance(piece, Cone | Envelope)]
+        self.cones = [(title, piece) for title, piece in pieces if not isinstance(piece, Row | Bound)]
         floors = [self._floor(pieces, cash) for cash in self.cashes]
         several = [] if len(floors) == 1 else [TEMPORARY]
         n = len(self.worth)
@@ -145,7 +145,7 @@ class Model:
 
     def _edges(self) -> Iterator[tuple[str, int, int]]:
         """Rows that several moves touch, which may not be sold, sent or repaid before it is there: title, row, sign."""
-        bounds = [(title, piece) for title, piece in self.problem.pieces if isinstance(piece, Bound)]
+        bounds = self.problem.bounds
         for i, by in sorted(self.touching.items()):
             if i in self.place or len(by) == 1:
                 continue
@@ -156,10 +156,9 @@ class Model:
 
     def _floor(self, pieces: Sequence[Titled], cash: int) -> tuple[str, float]:
         """The highest floor under this cash, and the name of its rule."""
-        found = [(title, float(piece.lower[cash])) for title, piece in pieces if isinstance(piece, Bound)]
-        bounds = [(title, piece) for title, piece in self.problem.pieces if isinstance(piece, Bound)]
+        found = [(title, float(bound.lower[cash])) for title, bound in of_kind(pieces, Bound)]
         if len(self.cashes) > 1:
-            found += [(title, 0.0) for title, piece in bounds if piece.lower[cash] == 0]
+            found += [(title, 0.0) for title, bound in self.problem.bounds if bound.lower[cash] == 0]
         return max(found, key=lambda one: one[1], default=("CashFloor", 0.0))
 
 

@@ -13,8 +13,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from equipoise.constraints.numbers import exact
 from equipoise.optimizer.plans.plan import Plan
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.verification.exact import convex_cost
 
 

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Count, Step
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.counts import least_positions
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -188,9 +188,8 @@ class Lots:
         jumping = self.apart | (self.least > 1)
         if self.problem.fees is not None:
             jumping |= self.problem.fees.most > 0
-        for _, piece in self.problem.pieces:
-            if isinstance(piece, Count):
-                jumping |= piece.counted
+        for _, count in self.problem.of_kind(Count):
+            jumping |= count.counted
         jumping[self.problem.cash] = False
         return jumping
 
@@ -319,9 +318,9 @@ def _zero(problem: Problem, lots: list[Fraction]) -> tuple[Mask, Mask, Integers,
     holds, apart = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
     long_from, short_to = np.full(n, -_MANY), np.full(n, _MANY)
     named = np.zeros(n, dtype=bool)
-    for _, piece in problem.pieces:
-        if isinstance(piece, Count) and piece.of == "names":
-            named |= piece.counted
+    for _, count in problem.of_kind(Count):
+        if count.of == "names":
+            named |= count.counted
     for i, least in enumerate(least_positions(problem)):
         if i == problem.cash or not (least or named[i]):
             continue

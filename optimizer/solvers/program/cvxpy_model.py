@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Row
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices
 from equipoise.optimizer.solvers.program.envelopes import Epigraph
@@ -272,7 +272,7 @@ class Program:
         return [
             (title, constraint)
             for title, piece in problem.opaque
-            for constraint in piece.build(self.weights, self.weights - problem.before)
+            for constraint in piece.constraints(self.weights, self.weights - problem.before)
         ]
 
     def _epigraphs(self, problem: Problem) -> list[tuple[str, Epigraph]]:
@@ -317,11 +317,10 @@ class Program:
             return 0.0 if value is None or not np.all(np.isfinite(value)) else max(float(np.sum(value)), 0.0) * scale
 
         met = [(title, *epigraph.row()) for title, epigraph in self._envelopes]
-        first = sum(isinstance(piece, Row) for _, piece in problem.pieces) + len(problem.found)
         form = replace(problem, found=(*problem.found, *((title, row) for title, row, _ in met))) if met else problem
         budget = self._budget.dual_value
         prices = Prices(
-            np.insert([dual(row) for row in self._rows], first, [price * scale for *_, price in met]),
+            np.insert([dual(row) for row in self._rows], problem.found_rows.stop, [price * scale for *_, price in met]),
             np.array([dual(cone) for cone in self._cones]),
             None if budget is None or problem.accounts is not None else float(budget[0]) * scale,
             None if budget is None or problem.accounts is None else np.array(budget, dtype=float) * scale,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.rule import Rule
@@ -191,3 +191,26 @@ def _in_chunks(options: Options) -> dict[str, Any]:
             column="allocate",
         )
     return others
+
+
+def solve_frame(
+    rebalancer: Rebalancer,
+    frame: pd.DataFrame,
+    *,
+    returns: Literal["results", "orders"] = "results",
+    universe: Iterable[str] = (),
+) -> pd.DataFrame:
+    """One plain table from another, for engines that take such a function: Spark's applyInPandas, Ray's map_groups.
+
+    frame: whole portfolios, one or many. The answer has portfolio_id (and asset) as columns, and always the same
+    columns and types. Raises InputError for a frame without portfolio_id or asset.
+    """
+    if returns not in ("results", "orders"):
+        raise InputError("must be 'results' or 'orders'", column="returns", value=returns)
+    import pandas as pd
+
+    from equipoise.optimizer.batches.chunk import empty, flat
+    from equipoise.optimizer.batches.run import run
+
+    chunks = [getattr(chunk, returns) for chunk in run(rebalancer.policy, frame, universe=universe, progress=False)]
+    return flat(pd.concat([getattr(empty(), returns), *chunks]))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.optimizer.batches.csv_cells import unguarded
+from equipoise.optimizer.batches.csv_cells import decimal, unguarded
 from equipoise.optimizer.command import demo, output
 from equipoise.optimizer.command import main as cli
 from equipoise.optimizer.command.main import main
@@ -457,8 +457,8 @@ def test_an_internal_error_ends_with_3(folder, monkeypatch, debug):
 
 def test_decimals_in_full():
     for text in ("0", "1", "-1", "0.000001", "-12.5", "625000.000001", "123456789012345678901234567890.5"):
-        assert output.decimal(Fraction(text)) == text
-    assert output.decimal(Fraction(1, 3)) == "1/3"
+        assert decimal(Fraction(text)) == text
+    assert decimal(Fraction(1, 3)) == "1/3"
 
 
 def test_the_demo_tells_its_story(folder, monkeypatch):

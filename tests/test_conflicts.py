@@ -178,6 +178,18 @@ def test_a_custom_rule_in_conflict_is_named() -> None:
     assert set(said.rules) == {"mine", "caps"}
 
 
+@pytest.mark.parametrize("still", [1, 8])
+def test_a_conflict_with_a_custom_rule_at_its_kinks_is_proven(still: int) -> None:
+    """What must be sold is more than all may trade, and the others are best left as they are."""
+    before = np.append(np.full(still + 1, 0.9 / (still + 1)), 0.1)
+    labels = names(still + 1)
+    pinned = WeightBounds({labels[0]: 0.0}, {labels[0]: 0.0}, [labels[0]], name="pinned")
+    custom = Custom(lambda t: cp.norm1(t.trades[:-1]) <= 0.02, name="mine")
+    said = explain(problem(before, before, LongOnly(), pinned, custom))
+    assert said.status is Status.INFEASIBLE
+    assert set(said.rules) == {"pinned", "mine"}
+
+
 def test_holding_is_no_answer_where_no_solver_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held keeps every rule, but nobody knows how far it is from the best plan: unsolved."""
     given = problem([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], Custom(lambda t: t.weights[0] >= 0.1))

@@ -28,11 +28,13 @@ from equipoise.constraints.pieces import Piece
 from equipoise.constraints.rule import Account, Rule
 from equipoise.optimizer import CovarianceRisk
 from equipoise.optimizer.batches import run as engine
+from equipoise.optimizer.batches.chunk import empty
 from equipoise.optimizer.batches.plain_tables import listed
 from equipoise.optimizer.batches.policy_digest import policy_digest
 from equipoise.optimizer.batches.progress import Progress
-from equipoise.optimizer.batches.run import run, solve_frame, write
+from equipoise.optimizer.batches.run import run, write
 from equipoise.optimizer.batches.workers import Workers
+from equipoise.optimizer.rebalancer import solve_frame
 
 
 def mixed() -> pd.DataFrame:
@@ -599,7 +601,7 @@ def test_a_frame_from_a_frame() -> None:
     table = mixed()
     plans = rebalancer().solve_batch(table)
     results, orders = solve_frame(rebalancer(), table), solve_frame(rebalancer(), table, returns="orders")
-    assert list(results.columns) == ["portfolio_id", *engine.empty().results.columns]
+    assert list(results.columns) == ["portfolio_id", *empty().results.columns]
     assert results["gap"].tolist()[0] == plans["P0000"].gap
     assert orders["notional"].tolist() == plans.orders["notional"].tolist()
     nothing = table[table["portfolio_id"].isna()]

@@ -340,6 +340,16 @@ def test_a_poor_answer_is_not_called_optimal(monkeypatch: Any) -> None:
     assert answer.gap >= given.objective(given.before) - 0.000497857143 > 0.02
 
 
+def test_prices_that_are_noise_are_no_reason_to_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The targets themselves are allowed and free: the least possible objective is 0, whatever prices a solver says."""
+    given = problem([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], FactorLimit({"A000": 1.0}, 0.9), covariance=np.eye(2))
+    noise = Prices(np.full(len(given.rows.rows), 1e-9), np.zeros(0))
+    monkeypatch.setattr(Program, "solve", lambda *_: Raw("optimal", given.target.copy(), noise, given))
+    answer = program.solve(given)
+    assert answer.status is Status.OPTIMAL
+    assert -1e-12 <= answer.bound <= 0.0
+
+
 @pytest.mark.parametrize("more", [[], [lambda t: t.weights[0] <= 1.0]])
 def test_a_rule_that_cannot_be_evaluated_is_not_kept(monkeypatch: Any, more: list[Any]) -> None:
     """The logarithm of a debt is no number; that is no reason to accept the debt, also after a rule that is kept."""
@@ -452,6 +462,7 @@ def test_a_nav_of_any_size(nav: float) -> None:
         (lambda t: cp.sum_squares(t.trades) <= 0.02, None),
         (lambda t: cp.max(cp.vstack([t.weight("A000"), 2 * t.weight("A001")])) <= 0.6, None),
         (lambda t: cp.sum(cp.log(t.weights)) >= -3.4, None),
+        (lambda t: cp.norm(t.trades, "inf") <= 0.1, None),
     ],
 )
 def test_a_custom_rule_equals_the_rule_that_is_data(build: Callable[..., Any], data: Any) -> None:
@@ -477,6 +488,26 @@ def test_a_custom_rule_equals_the_rule_that_is_data(build: Callable[..., Any], d
     assert "mine" in [title for title, _ in given.opaque]
 
 
+@pytest.mark.parametrize("kinks", ["every", "some", "none"])
+def test_a_custom_rule_with_kinks_is_proven(kinks: str) -> None:
+    """At a kink (an asset that is not traded) cvxpy's gradient is one of many; the bound needs the one in balance."""
+    rng = np.random.default_rng(41)
+    before, target = rng.dirichlet(np.ones(13), 2)
+    limit = {"every": 0.1, "some": 0.4, "none": 5.0}[kinks] * float(np.abs(target - before)[:12].sum())
+    given = problem(before, target, Custom(lambda t: cp.norm1(t.trades[:12]) <= limit), covariance=np.eye(12) / 20)
+    same = problem(before, target, Turnover(limit / 2), covariance=np.eye(12) / 20)
+    answer = program.solve(given)
+    assert answer.status is Status.OPTIMAL
+    assert answer.attempts[0].verdict.startswith("accepted")
+    assert answer.objective == pytest.approx(program.solve(same).objective, rel=1e-7, abs=1e-15)
+    assert answer.prices is not None
+    assert answer.prices.slopes is not None
+    points = before + rng.normal(size=(40, 13))  # the plane is one of the rule's: it is below 0 wherever that is kept
+    for point in points:
+        part = limit / float(np.abs(point - before)[:12].sum())
+        assert answer.prices.slopes @ (before + (point - before) * part) + answer.prices.offset <= 1e-9
+
+
 def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
     """The priced plane lies below 0 wherever the rule holds, at any multiple of the prices."""
     rng = np.random.default_rng(14)
@@ -498,6 +529,16 @@ def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
         assert bound <= answer.objective + 1e-9
         loose += bound < answer.objective - 1e-4
     assert loose >= 40
+
+
+def test_a_custom_rule_without_a_gradient_has_a_plan_without_a_proof() -> None:
+    """cvxpy's gradient of `cummax` raises: the plan is checked as all are, and its bound holds without the rule."""
+    given = simple(Custom(lambda t: cp.cummax(t.weights[:2]) <= 0.4))
+    answer = program.solve(given)
+    free = program.solve(simple())
+    assert answer.status is Status.FEASIBLE
+    assert given.violation(answer.weights) <= FEASIBILITY_TOLERANCE
+    assert answer.bound <= free.objective + 1e-9 <= answer.objective
 
 
 def test_a_custom_rule_is_measured_by_its_own_violation() -> None:

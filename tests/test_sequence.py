@@ -34,7 +34,7 @@ from equipoise.constraints.pieces import Bound, Opaque, Piece, Row
 from equipoise.constraints.rule import Account
 from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost
 from equipoise.optimizer.sequence.rules import watched
-from equipoise.optimizer.sequence.states import Orders
+from equipoise.optimizer.sequence.slices import Orders
 from equipoise.optimizer.sequence.steps import OrderSequence, sequenced
 from equipoise.optimizer.verification.exact import verify
 
@@ -700,6 +700,13 @@ def test_a_fee_is_due_with_the_first_fill() -> None:
     lent = sequenced(plan, temporary_cash=5.0)
     assert lent.safe and lent.temporary_cash == 5.0 and lent.steps[-1].cash == 195
     assert sequenced(planned(table.assign(quantity=[5, 5]), [], {"A": "-2"}, costs=[FixedFee(5.0)])).safe
+
+
+def test_the_least_temporary_cash_of_round_numbers_is_found() -> None:
+    """Where all amounts are whole cents, a hundred-millionth of the NAV is less than the unit that is counted in."""
+    table = account(("A", 1_000, 7.5, 0), ("USD", 0, 1, 0))
+    found = sequenced(planned(table, [LotSize(1.0)], {"A": "-2"}, costs=[FixedFee(5.0)]))
+    assert not found.safe and found.temporary_cash == found.temporary_cash_sliced == 5
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,6 @@ def test_tracking_error_cone() -> None:
 
 def test_no_orders_from_an_unverified_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the search comes up with: if the exact check fails, there are no orders and the rule is named."""
-    from equipoise.optimizer import rebalancer
     from equipoise.optimizer.lots import alone as lots
     from equipoise.optimizer.lots import stacked as lot_stack
 
@@ -139,7 +138,7 @@ def test_no_orders_from_an_unverified_plan(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(lot_stack, "alone", lambda *given: lot_stack.Tried(None, counts=False))
     monkeypatch.setattr(lots, "rounded", one_lot_more)
     made = plan()
-    assert rebalancer.Status.UNSOLVED is made.status
+    assert made.status.name == "UNSOLVED"
     assert "CashFloor" in made.message
     assert made.orders.empty
     assert made.turnover == made.cost == 0.0

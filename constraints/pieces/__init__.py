@@ -29,10 +29,10 @@ from equipoise.constraints.pieces.cone import Cone
 from equipoise.constraints.pieces.discrete import Count, Semicontinuous, Step
 from equipoise.constraints.pieces.envelope import Envelope, Modelled, Plane, Term
 from equipoise.constraints.pieces.parts import Array, Parts, dot, part
-from equipoise.constraints.pieces.piece import Kind, Move, Piece, Words, of_kind
+from equipoise.constraints.pieces.piece import Kind, Piece, Rounding, Words, of_kind
 from equipoise.constraints.pieces.row import Row
 from equipoise.constraints.pieces.shape import Opaque, Shape
-from equipoise.constraints.pieces.states import Check, Outcome, StackState
+from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 __all__ = [
     "Array",
@@ -43,14 +43,14 @@ __all__ = [
     "Envelope",
     "Kind",
     "Modelled",
-    "Move",
     "Opaque",
-    "Outcome",
     "Parts",
     "Piece",
     "Plane",
+    "Rounding",
     "Row",
     "Semicontinuous",
+    "Settlement",
     "Shape",
     "StackState",
     "Step",

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.pieces.parts import Array
-from equipoise.constraints.pieces.piece import Move, Piece, Wider
-from equipoise.constraints.pieces.states import Check, Outcome
+from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
+from equipoise.constraints.pieces.states import Check, Settlement
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,30 +37,30 @@ class Bound(Piece):
         """The mask of the assets that it limits."""
         return np.asarray(np.isfinite(self.lower) | np.isfinite(self.upper))
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
-        value, earlier = outcome.without_transfers if self.of_trade else (outcome.value, outcome.earlier)
-        each = zip(outcome.assets, self.lower.tolist(), self.upper.tolist(), strict=True)
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
+        value, earlier = settled.without_transfers if self.of_trade else (settled.value, settled.earlier)
+        each = zip(settled.assets, self.lower.tolist(), self.upper.tolist(), strict=True)
         for i, (asset, low, high) in enumerate(each):
             sides = []  # slack, and per how much of it
             if math.isfinite(low):
                 least, of = low.as_integer_ratio()
-                sides.append((value[i] * of - least * outcome.nav, of, low, True))
+                sides.append((value[i] * of - least * settled.nav, of, low, True))
             if math.isfinite(high):
                 most, of = high.as_integer_ratio()
-                sides.append((most * outcome.nav - earlier[i] * of, of, high, False))
+                sides.append((most * settled.nav - earlier[i] * of, of, high, False))
             if not sides:
                 continue
             slack, per, limit, at_least = sides[-1]
             if sides[0][0] * per <= slack * sides[0][1]:
                 slack, per, limit, at_least = sides[0]
-            yield outcome.judged(
+            yield settled.judged(
                 slack,
                 per,
-                exact_limit=limit == 0 and (i not in outcome.cashes or outcome.whole_lots),
+                exact_limit=limit == 0 and (i not in settled.cashes or settled.whole_lots),
                 rule=title,
                 detail=self.label,
                 asset=asset,
-                value=value[i] / outcome.nav,
+                value=value[i] / settled.nav,
                 limit=limit + float(self.relaxed[i]) if at_least and self.relaxed is not None else limit,
                 at_least=at_least,
             )
@@ -81,8 +81,8 @@ class Bound(Piece):
         low = np.where(np.isfinite(self.lower), -none, -np.inf)
         return replace(self, lower=low, upper=np.full_like(self.upper, np.inf))
 
-    def tightened(self, move: Move) -> Bound:
-        by = np.where(np.arange(len(move.size)) == move.cash, move.of_cash, 0.0)
+    def tightened(self, rounding: Rounding) -> Bound:
+        by = np.where(np.arange(len(rounding.size)) == rounding.cash, rounding.of_cash, 0.0)
         return replace(self, lower=self.lower + by, upper=self.upper - by)
 
     def paying(self, fees: float, cash: int, rises: Iterator[float]) -> Bound:

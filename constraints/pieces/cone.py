@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.constraints.pieces.parts import Array
-from equipoise.constraints.pieces.piece import Move, Piece, Wider
-from equipoise.constraints.pieces.states import Check, Outcome, StackState
+from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
+from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 #: By this part norms in floating point are raised: more than their rounding error.
 _NORM = 1e-13
@@ -41,11 +41,11 @@ class Cone(Piece):
     def over(self, weights: Array, trades: Array) -> float:
         return float(self.of(weights) * (1.0 + _NORM) - self.upper)
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
-        length = self.of(outcome.weights(outcome.value))
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
+        length = self.of(settled.weights(settled.value))
         slack, per = float(self.upper - length * (1 + _NORM)).as_integer_ratio()
-        yield outcome.judged(
-            slack * outcome.nav,
+        yield settled.judged(
+            slack * settled.nav,
             per,
             rule=title,
             detail=self.label,
@@ -72,11 +72,11 @@ class Cone(Piece):
     def unlimited(self, none: float) -> Cone:
         return replace(self, upper=none)
 
-    def tightened(self, move: Move) -> Cone:
+    def tightened(self, rounding: Rounding) -> Cone:
         # By how much a unit of each asset's trade, paid from the cash, can move the norm.
-        relative = self.matrix - self.matrix[:, [move.cash]]
-        each = np.sqrt(np.sum(relative**2, axis=0) + self.diagonal**2 + self.diagonal[move.cash] ** 2)
-        return replace(self, upper=self.upper - float(each @ move.size))
+        relative = self.matrix - self.matrix[:, [rounding.cash]]
+        each = np.sqrt(np.sum(relative**2, axis=0) + self.diagonal**2 + self.diagonal[rounding.cash] ** 2)
+        return replace(self, upper=self.upper - float(each @ rounding.size))
 
     def joined(self, by: Wider) -> Cone:
         own = np.diag(self.diagonal)[by.touched & (self.diagonal != 0)]

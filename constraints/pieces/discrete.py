@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces.parts import Array
 from equipoise.constraints.pieces.piece import Piece, Wider
-from equipoise.constraints.pieces.states import Check, Outcome
+from equipoise.constraints.pieces.states import Check, Settlement
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,28 +30,28 @@ class Step(Piece):
 
     discrete: ClassVar[bool] = True
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
-        for i, (asset, traded) in enumerate(zip(outcome.assets, outcome.trades, strict=True)):
-            if i == outcome.cashes[0] or not traded:
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
+        for i, (asset, traded) in enumerate(zip(settled.assets, settled.trades, strict=True)):
+            if i == settled.cashes[0] or not traded:
                 continue
-            yield from self._sizes(title, outcome, i, least=False)
-            if outcome.after[i] == 0:  # closing a position is exempt from lots and minimums
+            yield from self._sizes(title, settled, i, least=False)
+            if settled.after[i] == 0:  # closing a position is exempt from lots and minimums
                 continue
             if self.lot[i] > 0:
                 lots = abs(traded) / exact(self.lot[i])
                 whole = lots.denominator == 1
                 yield Check(title, "whole lots", asset, float(lots), round(float(lots)), False, 0.0, whole)
-            yield from self._sizes(title, outcome, i, least=True)
+            yield from self._sizes(title, settled, i, least=True)
 
-    def _sizes(self, title: str, outcome: Outcome, i: int, *, least: bool) -> Iterator[Check]:
-        size, price = abs(outcome.trades[i]), outcome.price[i]
+    def _sizes(self, title: str, settled: Settlement, i: int, *, least: bool) -> Iterator[Check]:
+        size, price = abs(settled.trades[i]), settled.price[i]
         side, word = ("min", "least") if least else ("max", "largest")
         for unit, amount, worth in (("quantity", size, price), ("notional", size * price, Fraction(1))):
             limits = getattr(self, f"{side}_{unit}")
             if limits is not None and (limits[i] > 0 if least else np.isfinite(limits[i])):
                 slack = (exact(limits[i]) - amount) * (-1 if least else 1)
-                figures = float(amount), float(limits[i]), least, float(slack * worth) / outcome.cash_nav
-                yield Check(title, f"{word} {unit}", outcome.assets[i], *figures, slack >= 0)
+                figures = float(amount), float(limits[i]), least, float(slack * worth) / settled.cash_nav
+                yield Check(title, f"{word} {unit}", settled.assets[i], *figures, slack >= 0)
 
     def joined(self, by: Wider) -> Step:
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "label"}
@@ -79,13 +79,13 @@ class Semicontinuous(Piece):
         at = np.flatnonzero(self.asked).tolist()
         return {i: max(exact(float(self.weight[i])) * nav, exact(float(self.notional[i]))) for i in at}
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
-        nav = Fraction(outcome.nav, outcome.unit)
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
+        nav = Fraction(settled.nav, settled.unit)
         for i, least in self.least(nav).items():
-            size = Fraction(abs(outcome.value[i]), outcome.unit)
-            if i != outcome.cashes[0] and size:
+            size = Fraction(abs(settled.value[i]), settled.unit)
+            if i != settled.cashes[0] and size:
                 figures = float(size / nav), float(least / nav), True, float((size - least) / nav)
-                yield Check(title, self.label, outcome.assets[i], *figures, size >= least)
+                yield Check(title, self.label, settled.assets[i], *figures, size >= least)
 
     def joined(self, by: Wider) -> Semicontinuous:
         return replace(self, weight=by.wide(self.weight), notional=by.wide(self.notional))
@@ -101,8 +101,8 @@ class Count(Piece):
 
     discrete: ClassVar[bool] = True
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
-        each = outcome.trades if self.of == "orders" else outcome.after
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
+        each = settled.trades if self.of == "orders" else settled.after
         count = sum(bool(x) for x, counted in zip(each, self.counted, strict=True) if counted)
         left = float(self.limit - count)
         yield Check(

@@ -12,7 +12,7 @@ import numpy as np
 from equipoise.constraints.pieces.parts import Array
 from equipoise.constraints.pieces.piece import Piece, Wider, Words
 from equipoise.constraints.pieces.row import Row
-from equipoise.constraints.pieces.states import Check, Outcome, StackState
+from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 #: Slopes by their name in `Parts`, and a constant: a float, or (B,).
 Plane: TypeAlias = tuple[dict[str, Array], Any]
@@ -120,17 +120,17 @@ class Envelope(Piece):
         own = [np.linalg.norm(c, axis=-1) for c in self.row.given.values()]
         return sum(own, 0.0) + sum(term.steepness for term in self.terms)
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
         yield min(
-            (self._check(title, outcome, value) for value in (outcome.value, outcome.earlier)),
+            (self._check(title, settled, value) for value in (settled.value, settled.earlier)),
             key=lambda check: check.slack,
         )
 
-    def _check(self, title: str, outcome: Outcome, value: Sequence[int]) -> Check:
+    def _check(self, title: str, settled: Settlement, value: Sequence[int]) -> Check:
         w, z = (
-            np.array([Fraction(x, outcome.nav) for x in amounts], dtype=object) for amounts in (value, outcome.traded)
+            np.array([Fraction(x, settled.nav) for x in amounts], dtype=object) for amounts in (value, settled.traded)
         )
-        return self.row.check(title, outcome, value, sum(term.of(w, z) for term in self.terms) * outcome.nav)
+        return self.row.check(title, settled, value, sum(term.of(w, z) for term in self.terms) * settled.nav)
 
     def slack(self, state: StackState) -> tuple[Array, Any]:
         after, before = (self.excess(w, state.traded) for w in (state.after, state.before_costs))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.pieces.parts import Array, Parts
-from equipoise.constraints.pieces.states import Check, Outcome, StackState
+from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 Kind = TypeVar("Kind", bound="Piece")
 
@@ -57,7 +57,7 @@ class Words:
 
 
 @dataclass(frozen=True, eq=False)
-class Move:
+class Rounding:
     """How far rounding to lots may move weights: each by `size`, and each trade's cost by `cost` (0 at the cash), (n,);
     all of it is paid from the cash. What does not say how far it moves is kept by `custom` more."""
 
@@ -135,7 +135,7 @@ class Piece(ABC):
         return words.shown(self.excess(weights, trades), words.per.of(weights, trades))
 
     @abstractmethod
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
         """The exact check of final orders, of the rule of this title: one or more results."""
 
     def slack(self, state: StackState) -> tuple[Array, Any] | None:
@@ -157,7 +157,7 @@ class Piece(ABC):
         """The same with limits that are none, as large as this."""
         return self
 
-    def tightened(self, move: Move) -> Any:
+    def tightened(self, rounding: Rounding) -> Any:
         """The same, kept by as much more as rounding to lots may move it."""
         return self
 

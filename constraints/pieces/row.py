@@ -11,8 +11,8 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.pieces.parts import Array, Parts, part
-from equipoise.constraints.pieces.piece import Move, Piece, Wider, Words
-from equipoise.constraints.pieces.states import Check, Outcome, StackState
+from equipoise.constraints.pieces.piece import Piece, Rounding, Wider, Words
+from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,22 +50,22 @@ class Row(Parts, Words, Piece):
     def excess(self, weights: Array, trades: Array) -> Any:
         return self.of(weights, trades) - self.upper
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
-        on_cash = any(c is not None and c[outcome.cashes].any() for c in (self.weight, self.long, self.short))
-        states = (outcome.value, outcome.earlier) if on_cash else (outcome.value,)
-        yield min((self.check(title, outcome, value) for value in states), key=lambda check: check.slack)
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
+        on_cash = any(c is not None and c[settled.cashes].any() for c in (self.weight, self.long, self.short))
+        states = (settled.value, settled.earlier) if on_cash else (settled.value,)
+        yield min((self.check(title, settled, value) for value in states), key=lambda check: check.slack)
 
-    def check(self, title: str, outcome: Outcome, value: Sequence[int], more: Fraction = Fraction(0)) -> Check:
+    def check(self, title: str, settled: Settlement, value: Sequence[int], more: Fraction = Fraction(0)) -> Check:
         """The exact check of this state, with so much money more on the left side."""
-        excess = self.exactly(value, outcome.traded) - Fraction(self.upper) * outcome.nav + more
-        per = Fraction(outcome.nav) if self.per is None else self.per.exactly(value, outcome.traded)
-        return outcome.judged(
+        excess = self.exactly(value, settled.traded) - Fraction(self.upper) * settled.nav + more
+        per = Fraction(settled.nav) if self.per is None else self.per.exactly(value, settled.traded)
+        return settled.judged(
             -excess.numerator,
             excess.denominator,
             rule=title,
             detail=self.label,
             asset=None,
-            value=self.shown(excess / outcome.unit, per / outcome.unit),
+            value=self.shown(excess / settled.unit, per / settled.unit),
             limit=self.stated,
             at_least=self.at_least,
         )
@@ -96,12 +96,12 @@ class Row(Parts, Words, Piece):
     def unlimited(self, none: float) -> Row:
         return replace(self, upper=none)
 
-    def tightened(self, move: Move) -> Row:
-        slope = np.zeros(len(move.size))
+    def tightened(self, rounding: Rounding) -> Row:
+        slope = np.zeros(len(rounding.size))
         for names in (("weight",), ("long", "short"), ("buy", "sell")):
             parts = [np.abs(c) for name in names if (c := getattr(self, name)) is not None]
             slope += np.max([np.zeros(len(slope)), *parts], axis=0)
-        return replace(self, upper=self.upper - float(slope @ move.size + slope[move.cash] * move.of_cash))
+        return replace(self, upper=self.upper - float(slope @ rounding.size + slope[rounding.cash] * rounding.of_cash))
 
     def paying(self, fees: float, cash: int, rises: Iterator[float]) -> Row:
         return replace(self, upper=self.upper - float(next(rises)) * fees)

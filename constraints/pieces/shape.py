@@ -11,8 +11,8 @@ import numpy as np
 
 from equipoise.constraints.numbers import FEASIBILITY_TOLERANCE
 from equipoise.constraints.pieces.parts import Array
-from equipoise.constraints.pieces.piece import Move, Piece, Wider
-from equipoise.constraints.pieces.states import Check, Outcome
+from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
+from equipoise.constraints.pieces.states import Check, Settlement
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,22 +32,22 @@ class Shape(Piece):
     @abstractmethod
     def excess(self, weights: Array, trades: Array) -> Any: ...
 
-    def checks(self, title: str, outcome: Outcome) -> Iterator[Check]:
-        w, z = outcome.weights(outcome.value), outcome.weights(outcome.traded)
-        for at in outcome.cashes:
-            w[at] += (outcome.earlier[at] - outcome.value[at]) / outcome.nav
-            z[at] = w[at] - outcome.before[at]
+    def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
+        w, z = settled.weights(settled.value), settled.weights(settled.traded)
+        for at in settled.cashes:
+            w[at] += (settled.earlier[at] - settled.value[at]) / settled.nav
+            z[at] = w[at] - settled.before[at]
         broken = self.excess(w, z)
         yield Check(title, self.label, None, broken, 0.0, False, -broken, broken <= FEASIBILITY_TOLERANCE)
 
-    def tightened(self, move: Move) -> Shape:
+    def tightened(self, rounding: Rounding) -> Shape:
         """With its inequalities kept by `custom` more; what it breaks is unchanged."""
-        if not move.custom:
+        if not rounding.custom:
             return self
 
         def build(weights: Any, trades: Any) -> Sequence[Any]:
             return [
-                c.args[0] + move.custom <= c.args[1] if type(c).__name__ == "Inequality" else c
+                c.args[0] + rounding.custom <= c.args[1] if type(c).__name__ == "Inequality" else c
                 for c in self.constraints(weights, trades)
             ]
 

@@ -31,7 +31,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Settlement:
     """What orders lead to, exactly; money in whole numbers, of which `unit` are one of cash.
 
     Rules hold for the cash after costs and before them: a floor for the one, a cap for the other.

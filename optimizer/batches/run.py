@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.optimizer.batches.checkpoint import Checkpoint, opened
-from equipoise.optimizer.batches.chunk import Chunk, empty, flat, from_messages
+from equipoise.optimizer.batches.chunk import Chunk, from_messages
 from equipoise.optimizer.batches.inputs import check_readable
 from equipoise.optimizer.batches.parts import What, sinks
 from equipoise.optimizer.batches.plain_tables import Message, joined, length, listed
@@ -32,8 +32,6 @@ from equipoise.optimizer.problem.effort import Effort, Spent
 from equipoise.optimizer.problem.solution import Status
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from equipoise.optimizer.problem.policy import Policy
 
 #: Rows of a chunk, unless asked for otherwise: large enough that the way to a worker costs little.
@@ -286,23 +284,3 @@ def write(
                 file.add(parts)
         check_readable(statuses, first)
     return Summary(dict(sorted(statuses.items())), statuses.total(), total, time.perf_counter() - begun)
-
-
-def solve_frame(
-    policy: Policy,
-    frame: pd.DataFrame,
-    *,
-    returns: What = "results",
-    universe: Iterable[str] = (),
-) -> pd.DataFrame:
-    """One plain table from another, for engines that take such a function: Spark's applyInPandas, Ray's map_groups.
-
-    frame: whole portfolios, one or many. The answer has portfolio_id (and asset) as columns, and always the same
-    columns and types. Raises InputError for a frame without portfolio_id or asset.
-    """
-    if returns not in ("results", "orders"):
-        raise InputError("must be 'results' or 'orders'", column="returns", value=returns)
-    import pandas as pd
-
-    chunks = [getattr(chunk, returns) for chunk in run(policy, frame, universe=universe, progress=False)]
-    return flat(pd.concat([getattr(empty(), returns), *chunks]))

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Move, Semicontinuous
+from equipoise.constraints.pieces import Array, Rounding, Semicontinuous
 from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots
@@ -84,8 +84,8 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
     cost = size * (np.maximum(rates.buy, rates.sell) + 2.0 * rates.quadratic + 1.5 * rates.impact)
     size, cost = (np.where(np.arange(len(size)) == cash, 0.0, x) for x in (size, cost))
 
-    move = Move(size, cost, cash, custom)
-    pieces, found = (tuple((title, p.tightened(move)) for title, p in of) for of in (problem.pieces, problem.found))
+    rounding = Rounding(size, cost, cash, custom)
+    pieces, found = (tuple((title, p.tightened(rounding)) for title, p in of) for of in (problem.pieces, problem.found))
     inner = replace(problem.relaxation, pieces=pieces, found=found)
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,13 +12,13 @@ import numpy as np
 
 from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Bound
-from equipoise.constraints.trading import KINDS
 from equipoise.optimizer.plans.reasons import MEANT, reasons, sentence
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.problem.solution import Prices, Solution, Status, rounded_down
+from equipoise.optimizer.problem.solution import Prices
 from equipoise.optimizer.verification.certificate import reduced_costs
-from equipoise.optimizer.verification.exact import Check, Verified
+from equipoise.optimizer.verification.exact import Check
+from equipoise.optimizer.verification.outcome import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +47,7 @@ _BINDS = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Outcome):
     """A rebalance of one portfolio: its status, orders, weights, checks and certificate.
 
     `objective`, `bound` and `gap` are of the plan itself (whole lots, if there are lots), in fractions of NAV
@@ -57,68 +55,6 @@ class Plan:
     every check has passed. `message` says what went wrong where something did, and which rules are short of what they
     ask for but need not be made good (`Reserve`).
     """
-
-    status: Status
-    name: str | None
-    message: str = ""
-    problem: Problem | None = None
-    solution: Solution | None = None
-    verified: Verified | None = None
-    #: Traded quantities in signed units, exact, one an asset in the order of `problem.assets`.
-    trades: tuple[Fraction, ...] = ()
-    #: The weights of the plan with the cash before costs: what the objective is about.
-    planned: Array | None = field(default=None, repr=False)
-    #: A bound on whole-lot plans alone: see `lot_bound`.
-    lot_bound: float = -math.inf
-
-    @cached_property
-    def objective(self) -> float:
-        """(aversion/2)·tracking variance + cost/horizon + carry, of this plan; NaN without one."""
-        return self.problem.objective(self.planned) if self.problem and self.planned is not None else math.nan
-
-    @property
-    def bound(self) -> float:
-        """No plan that keeps the rules, in whole lots if lots are asked for, has an objective below this."""
-        if self.solution is None or self.planned is None:
-            return math.nan
-        return float(rounded_down(self.objective, max(self.solution.bound, self.lot_bound)))
-
-    @property
-    def gap(self) -> float:
-        """objective − bound: at most this much is lost against the best possible plan, in NAV per year."""
-        return self.objective - self.bound
-
-    @property
-    def gap_money(self) -> float:
-        """The gap in cash per year: what the best possible plan could be worth more than this one, at most."""
-        return self.gap * self.problem.portfolio.nav if self.problem else math.nan
-
-    @property
-    def solver(self) -> str:
-        return self.solution.solver if self.solution else "none"
-
-    @property
-    def cost(self) -> float:
-        """What the orders cost, in cash."""
-        return float(self.verified.cost) if self.status.ok and self.verified else 0.0
-
-    @property
-    def turnover(self) -> float:
-        """One-way: half of the traded value of all assets but the cash, as a fraction of NAV."""
-        if not (self.status.ok and self.problem):
-            return 0.0
-        prices = self.asked.portfolio.exact_price  # transfers, which come after the rows, are no turnover
-        buy, sell = KINDS["one_way"]
-        money = [float(x * p) for x, p in zip(self.trades, prices, strict=False)]
-        return float(sum(buy * x if x > 0 else -sell * x for x in money) / self.problem.portfolio.nav)
-
-    @property
-    def tracking_error(self) -> tuple[float, float]:
-        """(before, after): annual, √((w − b)ᵀΣ(w − b)); without a risk model the distance of the weights."""
-        if self.problem is None:
-            return math.nan, math.nan
-        before = self.problem.tracking_error(self.problem.before)
-        return before, self.problem.tracking_error(self.planned) if self.planned is not None else math.nan
 
     @cached_property
     def orders(self) -> pd.DataFrame:
@@ -142,9 +78,9 @@ class Plan:
 
     @cached_property
     def _listed(self) -> tuple[str, tuple[int, ...]]:
-        from equipoise.optimizer.sequence.listing import of_plan
+        from equipoise.optimizer.sequence.steps import listing
 
-        return of_plan(self)
+        return listing(self)
 
     @cached_property
     def sequence(self) -> OrderSequence:
@@ -227,12 +163,6 @@ class Plan:
         units = {"before": portfolio.quantity[back], "after": np.array([float(after[i]) for i in back])}
         return pd.DataFrame(units, index=index)
 
-    @property
-    def asked(self) -> Problem:
-        """The problem of the table's own rows."""
-        assert self.problem is not None
-        return self.problem.asked
-
     @cached_property
     def weights(self) -> pd.DataFrame:
         """before, solved (convex), after (these orders), target, lower, upper: fractions of the pre-trade NAV.
@@ -312,14 +242,18 @@ class Plan:
             prices.append(0.0 if check.slack > _BINDS or price <= MEANT else price)
         return prices
 
-    def failed(self) -> tuple[Check, ...]:
-        """The checks that did not pass."""
-        return tuple(check for check in self.verified.checks if not check.passed) if self.verified else ()
-
     def __str__(self) -> str:
         from equipoise.optimizer.plans.report import text
 
-        return text(self)
+        return text(
+            self,
+            listing=self.listing,
+            weights=self.weights,
+            orders=self.orders,
+            transfers=self.transfers,
+            exposures=self.exposures,
+            checks=self.checks,
+        )
 
 
 def _priced_limits(problem: Problem, weights: Array, prices: Prices) -> dict[_Key, list[float]]:

@@ -10,7 +10,9 @@ import numpy as np
 from equipoise.optimizer.sequence.listing import NONE, SLICES, WHOLE
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.plans.plan import Plan
+    import pandas as pd
+
+    from equipoise.optimizer.verification.outcome import Outcome
 
 
 LISTED = {
@@ -20,14 +22,24 @@ LISTED = {
 }
 
 
-def text(plan: Plan) -> str:
-    """Status, the table of assets, and the figures below it."""
+def text(
+    plan: Outcome,
+    *,
+    listing: str,
+    weights: pd.DataFrame,
+    orders: pd.DataFrame,
+    transfers: pd.DataFrame,
+    exposures: pd.DataFrame,
+    checks: pd.DataFrame,
+) -> str:
+    """Status, the table of assets, and the figures below it, from the plan's tables."""
     title = f"Portfolio {clean(plan.name)}: " if plan.name is not None else ""
     lines = [f"{title}{plan.status.value}"]
     if plan.message:
         lines.append(clean(plan.message))
     if plan.problem is not None:
-        lines += ["", *_assets(plan), "", *_figures(plan)]
+        figures = _figures(plan, listing=listing, transfers=transfers, exposures=exposures, checks=checks)
+        lines += ["", *_assets(weights, orders, ok=plan.status.ok), "", *figures]
     return "\n".join(lines)
 
 
@@ -49,8 +61,7 @@ def table(rows: list[list[str]], left: int = 1) -> list[str]:
     ]
 
 
-def _assets(plan: Plan) -> list[str]:
-    weights, orders, ok = plan.weights, plan.orders, plan.status.ok
+def _assets(weights: pd.DataFrame, orders: pd.DataFrame, *, ok: bool) -> list[str]:
     rows = [["asset", "before", "after", "target", "band", "order", "notional", "cost", "reason"]]
     for asset in weights.index:
         w = weights.loc[asset]
@@ -69,7 +80,9 @@ def _assets(plan: Plan) -> list[str]:
     return table(rows)
 
 
-def _figures(plan: Plan) -> list[str]:
+def _figures(
+    plan: Outcome, *, listing: str, transfers: pd.DataFrame, exposures: pd.DataFrame, checks: pd.DataFrame
+) -> list[str]:
     problem = plan.problem
     assert problem is not None
     nav = problem.portfolio.nav
@@ -80,14 +93,13 @@ def _figures(plan: Plan) -> list[str]:
         return table([*rows, [distance, _percent(before)]])
     rows.append([distance, f"{_percent(before)} -> {_percent(after)}"])
     rows.append(["turnover, one-way", _percent(plan.turnover)])
-    for underlying, of in plan.exposures.iterrows():
+    for underlying, of in exposures.iterrows():
         shown = f"{_percent(of['before'])} -> {_percent(of['after'])} (target {_percent(of['target'])})"
         rows.append([f"exposure to {clean(underlying)}", shown])
-    moved = plan.transfers
-    if len(moved):
-        rows.append(["transfers", f"{len(moved)}, of {moved['value'].sum():,.2f}; see plan.transfers"])
-    if plan.listing:
-        rows.append(["on the way", LISTED[plan.listing]])
+    if len(transfers):
+        rows.append(["transfers", f"{len(transfers)}, of {transfers['value'].sum():,.2f}; see plan.transfers"])
+    if listing:
+        rows.append(["on the way", LISTED[listing]])
     rows.append(["trading cost", f"{plan.cost:,.2f} ({1e4 * plan.cost / nav:.2f} bp of NAV)"])
     rows += [[name, value] for name, value in _ratios(plan)]
     gap = max(plan.gap, 0.0)
@@ -98,7 +110,6 @@ def _figures(plan: Plan) -> list[str]:
         ]
     )
     rows.append(["solver", clean(plan.solver)])
-    checks = plan.checks
     rows.append(["exact checks passed", f"{int(checks['passed'].sum())} of {len(checks)}"])
     binding = checks[checks["shadow_price"] > 0]
     if len(binding):
@@ -109,7 +120,7 @@ def _figures(plan: Plan) -> list[str]:
     return table(rows, left=1)
 
 
-def _ratios(plan: Plan) -> list[tuple[str, str]]:
+def _ratios(plan: Outcome) -> list[tuple[str, str]]:
     """Every rule that is a ratio (health factor, collateral, margin): before, after and its limit."""
     problem = plan.problem
     assert problem is not None

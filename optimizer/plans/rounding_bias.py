@@ -25,7 +25,7 @@ from equipoise.constraints.pieces import Array
 if TYPE_CHECKING:
     import pandas as pd
 
-    from equipoise.optimizer.plans.plan import Plan
+    from equipoise.optimizer.verification.outcome import Outcome
 
 _NORMAL = 1.96
 COLUMNS = ("number", "lots", "lots_low", "lots_high", "money", "money_low", "money_high", "money_total")
@@ -55,7 +55,7 @@ class Residuals:
         return cls(portfolio[item], side[at] > 0, residual / lot[at], residual * price[at])
 
     @classmethod
-    def of_plan(cls, plan: Plan, place: int = 0) -> Residuals:
+    def of_plan(cls, plan: Outcome, place: int = 0) -> Residuals:
         """Of one plan; none if it has no orders in lots."""
         problem, solution = plan.problem, plan.solution
         if not plan.status.ok or problem is None or problem.step is None or solution is None:
@@ -68,7 +68,7 @@ class Residuals:
         return cls.of(np.array([place], dtype=np.intp), lot, price, convex, traded, (0, problem.cash))
 
 
-def residuals(plan: Plan) -> list[tuple[str, float]]:
+def residuals(plan: Outcome) -> list[tuple[str, float]]:
     """Each asset's traded quantity less that of the convex program, in units, for a plan in whole lots."""
     problem, solution = plan.problem, plan.solution
     if not plan.status.ok or problem is None or problem.step is None or solution is None or solution.weights is None:

@@ -3,7 +3,7 @@
 Where no rule but the floor of the cash can break on the way (one account, no fees for orders, no rule on collateral,
 margin or leverage), sales first is safe, however far each is filled: the cash rises while sales bring more than they
 cost, and then falls to where the plan ends. Elsewhere arrays find most answers for all portfolios at once
-(`order_stack`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
+(`stacked`): that nothing is safe in any slices, else a safe sequence of whole orders, else one of equal slices.
 What they leave open is searched by `sequence` for a single plan, which takes up to some hundred milliseconds; a batch
 leaves it open.
 """
@@ -21,10 +21,10 @@ from equipoise.constraints.exposure import Leverage
 from equipoise.constraints.pieces import Array, Envelope, Row
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.sequence.stacked import MOST, Ways
+from equipoise.optimizer.sequence.stacked import Ways
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.plans.plan import Plan
+    from equipoise.optimizer.verification.outcome import Outcome
 
 #: What is known of the orders as they are listed: sent one after the other and whole, they are safe on the way; they
 #: are if some are cut into slices (`Plan.sequence`); no safe sequence was found; arrays found none, and nothing else
@@ -37,7 +37,7 @@ Listing: TypeAlias = tuple[str, tuple[int, ...]]
 
 
 def state_rows(problem: Problem) -> list[Row | Envelope]:
-    """The rules on the state of the account, beyond the floors of its cashes; see `order_rules.watched`."""
+    """The rules on the state of the account, beyond the floors of its cashes; see `rules.watched`."""
     leverage = {rule.title for rule in problem.rules if isinstance(rule, Leverage)}
     given = (*problem.of_kind(Row), *problem.envelopes)
     return [piece for title, piece in given if piece.on_the_way(title in leverage, ())]
@@ -58,38 +58,6 @@ def in_order(key: NDArray[np.intp], traded: Array) -> NDArray[np.intp]:
     return np.lexsort((-size, np.where(traded != 0, key, 1 + key.max(initial=0))), axis=-1)
 
 
-def listed(
-    problem: Problem, money: Array, costs: Array, nav: Array
-) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
-    """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
-    `LISTINGS` holds for each portfolio, (B,).
-
-    money, costs: of each trade (B, n), signed, in cash; nav: (B, 1).
-    """
-    rows, any_orders = state_rows(problem), (money != 0).any(axis=-1)
-    codes = np.where(any_orders, LISTINGS.index(WHOLE), LISTINGS.index(NO_ORDERS))
-    bent = problem.cost.quadratic.any() or problem.cost.impact.any()  # rates alone are below what a sale brings
-    if not rows and not (bent and np.any((money < 0) & (costs > np.abs(money)))):
-        return None, codes
-    plain = [row for row in rows if isinstance(row, Row)]
-    ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
-    ranks = in_order(next(candidates(ways)), ways.traded).argsort(axis=-1)
-    envelopes = [row for row in rows if isinstance(row, Envelope)]
-    blocked = any_orders & ways.none(problem, envelopes)
-    codes[blocked] = LISTINGS.index(NONE)
-    ways, at = ways.take(any_orders & ~blocked), np.flatnonzero(any_orders & ~blocked)
-    for word, attempt in () if envelopes else ATTEMPTS:
-        if not len(at):
-            break
-        found, order = attempt(ways)
-        where = at[found]
-        codes[where] = LISTINGS.index(word)
-        ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
-        ways, at = ways.take(~found), at[~found]
-    codes[at] = LISTINGS.index(OPEN)
-    return ranks, codes
-
-
 Attempt: TypeAlias = "Callable[[Ways], tuple[NDArray[np.bool_], NDArray[np.intp]]]"
 
 
@@ -108,31 +76,57 @@ def in_slices(rounds: int) -> Attempt:
 
     def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
         order = in_order(list(candidates(ways))[1], ways.traded)
-        return ways.in_rounds(order, rounds) & (not ways.lots), order
+        return np.zeros(len(order), dtype=bool) if ways.lots else ways.in_rounds(order, rounds), order
 
     return attempt
 
 
 #: What is tried in arrays, in this order, and what is known of the orders where it succeeds.
-ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
+WHOLE_ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
     (WHOLE, by_key(0)),
     (WHOLE, by_key(1)),
     (WHOLE, by_key(2)),
     (WHOLE, partial(Ways.greedy, backwards=False)),
     (WHOLE, partial(Ways.greedy, backwards=True)),
     (WHOLE, Ways.of_all),
-    *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)),
 )
+ATTEMPTS = (*WHOLE_ATTEMPTS, *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)))
 
 
-def of_plan(plan: Plan) -> Listing:
-    """The listing of a single plan: one of `LISTINGS`, and the rows of its orders in that order."""
-    found, way = in_arrays(plan)
-    return searched(plan) if found == OPEN else (found, way)
+def listed(
+    problem: Problem, money: Array, costs: Array, nav: Array, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS
+) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
+    """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
+    `LISTINGS` holds for each portfolio, (B,).
+
+    money, costs: of each trade (B, n), signed, in cash; nav: (B, 1).
+    """
+    rows, any_orders = state_rows(problem), (money != 0).any(axis=-1)
+    codes = np.where(any_orders, LISTINGS.index(WHOLE), LISTINGS.index(NO_ORDERS))
+    bent = problem.cost.quadratic.any() or problem.cost.impact.any()  # rates alone are below what a sale brings
+    if not rows and not (bent and np.any((money < 0) & (costs > np.abs(money)))):
+        return None, codes
+    plain = [row for row in rows if isinstance(row, Row)]
+    ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
+    ranks = in_order(next(candidates(ways)), ways.traded).argsort(axis=-1)
+    envelopes = [row for row in rows if isinstance(row, Envelope)]
+    blocked = any_orders & ways.none(problem, envelopes)
+    codes[blocked] = LISTINGS.index(NONE)
+    ways, at = ways.take(any_orders & ~blocked), np.flatnonzero(any_orders & ~blocked)
+    for word, attempt in () if envelopes else attempts:
+        if not len(at):
+            break
+        found, order = attempt(ways)
+        where = at[found]
+        codes[where] = LISTINGS.index(word)
+        ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
+        ways, at = ways.take(~found), at[~found]
+    codes[at] = LISTINGS.index(OPEN)
+    return ranks, codes
 
 
-def in_arrays(plan: Plan) -> Listing:
-    """What arrays find of it."""
+def in_arrays(plan: Outcome, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS) -> Listing:
+    """What arrays find of it with these attempts."""
     if not plan.status.ok or plan.problem is None or plan.verified is None or not any(plan.trades):
         return NO_ORDERS, ()
     problem, nav = plan.problem, np.array([[plan.problem.portfolio.nav]])
@@ -141,22 +135,8 @@ def in_arrays(plan: Plan) -> Listing:
     price = problem.portfolio.exact_price
     money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
     costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
-    ranks, codes = listed(problem.as_stack(), money, costs, nav)
+    ranks, codes = listed(problem.as_stack(), money, costs, nav, attempts)
     found = LISTINGS[int(codes[0])]
     if ranks is None or found in (NONE, OPEN):
         return found, ()
     return found, tuple(sorted(np.flatnonzero(money[0]).tolist(), key=lambda i: int(ranks[0, i])))
-
-
-def searched(plan: Plan) -> Listing:
-    """What a search for a safe sequence finds of it."""
-    from equipoise.optimizer.sequence.steps import sequenced
-
-    if sum(map(bool, plan.trades)) > MOST:
-        return NONE, ()
-    sequence = sequenced(plan, explain=False)
-    if not sequence.safe:
-        return NONE, ()
-    at = {asset: i for i, asset in enumerate(plan.asked.assets)}
-    rows = dict.fromkeys(at[step.asset] for step in sequence.steps if step.side != "move")
-    return WHOLE if sequence.whole else SLICES, tuple(rows)

@@ -7,17 +7,18 @@ is counted in `quantum`s, money in 1/`cents`, rules in 1/(`cents`·`grain`). One
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from equipoise.constraints.pieces import Bound, Row, of_kind
-from equipoise.optimizer.plans.plan import Plan
+from equipoise.optimizer.portfolio.exact_sums import denominator, products, whole
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 from equipoise.optimizer.sequence.moves import Move, moves
 from equipoise.optimizer.sequence.rules import Titled, cashes_of
+from equipoise.optimizer.verification.outcome import Outcome
 
 #: A slice of an order is at least one part in so many; without lots it is a whole number of 1e-9 of the order.
 SMALLEST_SLICE, DIGITS = 10_000, 9
@@ -25,8 +26,8 @@ SMALLEST_SLICE, DIGITS = 10_000, 9
 #: What the cashes may draw together, among the rules.
 TEMPORARY = "temporary cash"
 
-#: A rule's slopes where a value is positive, and where it is negative.
-Slopes: TypeAlias = tuple[int, int]
+#: Of the parts of a row (`Parts.NAMES`), one number for each row of the table.
+Coefficients: TypeAlias = list[list[float]]
 
 
 class Model:
@@ -36,10 +37,9 @@ class Model:
     so much over all of them; no rule counts it, neither as cash nor as debt.
     """
 
-    def __init__(self, plan: Plan, pieces: Sequence[Titled], temporary_cash: float) -> None:
+    def __init__(self, plan: Outcome, pieces: Sequence[Titled], temporary_cash: float) -> None:
         assert plan.problem is not None and plan.verified is not None
         self.problem = asked = plan.asked
-        account = asked.portfolio
         self.moves: tuple[Move, ...] = tuple(moves(plan))
         self.cashes = cashes_of(asked)
         self.place = {row: k for k, row in enumerate(self.cashes)}
@@ -49,19 +49,7 @@ class Model:
             for row, sign in ((move.gains, 1), (move.loses, -1)):
                 self.touching.setdefault(row, []).append((j, sign))
         self._sizes()
-        worth = [q * p for q, p in zip(account.exact_quantity, account.exact_price, strict=True)]
-        money = [m.price * u for m, u in zip(self.moves, self.quantum, strict=True)]
-        cost = [m.cost / n for m, n in zip(self.moves, self.total, strict=True)]  # of a quantum, signed as the order
-        rate = [m.rate * u for m, u in zip(self.moves, self.quantum, strict=True)]
-        fees = [x for m in self.moves for x in (m.fixed, m.minimum)]
-        self.cents = math.lcm(*(x.denominator for x in (*worth, *money, *cost, *rate, *fees)))
-        self.price, self.cost, self.rate = ([int(x * self.cents) for x in each] for each in (money, cost, rate))
-        self.fixed, self.minimum = (
-            [int(getattr(m, name) * self.cents) for m in self.moves] for name in ("fixed", "minimum")
-        )
-        self.payer = [self.place[m.payer] for m in self.moves]
-        self.worth = [int(x * self.cents) for x in worth]
-        self.nav = int(plan.verified.nav * self.cents)
+        self._amounts(plan.verified.nav)
         self._rules(pieces, Fraction(temporary_cash), lots=plan.problem.discrete and plan.problem.accounts is None)
 
     def _sizes(self) -> None:
@@ -73,75 +61,95 @@ class Model:
         self.least: list[int] = []
         self.split: list[int | None] = []
         for move in self.moves:
-            held, total = move.held, move.total
-            unit = move.lot or Fraction(10) ** (math.floor(math.log10(abs(total))) + 1 - DIGITS)
-            shared = math.lcm(held.denominator, total.denominator, unit.denominator)
-            quantum = Fraction(math.gcd(*(int(x * shared) for x in (held, total, unit))), shared)
-            sizes = [int(x / quantum) for x in (held, total, unit)] + [math.ceil(move.least / quantum)]
+            unit = move.lot or Fraction(10) ** (math.floor(math.log10(abs(move.total))) + 1 - DIGITS)
+            amounts = (move.held, move.total, unit)
+            shared = denominator(amounts)
+            counted = whole(amounts, shared)
+            quantum = Fraction(common := math.gcd(*counted), shared)
+            sizes = [x // common for x in counted] + [math.ceil(move.least / quantum) if move.least else 0]
             for into, size in zip((self.held, self.total, self.unit, self.least), sizes, strict=True):
                 into.append(size)
             self.quantum.append(quantum)
-            whole = move.pays_fees or move.at is None or len(self.touching[move.at]) > 1
-            self.split.append(None if whole else _split(*sizes, whole_lots=bool(move.lot)))
+            undivided = move.pays_fees or move.at is None or len(self.touching[move.at]) > 1
+            self.split.append(None if undivided else _split(*sizes, whole_lots=bool(move.lot)))
+
+    def _amounts(self, nav: Fraction) -> None:
+        """Money in whole numbers of 1/`cents`: what is held, and of each order its price and costs a quantum, and fees.
+
+        `at_rows`, `at_cashes`: of each order the rows that are no cashes, and the places of the cashes, that it moves,
+        with what a quantum adds to them; `added`: of each row, the orders that move it, likewise.
+        """
+        account = self.problem.portfolio
+        worth, unit = products(account.exact_quantity, account.exact_price)
+        common = math.gcd(unit, *worth)
+        price = [m.price * u for m, u in zip(self.moves, self.quantum, strict=True)]
+        cost = [m.cost / n for m, n in zip(self.moves, self.total, strict=True)]  # signed as the order
+        rate = [m.rate * u if m.rate else m.rate for m, u in zip(self.moves, self.quantum, strict=True)]
+        fixed, minimum = [m.fixed for m in self.moves], [m.minimum for m in self.moves]
+        self.cents = math.lcm(unit // common, denominator(price, cost, rate, fixed, minimum))
+        self.price, self.cost, self.rate = (whole(each, self.cents) for each in (price, cost, rate))
+        self.fixed, self.minimum = whole(fixed, self.cents), whole(minimum, self.cents)
+        self.pays_fees = any(self.fixed) or any(self.minimum)
+        self.payer = [self.place[m.payer] for m in self.moves]
+        self.worth = [x // common * (self.cents * common // unit) for x in worth]
+        self.nav = int(nav * self.cents)
+        self.at_rows: list[list[tuple[int, int]]] = []
+        self.at_cashes: list[list[tuple[int, int]]] = []
+        for move, one in zip(self.moves, self.price, strict=True):
+            ends = ((move.gains, one), (move.loses, -one))
+            self.at_rows.append([(i, by) for i, by in ends if i not in self.place])
+            self.at_cashes.append([(self.place[i], by) for i, by in ends if i in self.place])
+        self.added = {i: [(j, sign * self.price[j]) for j, sign in by] for i, by in self.touching.items()}
 
     def _rules(self, pieces: Sequence[Titled], temporary_cash: Fraction, *, lots: bool) -> None:
+        """What is asked, in this order: rows, edges, the floors of the cashes, what they draw together, cones."""
         rows = of_kind(pieces, Row)
         edges = list(self._edges())
-        self.cones = [(title, piece) for title, piece in pieces if not isinstance(piece, Row | Bound)]
         floors = [self._floor(pieces, cash) for cash in self.cashes]
-        several = [] if len(floors) == 1 else [TEMPORARY]
-        n = len(self.worth)
-        named: list[tuple[Any, ...]] = [*rows, *edges, *floors]
-        self.names = (*(title for title, *_ in named), *several, *(title for title, _ in self.cones))
-        given = [
-            [
-                (np.zeros(n) if (c := getattr(row, name)) is None else np.asarray(c, float)).tolist()
-                for name in row.NAMES
-            ]
-            for _, row in rows
-        ]
-        numbers: set[float] = {x for row in given for coefficients in row for x in coefficients}
-        numbers |= {float(temporary_cash), *(floor for _, floor in floors), *(row.upper for _, row in rows)}
-        self.grain = grain = max(x.as_integer_ratio()[1] for x in numbers)  # powers of two
-
-        def whole(x: float) -> int:
-            numerator, denominator = x.as_integer_ratio()
-            return int(numerator * (grain // denominator))
-
-        self.floors = [whole(floor) * self.nav for _, floor in floors]
+        together = [(TEMPORARY,)] if len(floors) > 1 else []
+        self.cones = [(title, piece) for title, piece in pieces if not isinstance(piece, Row | Bound)]
+        titled: list[tuple[Any, ...]] = [*rows, *edges, *floors, *together, *self.cones]
+        self.names = tuple(str(one[0]) for one in titled)
+        given = [_coefficients(row, len(self.worth)) for _, row in rows]
+        limits = {float(temporary_cash), *(floor for _, floor in floors), *(row.upper for _, row in rows)}
+        self.grain, counted = _in_whole_numbers(limits.union(*(set(each) for row in given for each in row)))
+        self.floors = [counted[floor] * self.nav for _, floor in floors]
         self.temporary_cash = int(temporary_cash * self.cents * self.grain)
         #: Of each row of the table, the rows of rules that it has a part in, with its slopes there; of each order those
-        #: that its trade has a part in; of each rule the cashes that have one.
+        #: that its trade has a part in; and the cashes that have one in a row.
         self.of_row: dict[int, list[tuple[int, int, int]]] = {}
         self.of_trade: list[list[tuple[int, int]]] = [[] for _ in self.moves]
-        self.of_cash: list[list[tuple[int, Slopes]]] = []
-        starts: list[int] = []
-        for r, ((_, row), (weight, long, short, buy, sell)) in enumerate(zip(rows, given, strict=True)):
-            slopes = [(whole(w) + whole(a), whole(w) - whole(b)) for w, a, b in zip(weight, long, short, strict=True)]
-            for j, move in enumerate(self.moves):
-                if move.at is not None and (trade := buy[move.at] if move.total > 0 else -sell[move.at]):
-                    self.of_trade[j].append((r, whole(trade)))
-            self._add(r, slopes)
-            held = sum(of(s, x) for i, (s, x) in enumerate(zip(slopes, self.worth, strict=True)) if i not in self.place)
-            starts.append(held - whole(row.upper) * self.nav)
+        self.of_cash: list[tuple[int, int, int, int]] = []
+        each = zip(rows, given, strict=True)
+        starts = [self._row(r, row, coefficients, counted) for r, ((_, row), coefficients) in enumerate(each)]
         for r, (_, i, sign) in enumerate(edges, len(rows)):
-            self.of_row.setdefault(i, []).append((r, sign * grain, sign * grain))
-            self.of_cash.append([])
-            starts.append(sign * grain * self.worth[i])
+            self.of_row.setdefault(i, []).append((r, sign * self.grain, sign * self.grain))
+            starts.append(sign * self.grain * self.worth[i])
         self.first_edge, self.first_floor, self.start_rows = len(rows), len(starts), tuple(starts)
-        tolerance = int(Fraction(ROUNDING_TOLERANCE if lots else FEASIBILITY_TOLERANCE) * self.nav * grain)
-        exact = [lots and floor == 0 for floor in self.floors]
-        kept = [tolerance] * len(rows) + [0] * len(edges) + [0 if zero else tolerance for zero in exact]
-        self.tolerances = [*kept, *[tolerance] * (len(several) + len(self.cones))]
+        tolerance = int(Fraction(ROUNDING_TOLERANCE if lots else FEASIBILITY_TOLERANCE) * self.nav * self.grain)
+        kept = [0 if lots and floor == 0 else tolerance for floor in self.floors]
+        others = len(together) + len(self.cones)
+        self.tolerances = [*[tolerance] * len(rows), *[0] * len(edges), *kept, *[tolerance] * others]
 
-    def _add(self, r: int, slopes: Sequence[Slopes]) -> None:
-        cash: list[tuple[int, Slopes]] = []
-        for i, pair in enumerate(slopes):
-            if pair != (0, 0) and i in self.place:
-                cash.append((self.place[i], pair))
-            elif pair != (0, 0) and i in self.touching:
-                self.of_row.setdefault(i, []).append((r, *pair))
-        self.of_cash.append(cash)
+    def _row(self, r: int, row: Row, given: Coefficients, counted: Mapping[float, int]) -> int:
+        """Adds a row of a rule; returns what it is at the start, less its limit and without the cashes' part."""
+        held = 0
+        weight, long, short, buy, sell = given
+        for i, (w, a, b) in enumerate(zip(weight, long, short, strict=True)):
+            if not (w or a or b):
+                continue
+            up, down = counted[w] + counted[a], counted[w] - counted[b]
+            if i in self.place:
+                self.of_cash.append((r, self.place[i], up, down))
+                continue
+            held += (up if self.worth[i] > 0 else down) * self.worth[i]
+            if i in self.touching:
+                self.of_row.setdefault(i, []).append((r, up, down))
+        for j, move in enumerate(self.moves):
+            side, sign = (buy, 1) if move.total > 0 else (sell, -1)
+            if move.at is not None and side[move.at]:
+                self.of_trade[j].append((r, sign * counted[side[move.at]]))
+        return int(held - counted[row.upper] * self.nav)
 
     def _edges(self) -> Iterator[tuple[str, int, int]]:
         """Rows that several moves touch, which may not be sold, sent or repaid before it is there: title, row, sign."""
@@ -162,9 +170,17 @@ class Model:
         return max(found, key=lambda one: one[1], default=("CashFloor", 0.0))
 
 
-def of(slopes: Slopes, value: Any) -> Any:
-    """What a value, of either sign, adds to a rule."""
-    return (slopes[0] if value > 0 else slopes[1]) * value
+def _coefficients(row: Row, n: int) -> Coefficients:
+    """Of weights, their long and short parts, buys and sells."""
+    none = [0.0] * n
+    return [none if (c := getattr(row, name)) is None else np.asarray(c, float).tolist() for name in row.NAMES]
+
+
+def _in_whole_numbers(numbers: Collection[float]) -> tuple[int, dict[float, int]]:
+    """The least unit of which all these are whole numbers, one by its inverse, a power of two; and each in it."""
+    ratios = {x: x.as_integer_ratio() for x in numbers}
+    grain = max(below for _, below in ratios.values())
+    return grain, {x: above * (grain // below) for x, (above, below) in ratios.items()}
 
 
 def _split(held: int, total: int, unit: int, least: int, *, whole_lots: bool) -> int | None:

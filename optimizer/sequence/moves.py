@@ -8,18 +8,17 @@ its first fill on, its fee (a fixed fee, and what its commission lacks to a mini
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
 from equipoise.constraints.numbers import exact
-from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.verification.exact import convex_cost
+from equipoise.optimizer.verification.outcome import Outcome
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """An order or a transfer, in full: `total` signed units at `price`.
 
     `gains`, `loses`: the rows of which a positive total brings more, and less. `payer`: the row of the cash that pays
@@ -54,7 +53,7 @@ class Move:
         return self.fixed + max(self.minimum - self.rate * abs(units), Fraction(0))
 
 
-def moves(plan: Plan) -> Iterator[Move]:
+def moves(plan: Outcome) -> Iterator[Move]:
     """The orders of a verified plan, then its transfers."""
     assert plan.problem is not None and plan.verified is not None
     problem, asked, accounts = plan.problem, plan.asked, plan.problem.accounts
@@ -65,7 +64,7 @@ def moves(plan: Plan) -> Iterator[Move]:
             continue
         price = problem.portfolio.exact_price[i]
         payer = asked.cash if accounts is None else accounts.cashes[int(np.argmax(accounts.pays[:, i]))]
-        cost = convex_cost(problem, i, total * price, nav)
+        cost = plan.verified.costs[i] if fees is None else convex_cost(problem, i, total * price, nav)
         if i >= n:
             assert accounts is not None
             transfer, (source, destination) = accounts.transfers[i - n], accounts.ends[i - n]
@@ -76,7 +75,8 @@ def moves(plan: Plan) -> Iterator[Move]:
         lot = least = fixed = minimum = rate = Fraction(0)
         if step is not None:
             lot = exact(step.lot[i])
-            least = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / price)
+            if step.min_quantity[i] or step.min_notional[i]:
+                least = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / price)
         if fees is not None:
             fixed, minimum, rate = (exact(float(each[i])) for each in (fees.fixed, fees.minimum, fees.rate))
         cash = asked.cash if accounts is None else accounts.cashes[accounts.owner[i]]

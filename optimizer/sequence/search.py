@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 
-from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.sequence.model import SMALLEST_SLICE
-from equipoise.optimizer.sequence.states import Orders, State
+from equipoise.optimizer.sequence.slices import Orders
+from equipoise.optimizer.sequence.states import State
 from equipoise.optimizer.verification.exact import verify
+from equipoise.optimizer.verification.outcome import Outcome
 
 #: With up to nine orders an attempt looks at this many states: at every set of whole orders (2⁹).
 _STATES, _ALL_SETS = 512, 9
@@ -22,10 +23,11 @@ _FEW_CUTS, _FEW = 4, 150  # fewer cuts that are tried once a sequence was found,
 class Search:
     """Depth first, what reduces risk first."""
 
-    def __init__(self, orders: Orders, plan: Plan, most_slices: int) -> None:
+    def __init__(self, orders: Orders, plan: Outcome, most_slices: int) -> None:
         self.orders, self.plan, self.most_slices = orders, plan, most_slices
         self.start = orders.start()
         self.stuck = self.start  # the state with most orders done from which no whole order could go on
+        self.out_of_states = False  # whether the last attempt ended before it had seen all that it could reach
 
     def whole(self) -> list[State] | None:
         """The states of a sequence of whole orders (the start first), if one was found."""
@@ -91,7 +93,7 @@ class Search:
         """The first way found from here to the goal (signed quanta of each order) with at most this many cuts."""
         seen = {start.traded: start.cuts}
         path, choices = [start], [self._moves(start, goal, cuts, seen)]
-        budget = states or _states(len(goal), cuts)
+        budget, self.out_of_states = states or _states(len(goal), cuts), False
         while path[-1].traded != goal:
             state = next(choices[-1], None)
             if state is None:
@@ -104,6 +106,7 @@ class Search:
             else:
                 budget -= 1
                 if budget < 0:
+                    self.out_of_states = True
                     return None
                 path.append(state)
                 choices.append(self._moves(state, goal, cuts, seen))
@@ -130,20 +133,17 @@ class Search:
                 return
         if state.cuts >= cuts:
             return
-        aim, parts = [max(x, 0) for x in state.excess], []
+        parts = []
         for j, leg in left:
             if state.slices[j] + 1 < self.most_slices:
-                part = orders.largest(state, j, leg.quantity, orders.with_reserve(aim, state, j, leg.quantity))
-                part = part or orders.largest(state, j, leg.quantity, aim)
+                part = orders.largest_part(state, j, leg.quantity)
                 parts.append((-part * abs(leg.money), j, leg, part))
         for _, j, leg, part in sorted(parts):
-            for quantity in orders.slices(state, j, leg.quantity, part):
+            quantity = orders.slice(state, j, leg.quantity, part)
+            if quantity and state.cuts + 1 < seen.get(orders.done(state, j, quantity), cuts + 1):
                 moved = orders.moved(state, j, quantity, cut=True)
-                if orders.safe(state, moved):
-                    if moved.cuts < seen.get(moved.traded, cuts + 1):
-                        seen[moved.traded] = moved.cuts
-                        yield moved
-                    break
+                seen[moved.traded] = moved.cuts
+                yield moved
 
     @cached_property
     def can_start(self) -> bool:

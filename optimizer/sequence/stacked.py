@@ -2,7 +2,7 @@
 
 An order moves its own asset and the cash. So each rule's excess after some of the orders is a sum, of one change for
 each order that is done, and of what the cash adds: all orders are looked at together. What is said to be safe, or not
-to be, is so in spite of any rounding error (as in `verify_stack`), by the argument of `sequence`: a step is safe if
+to be, is so in spite of any rounding error (as in `verification`), by the argument of `sequence`: a step is safe if
 each rule holds after it, or is broken by no more than before it. That the ends are kept is known.
 
 **No sequence.** Along one order the excess is convex. If the smallest slice of an order is not safe as the first step,

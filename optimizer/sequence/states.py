@@ -9,21 +9,25 @@ its sign, and the one of a minimum commission.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from fractions import Fraction
 from itertools import pairwise
-from operator import sub
-from typing import Any, NamedTuple, TypeAlias
+from operator import gt, sub
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
-from equipoise.optimizer.plans.plan import Plan
-from equipoise.optimizer.sequence.model import SMALLEST_SLICE, TEMPORARY, Model, of
+from equipoise.optimizer.sequence.model import TEMPORARY, Model
 from equipoise.optimizer.sequence.rules import Titled
+from equipoise.optimizer.verification.outcome import Outcome
 
 #: Whole quanta of an order; a Fraction of one only where the bend of a rule is asked for.
 Quanta: TypeAlias = Any
+
+
+#: What is traded of each order, the one that is next, and how much of it: signed quanta.
+Step: TypeAlias = tuple[tuple[int, ...], int, int]
 
 
 class State(NamedTuple):
@@ -61,23 +65,33 @@ class Leg(NamedTuple):
     uses: bool
 
 
-class Orders(Model):
+class States(Model):
     """The states between the orders, and the steps from one to another."""
 
-    def __init__(self, plan: Plan, pieces: Sequence[Titled], temporary_cash: float) -> None:
+    def __init__(self, plan: Outcome, pieces: Sequence[Titled], temporary_cash: float) -> None:
         super().__init__(plan, pieces, temporary_cash)
-        self._legs: dict[tuple[int, int, int], Leg] = {}
+        self._forget()
         self.end = self.start()  # all orders done, each in one step
         for j, total in enumerate(self.total):
-            self.end = self.moved(self.end, j, total)
+            self.end = self._moved(self.end, j, total)
+        self.end = self._judged(self.end)
         #: Nothing is asked that the plan's own end, with the worst of its levels of cash, does not keep.
         self.limits: tuple[int, ...] = tuple(map(max, self.tolerances, self.end.excess))
 
-    def with_cash(self, temporary_cash: int) -> Orders:
+    def with_cash(self, temporary_cash: int) -> Self:
         """The same orders with this temporary cash."""
         other = copy(self)
-        other.temporary_cash, other._legs = temporary_cash, {}
+        other.temporary_cash = temporary_cash
+        other._forget()
         return other
+
+    def _forget(self) -> None:
+        """What is known of steps, by what is traded before them, the order and its quantity. Without fees a state is
+        what is traded, however it was reached, and what was found of its steps once is not asked for again."""
+        self._legs: dict[tuple[int, int, int], Leg] = {}
+        self._unsafe = set[Step]()
+        self._parts = dict[Step, Fraction]()
+        self._slices = dict[Step, int]()
 
     @property
     def goal(self) -> tuple[int, ...]:
@@ -102,17 +116,16 @@ class Orders(Model):
                 found[state.order] += self.fee(state.order, state.quantity)
         return [Fraction(x, self.cents) for x in found]
 
-    @property
-    def pays_fees(self) -> bool:
-        return any(map(bool, self.fixed)) or any(map(bool, self.minimum))
-
     def money(self, excess: int) -> float:
         """An excess in cash."""
         return float(Fraction(excess, self.cents * self.grain))
 
     def value(self, state: State, row: int) -> Quanta:
         """What is held in a row that is no cash."""
-        return self.worth[row] + sum(sign * self.price[j] * state.traded[j] for j, sign in self.touching.get(row, ()))
+        value, traded = self.worth[row], state.traded
+        for j, by in self.added.get(row, ()):
+            value += by * traded[j]
+        return value
 
     def weights(self, states: Sequence[State]) -> Any:
         """What is held in all rows at every moment of these steps (S, n), in fractions of NAV: with the cashes before
@@ -121,7 +134,8 @@ class Orders(Model):
 
         def add(state: State) -> None:
             for levels in (state.cash, map(sub, state.cash, state.paid)):
-                here[list(self.cashes)] = [x / self.nav for x in levels]  # of whole numbers: rounded once
+                for row, level in zip(self.cashes, levels, strict=True):
+                    here[row] = level / self.nav  # of whole numbers: rounded once
                 found.append(here.copy())
 
         for i in self.touching:
@@ -130,7 +144,7 @@ class Orders(Model):
         for before, after in pairwise(states):
             if self.fee(after.order, 0):
                 add(self.moved(before, after.order, 0))
-            for i, _ in self._effects(after.order, 0):
+            for i, _ in self.at_rows[after.order]:
                 here[i] = self.value(after, i) / self.nav
             add(after)
         return np.array(found)
@@ -141,34 +155,31 @@ class Orders(Model):
         position, traded = (0, 0) if at is None else (self.value(state, at), quantity * self.price[j])
         return bool(position * traded < 0 and abs(traded) <= abs(position))
 
-    # States ------------------------------------------------------------------------------------------------
-
     def start(self) -> State:
         none, cash = (0,) * len(self.moves), tuple(self.worth[i] for i in self.cashes)
-        state = State(none, none, cash, (0,) * len(cash), self.start_rows, ())
-        return state._replace(excess=self._excess(state))
+        return self._judged(State(none, none, cash, (0,) * len(cash), self.start_rows, ()))
 
     def left(self, state: State, goal: tuple[int, ...]) -> list[tuple[int, Leg]]:
         """Every order that is not at its goal (signed quanta of each), with its next leg: by rank."""
-        found = [(j, self._next(state, j, end)) for j, end in enumerate(goal) if state.traded[j] != end]
+        known, found = self._legs, list[tuple[int, Leg]]()
+        for j, (done, end) in enumerate(zip(state.traded, goal, strict=True)):
+            if done != end:
+                found.append((j, known.get((j, done, end)) or self._next(state, j, end)))
         return sorted(found, key=lambda one: one[1].rank)
 
     def _next(self, state: State, j: int, goal: int) -> Leg:
         """From here to the order's next stop: where it turns the position around, or its goal."""
-        done = state.traded[j]
-        if (known := self._legs.get((j, done, goal))) is not None:
-            return known
-        split = self.split[j]
+        done, split = state.traded[j], self.split[j]
         stop = split if split is not None and abs(done) < abs(split) < abs(goal) else goal
         made = self._legs[j, done, goal] = self._leg(state, j, stop - done)
         return made
 
     def _leg(self, state: State, j: int, quantity: int) -> Leg:
         money, move = quantity * self.price[j], self.moves[j]
-        low, high = self._changes(state, j, quantity)
         cashes = [self._cash_change(j, quantity, k) for k in range(len(self.cashes))]
-        frees = not self.cones and max(high, default=0) <= 0 and min(min(by) for by in cashes) >= 0
-        uses = not self.cones and min(low, default=0) >= 0 and max(max(by) for by in cashes) <= 0
+        low, high = self._changes(state, j, quantity, cashes)
+        frees = not self.cones and max(high, default=0) <= 0 and min(map(min, cashes)) >= 0
+        uses = not self.cones and min(low, default=0) >= 0 and max(map(max, cashes)) <= 0
         worsens = any(x > 0 for x in high[: self.first_edge])
         # A transfer brings more of a debt, or less; an order opens or adds to a position, or reduces it.
         grown = move.gains if quantity > 0 else move.loses
@@ -177,11 +188,16 @@ class Orders(Model):
         rank = 0 if frees else (3 if risky else 1) + worsens
         return Leg(quantity, money, (rank, -abs(money), j), frees, uses)
 
-    def _changes(self, state: State, j: int, quantity: int) -> tuple[list[int], list[int]]:
-        """By how much a leg lowers or raises each row at least and at most, whatever other orders did before."""
-        low, high = [0] * len(self.of_cash), [0] * len(self.of_cash)
-        for i, by in self._effects(j, quantity):
-            value = self.value(state, i)
+    def _changes(
+        self, state: State, j: int, quantity: int, cashes: Sequence[tuple[int, int]]
+    ) -> tuple[list[int], list[int]]:
+        """By how much a leg lowers or raises each row at least and at most, whatever other orders did before.
+
+        `cashes`: what it adds to each of them.
+        """
+        low, high = [0] * len(self.start_rows), [0] * len(self.start_rows)
+        for i, one in self.at_rows[j]:
+            value, by = self.value(state, i), quantity * one
             alone = len(self.touching[i]) == 1 and value * (value + by) >= 0 and (value or by)
             for r, up, down in self.of_row.get(i, ()):
                 slopes = ((up if value + by > 0 or value > 0 else down),) if alone else (up, down)
@@ -190,25 +206,18 @@ class Orders(Model):
         for r, slope in self.of_trade[j]:
             low[r] += slope * quantity * self.price[j]
             high[r] += slope * quantity * self.price[j]
-        for r, parts in enumerate(self.of_cash):
-            for k, slopes in parts:
-                each = {*slopes, 0} if self.temporary_cash else set(slopes)  # below its floor no rule sees it move
-                changes = [slope * by for slope in each for by in self._cash_change(j, quantity, k)]
-                low[r] += min(changes)
-                high[r] += max(changes)
+        for r, k, up, down in self.of_cash:
+            each = (up, down, 0) if self.temporary_cash else (up, down)  # below its floor no rule sees it move
+            changes = [slope * by for slope in each for by in cashes[k]]
+            low[r] += min(changes)
+            high[r] += max(changes)
         return low, high
 
     def _cash_change(self, j: int, quantity: int, k: int) -> tuple[int, int]:
         """What a leg adds to a cash, before its costs and after them."""
-        money, move = quantity * self.price[j], self.moves[j]
-        gross = money * ((self.place.get(move.gains) == k) - (self.place.get(move.loses) == k))
+        gross = quantity * sum(by for at, by in self.at_cashes[j] if at == k)
         paid = quantity * self.cost[j] + self.fixed[j] + self.minimum[j] if self.payer[j] == k else 0
         return gross, gross - paid
-
-    def _effects(self, j: int, quantity: Quanta) -> list[tuple[int, Quanta]]:
-        """What this much of an order adds to the rows that are no cashes, in money."""
-        money, move = quantity * self.price[j], self.moves[j]
-        return [(i, by) for i, by in ((move.gains, money), (move.loses, -money)) if i not in self.place]
 
     def done(self, state: State, j: int, quantity: Quanta) -> tuple[int, ...]:
         """What is traded of each order after this much more of order j."""
@@ -216,47 +225,75 @@ class Orders(Model):
 
     def fee(self, j: int, quantity: Quanta) -> Quanta:
         """What a slice of so many quanta costs for being an order; of 0 quanta: when its first fill comes."""
+        if not self.minimum[j]:
+            return self.fixed[j]
         return self.fixed[j] + max(self.minimum[j] - self.rate[j] * abs(quantity), 0)
 
     def moved(self, state: State, j: int, quantity: Quanta, *, cut: bool = False) -> State:
         """The state after this much more of order j (signed quanta; 0: after its first fill), safe or not."""
+        return self._judged(self._moved(state, j, quantity, cut=cut))
+
+    def _moved(self, state: State, j: int, quantity: Quanta, *, cut: bool = False) -> State:
+        """The same without its excess."""
         goes_on = state.order == j
         begun = state.quantity if goes_on else 0
-        rows = list(state.rows)
-        for i, by in self._effects(j, quantity):
-            value = self.value(state, i) if i in self.of_row else 0
-            for r, up, down in self.of_row.get(i, ()):
-                rows[r] += of((up, down), value + by) - of((up, down), value)
+        rows, cash, paid = list(state.rows), list(state.cash), list(state.paid)
+        for i, by in self.at_rows[j]:
+            if i in self.of_row:
+                value = self.value(state, i)
+                after = value + quantity * by
+                for r, up, down in self.of_row[i]:
+                    rows[r] += (up if after > 0 else down) * after - (up if value > 0 else down) * value
         for r, slope in self.of_trade[j]:
             rows[r] += slope * quantity * self.price[j]
-        cash, paid, move = list(state.cash), list(state.paid), self.moves[j]
-        for row, sign in ((move.gains, 1), (move.loses, -1)):
-            if row in self.place:
-                cash[self.place[row]] += sign * quantity * self.price[j]
+        for k, by in self.at_cashes[j]:
+            cash[k] += quantity * by
         fee = self.fee(j, begun + quantity) - (self.fee(j, begun) if goes_on else 0)
         paid[self.payer[j]] += quantity * self.cost[j] + fee
         slices = state.slices if goes_on else (*state.slices[:j], state.slices[j] + 1, *state.slices[j + 1 :])
         traded, cuts = self.done(state, j, quantity), state.cuts + cut
-        made = State(traded, slices, tuple(cash), tuple(paid), tuple(rows), (), j, begun + quantity, cuts)
-        return made._replace(excess=self._excess(made))
+        return State(traded, slices, tuple(cash), tuple(paid), tuple(rows), (), j, begun + quantity, cuts)
 
     def after(self, state: State, j: int, leg: Leg) -> State | None:
         """The state after this leg, or None if it is not safe."""
-        moved = self.moved(state, j, leg.quantity)
-        return moved if self.safe(state, moved) else None
+        if (step := (state.traded, j, leg.quantity)) in self._unsafe:
+            return None
+        if not self._overdrawn(state, j, leg.quantity) and self.safe(
+            state, moved := self.moved(state, j, leg.quantity)
+        ):
+            return moved
+        if not self.pays_fees:
+            self._unsafe.add(step)
+        return None
+
+    def _overdrawn(self, state: State, j: int, quantity: int) -> bool:
+        """Whether the cash that pays is too far below its floor after this: quick, and true of most unsafe steps."""
+        if self.fee(j, 0):
+            return False
+        k = self.payer[j]
+        net = state.cash[k] - state.paid[k] + self._cash_change(j, quantity, k)[1]
+        below, floor = self.floors[k] - net * self.grain - self.temporary_cash, self.first_floor + k
+        return bool(below > self.limits[floor] and below > state.excess[floor])
 
     def drawn(self, state: State) -> int:
         """How much of temporary cash is in use, in units of excess."""
-        return sum(max(x, 0) for x in self._below(state))
+        return sum(max(x, 0) for x in self._below(map(sub, state.cash, state.paid)))
 
-    def _below(self, state: State) -> list[int]:
-        """By how much each cash after costs is below its floor."""
-        net = map(sub, state.cash, state.paid)
-        return [floor - cash * self.grain for floor, cash in zip(self.floors, net, strict=True)]
+    def _below(self, levels: Iterable[Quanta]) -> list[Quanta]:
+        """By how much each cash is below its floor, in units of excess."""
+        return [floor - level * self.grain for floor, level in zip(self.floors, levels, strict=True)]
 
-    def _excess(self, state: State) -> tuple[int, ...]:
-        below = self._below(state)
-        found = [*self._rows_with(state), *(x - self.temporary_cash for x in below)]
+    def _judged(self, state: State) -> State:
+        """The state with its excess: of the rows with the worse level of each cash, which is that before costs or that
+        after them (a row is convex in it); of the floors; of what the cashes draw together; of the cones."""
+        after = list(map(sub, state.cash, state.paid))
+        below, found = self._below(after), list(state.rows)
+        for r, k, up, down in self.of_cash:
+            gross, net = state.cash[k], after[k]
+            if self.temporary_cash:
+                gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
+            found[r] += max((up if gross > 0 else down) * gross, (up if net > 0 else down) * net)
+        found += [x - self.temporary_cash for x in below]
         if len(below) > 1:
             lent = self.temporary_cash or self.nav * self.grain  # none is given: it is the floors that are asked
             found.append(sum(max(x, 0) for x in below) - lent)
@@ -265,103 +302,43 @@ class Orders(Model):
                 max(piece.over(w, w - self.problem.before) for w in self.weights([state])) for _, piece in self.cones
             ]
             found += [math.ceil(Fraction(x) * self.nav * self.grain) for x in over]
-        return tuple(found)
-
-    def _rows_with(self, state: State) -> Iterator[int]:
-        """The rows with the worse level of each cash: after costs, or before them. (A row is convex in it.)"""
-        for row, parts in zip(state.rows, self.of_cash, strict=True):
-            for k, slopes in parts:
-                gross, net = state.cash[k], state.cash[k] - state.paid[k]
-                if self.temporary_cash:
-                    gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
-                row += max(of(slopes, gross), of(slopes, net))
-            yield row
+        return state._replace(excess=tuple(found))
 
     def safe(self, state: State, moved: State) -> bool:
         """Whether every rule holds after the step, or, if it did not before, is broken by no more than then; and so
         from its first fill on."""
         kept = list(map(max, self.limits, state.excess))
-        if any(new > most for new, most in zip(moved.excess, kept, strict=True)):
+        if any(map(gt, moved.excess, kept)):
             return False
         j, quantity = moved.order, moved.traded[moved.order] - state.traded[moved.order]
-        parts = [Fraction(0)] if self.fee(j, 0) else []
+        parts: list[Quanta] = [0] if self.fee(j, 0) else []
         if self.temporary_cash:  # where a cash crosses its floor, what the rules see bends
             parts += self._bends(state, j, quantity)[:-1]
         between = (self.moved(state, j, part * quantity).excess for part in parts)
-        return all(new <= most for excess in between for new, most in zip(excess, kept, strict=True))
+        return not any(any(map(gt, excess, kept)) for excess in between)
 
-    # Slices ------------------------------------------------------------------------------------------------
-
-    def largest(self, state: State, j: int, quantity: int, aim: Sequence[float]) -> Fraction:
-        """The largest part of this trade of order j after which no rule's excess is above `aim`.
-
-        The excess is convex in the part and, but for cones, linear between the points where a row's value or
-        a cash changes its sign: the part lies where the first rule reaches its aim. (Of a cone the chord is
-        taken, which lies above it.)
-        """
-        reached, excess = Fraction(0), state.excess
-        if self.fee(j, 0):
-            excess = self.moved(state, j, 0).excess
-            if any(x > max(to, limit) for x, to, limit in zip(excess, aim, self.limits, strict=True)):
-                return reached
-        for part in self._bends(state, j, quantity):
-            further = self.moved(state, j, part * quantity if part < 1 else quantity).excess
-            over = [(new, old, to) for new, old, to in zip(further, excess, aim, strict=True) if new > to]
-            if over:
-                parts = [Fraction(to - old) / (new - old) for new, old, to in over if new > old]
-                return reached + (part - reached) * max(min(parts, default=Fraction(0)), Fraction(0))
-            reached, excess = part, further
-        return reached
-
-    def with_reserve(self, aim: Sequence[float], state: State, j: int, quantity: int) -> list[float]:
-        """`aim`, but of a cash that this spends so much is left that the next order's first fill can pay its fee."""
-        found = list(aim)
-        for k in range(len(self.cashes)):
-            left = [i for i, end in enumerate(self.total) if i != j and self.payer[i] == k and state.traded[i] != end]
-            if self._cash_change(j, quantity, k)[1] < 0 and left:
-                found[self.first_floor + k] -= max(self.fee(i, 0) for i in left) * self.grain
-        return found
-
-    def _bends(self, state: State, j: int, quantity: int) -> list[Fraction]:
+    def _bends(self, state: State, j: int, quantity: int) -> list[Quanta]:
         """The parts of this trade at which what the rules see may bend, and all of it."""
-        marks, trade = [Fraction(0), Fraction(1)], self.rate[j] * abs(quantity)
+        marks, trade = list[Quanta]([0, 1]), self.rate[j] * abs(quantity)
         if 0 < self.minimum[j] < trade:
             marks.insert(1, Fraction(self.minimum[j], trade))
         found = set(marks[1:])
-        for start, stop in pairwise(marks):
-            ends = [self._levels(state, j, part * quantity) for part in (start, stop)]
-            found |= {start + (stop - start) * x / (x - y) for x, y in zip(*ends, strict=True) if x * y < 0}
+        levels = [self._levels(state, j, part * quantity) for part in marks]
+        for (start, stop), ends in zip(pairwise(marks), pairwise(levels), strict=True):
+            crossed = [Fraction(x, x - y) for x, y in zip(*ends, strict=True) if x < 0 < y or y < 0 < x]
+            found |= {start + (stop - start) * part for part in crossed}
         return sorted(found)
 
-    def _levels(self, state: State, j: int, quantity: Quanta) -> list[Fraction]:
+    def _levels(self, state: State, j: int, quantity: Quanta) -> list[Quanta]:
         """What bends rules where it is 0, after this much of an order: values of rows, cashes before and after costs,
         with temporary cash also above their floors."""
-        move, fee = self.moves[j], self.fee(j, quantity) - (self.fee(j, state.quantity) if state.order == j else 0)
-        found = [Fraction(self.value(state, i) + by) for i, by in self._effects(j, quantity)]
-        for k in {self.payer[j], *(self.place[i] for i in (move.gains, move.loses) if i in self.place)}:
-            sign = (self.place.get(move.gains) == k) - (self.place.get(move.loses) == k)
-            gross = Fraction(state.cash[k] + sign * quantity * self.price[j])
+        fee = self.fee(j, quantity) - (self.fee(j, state.quantity) if state.order == j else 0)
+        found = [self.value(state, i) + quantity * by for i, by in self.at_rows[j]]
+        for k in {self.payer[j], *(k for k, _ in self.at_cashes[j])}:
+            gross = state.cash[k] + quantity * sum(by for at, by in self.at_cashes[j] if at == k)
             paid = quantity * self.cost[j] + fee if self.payer[j] == k else 0
             levels = [gross, gross - state.paid[k] - paid]
             found += levels
             if self.temporary_cash:
                 found += [x - self.floors[k] // self.grain for x in levels]
         return found
-
-    def slices(self, state: State, j: int, left: int, part: Fraction) -> list[int]:
-        """Quantities of at most this part of what is left, largest first, that lots and minimums allow."""
-        size, unit, least = abs(left), self.unit[j], self.least[j]
-        closes = self.moves[j].exempt and state.traded[j] + left == self.total[j]
-        units = min(int(part * size), size if closes else size - least) // unit
-        smallest = max(least, -(-abs(self.total[j]) // SMALLEST_SLICE))
-        found = [unit * k for k in (units, units - 1) if k > 0 and smallest <= unit * k < size]
-        return found if left > 0 else [-x for x in found]
-
-    def stop(self, state: State, j: int, part: int) -> int:
-        """The signed quanta of order j, near this many, to which lots and minimums let it go from here."""
-        done, size, least = abs(state.traded[j]), abs(self.total[j]), max(self.least[j], 1)
-        part = part // self.unit[j] * self.unit[j]
-        ends = (abs(self.split[j] or size), size)
-        part = next((end for end in ends if abs(end - part) < least), part)
-        part = max(done, part if part in ends or part - done >= least else done)
-        return part if self.total[j] > 0 else -part

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
-from equipoise.optimizer.plans.plan import Plan
+from equipoise.optimizer.sequence.listing import NONE, OPEN, SLICES, WHOLE, WHOLE_ATTEMPTS, Listing, in_arrays
 from equipoise.optimizer.sequence.rules import (
     Limits,
     Titled,
@@ -51,7 +51,10 @@ from equipoise.optimizer.sequence.rules import (
     worst_ratios,
 )
 from equipoise.optimizer.sequence.search import Search, begun, in_one_go
-from equipoise.optimizer.sequence.states import Orders, State
+from equipoise.optimizer.sequence.slices import Orders
+from equipoise.optimizer.sequence.stacked import MOST
+from equipoise.optimizer.sequence.states import State
+from equipoise.optimizer.verification.outcome import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +142,7 @@ class OrderSequence:
 
 
 def sequenced(
-    plan: Plan,
+    plan: Outcome,
     *,
     always: Collection[str] = (),
     on_the_way: Mapping[str, float] | None = None,
@@ -184,12 +187,28 @@ def sequenced(
     return found
 
 
+def listing(plan: Outcome) -> Listing:
+    """The listing of a single plan: one of `LISTINGS`, and the rows of its orders in that order."""
+    found, way = in_arrays(plan)
+    return _listing_of(plan) if found == OPEN else (found, way)
+
+
+def _listing_of(plan: Outcome) -> Listing:
+    """What a search for a safe sequence finds of it."""
+    if sum(map(bool, plan.trades)) > MOST:
+        return NONE, ()
+    sequence = sequenced(plan, explain=False)
+    if not sequence.safe:
+        return NONE, ()
+    at = {asset: i for i, asset in enumerate(plan.asked.assets)}
+    rows = dict.fromkeys(at[step.asset] for step in sequence.steps if step.side != "move")
+    return WHOLE if sequence.whole else SLICES, tuple(rows)
+
+
 def _searched(
-    plan: Plan, pieces: list[Titled], limits: Limits, temporary_cash: float, most_slices: int, *, explain: bool
+    plan: Outcome, pieces: list[Titled], limits: Limits, temporary_cash: float, most_slices: int, *, explain: bool
 ) -> OrderSequence:
     """The sequence with these limits on the way."""
-    from equipoise.optimizer.sequence.listing import in_arrays
-
     orders = Orders(plan, limited(plan.asked, pieces, limits), temporary_cash)
     search = Search(orders, plan, most_slices)
     if 0 < temporary_cash < (least := orders.money(orders.drawn(search.start))):
@@ -200,8 +219,8 @@ def _searched(
             value=temporary_cash,
         )
     states = search.whole()
-    if explain and not in_one_go(states):  # whole orders that arrays found
-        states = search.along(in_arrays(plan)[1]) or states
+    if explain and not in_one_go(states) and (states or search.out_of_states):
+        states = search.along(in_arrays(plan, WHOLE_ATTEMPTS)[1]) or states
     states = states or search.sliced()
     if not states:
         none = OrderSequence((), False, "No safe sequence was found.", orders.shown, proven=False)
@@ -279,7 +298,8 @@ def _least_cash(orders: Orders, search: Search) -> tuple[float, float]:
         if not (found := Search(more, search.plan, 1).whole()):
             break
         least = max(map(more.drawn, more.moments(found)))
-        trial = least - orders.nav * orders.grain // 10**8  # by more than a tolerance, so that this ends
+        # By more than a tolerance, and at least by one unit, so that this ends.
+        trial = least - max(orders.nav * orders.grain // 10**8, 1)
     if not least:
         return math.nan, math.nan
     sliced = least

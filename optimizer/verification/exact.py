@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Check, Outcome
+from equipoise.constraints.pieces import Array, Check, Settlement
 from equipoise.optimizer.portfolio.exact_sums import denominator, products, whole
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
@@ -51,22 +51,22 @@ def verify(
     # The rules of the table's own rows, for what is held in each account in the end.
     asked = problem.asked
     costs = paid_for(problem, trades) if paid is None else list(paid)
-    outcome = _outcome(problem, trades, costs, whole_lots=whole_lots)
-    checks = [check for title, piece in asked.pieces for check in piece.checks(title, outcome)]
-    conserved = sum(outcome.earlier) == outcome.nav
+    settled = _settlement(problem, trades, costs, whole_lots=whole_lots)
+    checks = [check for title, piece in asked.pieces for check in piece.checks(title, settled)]
+    conserved = sum(settled.earlier) == settled.nav
     checks.append(Check("Cash", "trades, costs and cash add up", None, 0.0, 0.0, False, 0.0, conserved))
     if accounts is not None:
         checks += [
-            outcome.found(slack, exact_limit=sharp, **what)
-            for slack, sharp, what in accounts.checks(trades, costs, outcome.after)
+            settled.found(slack, exact_limit=sharp, **what)
+            for slack, sharp, what in accounts.checks(trades, costs, settled.after)
         ]
     return Verified(
-        tuple(outcome.after),
+        tuple(settled.after),
         _sum(costs),
         tuple(costs),
-        Fraction(outcome.value[asked.cash], outcome.unit),
-        Fraction(outcome.nav, outcome.unit),
-        outcome.weights(outcome.value),
+        Fraction(settled.value[asked.cash], settled.unit),
+        Fraction(settled.nav, settled.unit),
+        settled.weights(settled.value),
         tuple(checks),
     )
 
@@ -76,7 +76,9 @@ def _sum(numbers: Sequence[Fraction]) -> Fraction:
     return Fraction(sum(whole(numbers, unit)), unit)
 
 
-def _outcome(problem: Problem, trades: Sequence[Fraction], costs: Sequence[Fraction], *, whole_lots: bool) -> Outcome:
+def _settlement(
+    problem: Problem, trades: Sequence[Fraction], costs: Sequence[Fraction], *, whole_lots: bool
+) -> Settlement:
     """What these trades and their costs lead to, of the table's own rows."""
     accounts, asked = problem.accounts, problem.asked
     account = asked.portfolio
@@ -101,7 +103,7 @@ def _outcome(problem: Problem, trades: Sequence[Fraction], costs: Sequence[Fract
     for at, charged in zip(problem.cashes, whole(paid, part), strict=True):
         earlier[at] += charged
     moved = [v + x for v, x in zip(held, traded, strict=True)]
-    return Outcome(
+    return Settlement(
         assets=asked.assets,
         cashes=list(problem.cashes),
         unit=part,

@@ -44,7 +44,12 @@ class Runs:
 def judged(case: Case, table: pd.DataFrame, plan: Plan) -> list[str]:
     """What is wrong with a plan that says it is one; with one that says it is none, only orders are."""
     if not plan.status.ok:
-        return [] if plan.orders.empty else ["orders without a plan"]
+        found = [] if plan.orders.empty else ["orders without a plan"]
+        if plan.status.name == "INFEASIBLE" and not misses(
+            Books(table, CASH, case.planted, case.costs), case.judges, whole=case.whole
+        ):
+            found.append("called infeasible, but the planted point keeps every rule")
+        return found
     assert plan.problem is not None
     trades = dict(zip(plan.problem.assets, plan.trades, strict=True))
     found = misses(Books(table, CASH, trades, case.costs), case.judges, whole=case.whole)

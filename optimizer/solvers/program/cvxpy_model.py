@@ -27,6 +27,7 @@ from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices
 from equipoise.optimizer.solvers.program.envelopes import Epigraph
 from equipoise.optimizer.solvers.program.structure import Structure, indices
+from equipoise.optimizer.solvers.program.supporting_plane import priced_plane
 
 _CACHE_SIZE = 64
 _cache = threading.local()  # A cvxpy problem must not be shared between threads.
@@ -111,7 +112,10 @@ class Program:
 
         self._rows = [self._row(j) for j in range(len(s.rows))]
         self._cones = [self._cone(j, away) for j in range(len(s.cones))]
+        self._copy = cp.Variable(n)
+        self._copied = self._copy == w
         self._custom = [] if problem is None else self._opaque(problem)
+        linked += [self._copied] if self._custom else []
         self._envelopes = [] if problem is None else self._epigraphs(problem)
 
         if self._excess is None:
@@ -125,7 +129,7 @@ class Program:
         exact = (c for _, epigraph in self._envelopes for c in epigraph.constraints)
         self._problem = cp.Problem(
             cp.Minimize(objective),
-            [*linked, *self._links, *self._rows, *self._cones, *(c for _, c in self._custom), *exact],
+            [*linked, *self._links, *self._rows, *self._cones, *self._custom, *exact],
         )
         if not self._problem.is_dcp(dpp=problem is None):
             raise AssertionError("the program is not DPP: every solve would compile it again")
@@ -268,12 +272,10 @@ class Program:
         limit = self._parameter((), lambda p, _: min(p.cones[j][1].upper, NO_LIMIT))
         return cp.norm(inside, 2) <= limit + self._slack((), lambda g: g.cones[j])
 
-    def _opaque(self, problem: Problem) -> list[tuple[str, Any]]:
-        return [
-            (title, constraint)
-            for title, piece in problem.opaque
-            for constraint in piece.constraints(self.weights, self.weights - problem.before)
-        ]
+    def _opaque(self, problem: Problem) -> list[Any]:
+        """Custom rules, of a copy of the weights: the price of `copy = weights` is their slope at the answer."""
+        copy, built = self._copy, [piece.constraints for _, piece in problem.opaque]
+        return [rule for build in built for rule in build(copy, copy - problem.before)]
 
     def _epigraphs(self, problem: Problem) -> list[tuple[str, Epigraph]]:
         """Each envelope with the cash before costs, and where there are costs, with what is left after them."""
@@ -325,33 +327,15 @@ class Program:
             None if budget is None or problem.accounts is not None else float(budget[0]) * scale,
             None if budget is None or problem.accounts is None else np.array(budget, dtype=float) * scale,
         )
-        slopes, offset = np.zeros(len(problem.assets)), 0.0
-        for _, constraint in self._custom:
-            slope, at_zero = _supporting_plane(constraint, self.weights, scale)
-            slopes, offset = slopes + slope, offset + at_zero
-        return form, replace(prices, slopes=slopes, offset=offset) if self._custom else prices
+        if not self._custom:
+            return form, prices
+        slopes, offset = priced_plane(self._custom, self._copy, -self._copied.dual_value)
+        return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
 
 
 def _cost_slopes(problem: Problem, j: int) -> Array:
     rows = problem.rows
     return np.asarray(rows.cost[j : j + 1] if rows.by_cash is None else rows.by_cash[j])
-
-
-def _supporting_plane(constraint: Any, weights: Any, scale: float) -> tuple[Array, float]:
-    """slope·w + offset ≤ price·g(w) for a custom rule g(w) ≤ 0 (or = 0): its plane at the answer, priced."""
-    nothing = np.zeros(weights.shape[0]), 0.0
-    price = constraint.dual_value
-    gradient = constraint.expr.grad.get(weights)
-    if price is None or gradient is None:
-        return nothing
-    price = np.ravel(np.asarray(price, dtype=float), order="F") * scale
-    if type(constraint).__name__ == "Inequality":
-        price = np.maximum(price, 0.0)
-    value = np.ravel(np.asarray(constraint.expr.value, dtype=float), order="F")
-    slope = np.asarray(gradient @ price).ravel()
-    if not (np.all(np.isfinite(slope)) and np.all(np.isfinite(value))):
-        return nothing
-    return slope, float(price @ value - slope @ weights.value)
 
 
 def _scale(problem: Problem) -> float:

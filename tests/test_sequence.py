@@ -31,7 +31,7 @@ from equipoise.constraints import (
 )
 from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Bound, Opaque, Piece, Row
-from equipoise.constraints.rule import Account
+from equipoise.constraints.rules.rule import Account
 from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost
 from equipoise.optimizer.sequence.rules import watched
 from equipoise.optimizer.sequence.slices import Orders

@@ -5,7 +5,7 @@ A convex rule about a portfolio is one or more of these pieces, all in fractions
     Row      weight·w + long·w⁺ + short·w⁻ + buy·z⁺ + sell·z⁻ ≤ upper
     Bound    lower ≤ w ≤ upper
     Cone     ‖(M (w − c), δ∘(w − c))‖₂ ≤ upper
-    Envelope the worst of more rows than one can list (tiered margin, CVaR, k sigmas: see `constraints.terms`)
+    Envelope the worst of more rows than one can list (tiered margin, CVaR, k sigmas: see `constraints.rules.terms`)
     Step     a traded quantity is a whole number of lots, and zero or at least a minimum
     Semicontinuous    a position is zero or at least a minimum
     Count    at most so many orders, or names

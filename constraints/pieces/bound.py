@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,6 @@ class Bound(Piece):
     of_trade: bool = False
     #: By how much `lower` is below what the rule asks for, as in `Row`.
     relaxed: Array | None = None
-
-    loosens: ClassVar[bool] = True
 
     @property
     def shortfall(self) -> Array | None:
@@ -53,17 +50,10 @@ class Bound(Piece):
             slack, per, limit, at_least = sides[-1]
             if sides[0][0] * per <= slack * sides[0][1]:
                 slack, per, limit, at_least = sides[0]
-            yield settled.judged(
-                slack,
-                per,
-                exact_limit=limit == 0 and (i not in settled.cashes or settled.whole_lots),
-                rule=title,
-                detail=self.label,
-                asset=asset,
-                value=value[i] / settled.nav,
-                limit=limit + float(self.relaxed[i]) if at_least and self.relaxed is not None else limit,
-                at_least=at_least,
-            )
+            sharp = limit == 0 and (i not in settled.cashes or settled.whole_lots)
+            stated = limit + float(self.relaxed[i]) if at_least and self.relaxed is not None else limit
+            what = title, self.label, asset, value[i] / settled.nav, stated, at_least
+            yield settled.judged(slack, per, *what, exact_limit=sharp)
 
     def on_the_way(self, named: bool, cashes: Sequence[int]) -> bool:
         """A floor under a cash; of bounds on other assets only where they are named."""

@@ -44,16 +44,7 @@ class Cone(Piece):
     def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
         length = self.of(settled.weights(settled.value))
         slack, per = float(self.upper - length * (1 + _NORM)).as_integer_ratio()
-        yield settled.judged(
-            slack * settled.nav,
-            per,
-            rule=title,
-            detail=self.label,
-            asset=None,
-            value=length,
-            limit=self.upper,
-            at_least=False,
-        )
+        yield settled.judged(slack * settled.nav, per, title, self.label, None, length, self.upper, False)
 
     def slack(self, state: StackState) -> tuple[Array, Any]:
         """The coefficient covers the rounding errors of two norms, here and in `checks`."""

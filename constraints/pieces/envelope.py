@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -75,8 +75,6 @@ class Envelope(Piece):
     label: str = field(init=False)
     row: Row
     terms: tuple[Term, ...]
-
-    loosens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.row.label)

@@ -106,8 +106,6 @@ class Piece(ABC):
     #: Whether only the cvxpy program knows it (`Shape`), and whether it asks for a search order by order.
     opaque: ClassVar[bool] = False
     discrete: ClassVar[bool] = False
-    #: Whether it may have another limit on the way than at the end.
-    loosens: ClassVar[bool] = False
 
     @property
     def words(self) -> Words | None:

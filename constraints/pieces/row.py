@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +22,6 @@ class Row(Parts, Words, Piece):
     Convex exactly when long + short ≥ 0 and buy + sell ≥ 0 for every asset, which is checked here.
     For a stack, a coefficient is (n,) or (B, n), and `upper` and `limit` are floats or (B,).
     """
-
-    loosens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for one, other in (("long", "short"), ("buy", "sell")):
@@ -59,16 +57,9 @@ class Row(Parts, Words, Piece):
         """The exact check of this state, with so much money more on the left side."""
         excess = self.exactly(value, settled.traded) - Fraction(self.upper) * settled.nav + more
         per = Fraction(settled.nav) if self.per is None else self.per.exactly(value, settled.traded)
-        return settled.judged(
-            -excess.numerator,
-            excess.denominator,
-            rule=title,
-            detail=self.label,
-            asset=None,
-            value=self.shown(excess / settled.unit, per / settled.unit),
-            limit=self.stated,
-            at_least=self.at_least,
-        )
+        shown = self.shown(excess / settled.unit, per / settled.unit)
+        what = title, self.label, None, shown, self.stated, self.at_least
+        return settled.judged(-excess.numerator, excess.denominator, *what)
 
     def slack(self, state: StackState) -> tuple[Array, Any]:
         given, cash = self.given, state.cash

@@ -64,17 +64,14 @@ class Settlement:
         """The floats nearest to amounts / NAV."""
         return np.array([x / self.nav for x in amounts])
 
-    def found(self, slack: Fraction, **what: Any) -> Check:
-        """A check of a slack in cash, judged by the tolerance."""
-        slack *= self.unit
-        return self.judged(slack.numerator, slack.denominator, **what)
+    def judged(self, slack: int, per: int, *what: Any, exact_limit: bool = False) -> Check:
+        """The check of `what` (rule, detail, asset, value, limit, at_least), with the slack `slack / per` in money.
 
-    def judged(self, slack: int, per: int, *, exact_limit: bool = False, **what: Any) -> Check:
-        """A check of the slack `slack / per`, in these units."""
-        # A limit of 0 needs no tolerance: nobody can sell, or with whole lots spend, more than there is.
+        A limit of 0 needs no tolerance: nobody can sell, or with whole lots spend, more than there is.
+        """
         most, of = self.tolerance.as_integer_ratio()
         passed = slack >= 0 or (not exact_limit and -slack * of <= most * self.nav * per)
-        return Check(slack=slack / (per * self.nav), passed=passed, **what)
+        return Check(*what, slack / (per * self.nav), passed)
 
 
 @dataclass(frozen=True, eq=False)

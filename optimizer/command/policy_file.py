@@ -30,7 +30,7 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import floats, number
-from equipoise.constraints.rule import Rule
+from equipoise.constraints.rules.rule import Rule
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.problem.costs import Cost
 from equipoise.optimizer.rebalancer import Rebalancer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -264,27 +264,30 @@ def _priced_limits(problem: Problem, weights: Array, prices: Prices) -> dict[_Ke
     for title, row, price in of_rows[problem.found_rows]:
         met[title, row.label] += price
     own_label = problem.accounts.bound_rows if problem.accounts else {}
+    joint: dict[tuple[str, bool], float] = {}  # bounds that became rows, by asset and whether it is the lower one
     for title, row, price in of_rows[: problem.found_rows.start]:
-        if (title, row.label) not in own_label:
-            found[title, row.label, None].append(price)
-        elif title == "Transfer":  # no rule's own limit
-            found[title, *own_label[title, row.label]].append(price)
+        label, asset = own_label.get((title, row.label), (row.label, None))
+        if asset is not None:
+            joint[asset, row.at_least] = price
+        if asset is None or title == "Transfer":  # which is no rule's own limit
+            found[title, label, asset].append(price)
     for title, envelope in problem.envelopes:
         found[title, envelope.label, None].append(met.pop((title, envelope.label), 0.0))
     for (title, cone), price in zip(problem.cones, prices.cones.tolist(), strict=True):
         found[title, cone.label, None].append(price)
-    for key, price in _bound_prices(problem, weights, prices):
+    for key, price in _bound_prices(problem, weights, prices, joint):
         found[key].append(price)
     return found
 
 
-def _bound_prices(problem: Problem, weights: Array, prices: Prices) -> Iterator[tuple[_Key, float]]:
+def _bound_prices(
+    problem: Problem, weights: Array, prices: Prices, joint: Mapping[tuple[str, bool], float]
+) -> Iterator[tuple[_Key, float]]:
     """The price of each limit on an asset, in the order of the problem's bounds."""
     accounts = problem.accounts
     of_rows = list(zip(problem.rows.rows, prices.rows.tolist(), strict=True))
     floors = dict(zip(reversed(problem.cashes), reversed(of_rows), strict=False))
     pushed = reduced_costs(problem, weights, prices)
-    joint = _joint_rows(problem, prices)
     asked = problem.asked.bounds
 
     def price(i: int, given: Bound, piece: Bound) -> float:
@@ -303,14 +306,3 @@ def _bound_prices(problem: Problem, weights: Array, prices: Prices) -> Iterator[
         given = asked[k][1] if k < len(asked) else piece
         for i in np.flatnonzero(given.bounded).tolist():
             yield (title, piece.label, problem.assets[i]), price(i, given, piece)
-
-
-def _joint_rows(problem: Problem, prices: Prices) -> dict[tuple[str, bool], float]:
-    """Over several accounts: the prices of bounds that became rows, by asset and whether it is the lower one."""
-    own_label = problem.accounts.bound_rows if problem.accounts else {}
-    of_rows = zip(problem.rows.titles, problem.rows.rows, prices.rows.tolist(), strict=True)
-    return {
-        (own_label[title, row.label][1], row.at_least): price
-        for title, row, price in of_rows
-        if (title, row.label) in own_label
-    }

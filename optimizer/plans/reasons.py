@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Count, Parts, Semicontinuous
+from equipoise.constraints.pieces import Array, Count, Semicontinuous
 from equipoise.optimizer.portfolio.columns import Coded
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -98,8 +98,6 @@ def _takes_part(problem: Problem, j: int, which: list[Any], asset: Any) -> Any:
     """Whether row j has a coefficient for these assets, or for the costs of all."""
     row = problem.rows.rows[j]
     takes = np.broadcast_to(problem.rows.cost[(*which, j)] > 0, asset.shape)
-    for name in Parts.NAMES:
-        c = getattr(row, name)
-        if c is not None:
-            takes = takes | (c[(*which, asset) if c.ndim > 1 else asset] != 0)
+    for c in row.given.values():
+        takes = takes | (c[(*which, asset) if c.ndim > 1 else asset] != 0)
     return takes

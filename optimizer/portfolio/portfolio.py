@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, exact, number
 from equipoise.constraints.pieces import Array
-from equipoise.constraints.rule import Numbers
+from equipoise.constraints.rules.rule import Numbers
 
 if TYPE_CHECKING:
     from os import PathLike

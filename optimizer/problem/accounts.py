@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Check, Settlement
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.risk.factored import FactoredRisk
@@ -69,59 +69,46 @@ class Accounts:
         """What each account's cash pays of these costs."""
         return [sum((c for c, pays in zip(costs, row, strict=True) if pays), Fraction(0)) for row in self.pays]
 
-    def checks(
-        self, trades: Sequence[Fraction], costs: Sequence[Fraction], after: Sequence[Fraction]
-    ) -> Iterator[tuple[Fraction, bool, dict[str, Any]]]:
-        """What must be true of transfers, as (slack in money, whether its limit is exact, the rest of a Check).
+    def checks(self, trades: Sequence[Fraction], costs: Sequence[Fraction], settled: Settlement) -> Iterator[Check]:
+        """What must be true of transfers.
 
         Nothing is moved that is not there or beyond a transfer's limit, no account without a cash trades, and of each
         underlying the units over all accounts, in transit included, are what they were and what was traded.
         """
-        n, account, price = self.rows, self.portfolio, self.portfolio.exact_price
-        nav = account.nav
+        n, account, after, price = self.rows, self.portfolio, settled.after, settled.price
+
+        def check(slack: Fraction, *what: Any, rule: str = "Transfer", sharp: bool = True) -> Check:
+            slack *= settled.unit
+            return settled.judged(slack.numerator, slack.denominator, rule, *what, exact_limit=sharp)
+
         for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
-            yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
-            if np.isfinite(transfer.limit):
-                limit = exact(transfer.limit)
-                slack = (limit - abs(moved)) * price[source]
-                yield slack, False, _check("limit of the transfer", transfer.label, abs(moved), transfer.limit)
+            yield check(moved * price[source], "one way", transfer.label, float(moved), 0.0, True)
+            if np.isfinite(limit := transfer.limit):
+                slack, size = (exact(limit) - abs(moved)) * price[source], float(abs(moved))
+                yield check(slack, "limit of the transfer", transfer.label, size, limit, False, sharp=False)
             for i in (source, destination):
                 if i not in self.cashes:
-                    left = -after[i] if self.owed[i] else after[i]
-                    what = _check("no more than there is", account.assets[i], float(left * price[i]) / nav, 0.0, True)
-                    yield left * price[i], True, what
+                    left = (-after[i] if self.owed[i] else after[i]) * price[i]
+                    in_nav = float(left) / account.nav
+                    yield check(left, "no more than there is", account.assets[i], in_nav, 0.0, True)
         for i, k in enumerate(self.owner):
             if k < 0 and trades[i]:
-                yield (
-                    -abs(trades[i]) * price[i],
-                    True,
-                    _check("no cash to trade with", account.assets[i], trades[i], 0.0),
-                )
+                lacking = -abs(trades[i]) * price[i]
+                yield check(lacking, "no cash to trade with", account.assets[i], float(trades[i]), 0.0, False)
         underlying = account.labels("underlying")
         for label in sorted(set(map(str, underlying))):
             rows = [i for i in range(n) if underlying[i] == label]
             grown = sum((after[i] - account.exact_quantity[i] for i in rows), Fraction(0))
             for i in rows:
                 grown -= trades[i] + (self._spent(self.cashes.index(i), trades, costs) if i in self.cashes else 0)
-            what = _check("units over all accounts add up", label, float(grown), 0.0)
-            yield -abs(grown), True, {**what, "rule": "Reconciliation"}
+            what = "units over all accounts add up", label, float(grown), 0.0, False
+            yield check(-abs(grown), *what, rule="Reconciliation")
 
     def _spent(self, k: int, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> Fraction:
         """What trades and costs add to the units of this account's cash."""
         price, cash = self.portfolio.exact_price, self.cashes[k]
         spent = sum((trades[i] * price[i] for i in range(self.rows) if self.owner[i] == k and i != cash), Fraction(0))
         return Fraction(-(spent + self.costs_of(costs)[k]) / price[cash])
-
-
-def _check(detail: str, asset: str, value: Any, limit: float, at_least: bool = False) -> dict[str, Any]:
-    return {
-        "rule": "Transfer",
-        "detail": detail,
-        "asset": asset,
-        "value": float(value),
-        "limit": limit,
-        "at_least": at_least,
-    }
 
 
 def of_holdings(coefficients: Array, moves: Array) -> Array:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
 from equipoise.constraints.pieces import Step, of_kind
-from equipoise.constraints.rule import Declared, Rule
+from equipoise.constraints.rules.cash import CashBand, CashFloor
+from equipoise.constraints.rules.rule import Declared, Rule
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.portfolio.transfers import portfolio as in_accounts

@@ -42,7 +42,7 @@ from equipoise.constraints.pieces import (
     Step,
     of_kind,
 )
-from equipoise.constraints.rule import Rule
+from equipoise.constraints.rules.rule import Rule
 from equipoise.optimizer.problem.accounts import Accounts
 from equipoise.optimizer.problem.costs import CostTerms, Fees
 from equipoise.optimizer.problem.row_matrices import Figure, Rows, times

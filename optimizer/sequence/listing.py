@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.exposure import Leverage
 from equipoise.constraints.pieces import Array, Envelope, Row
+from equipoise.constraints.rules.exposure import Leverage
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.sequence.stacked import Ways

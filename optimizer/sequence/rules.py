@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.exposure import Leverage
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Piece, Words
+from equipoise.constraints.rules.exposure import Leverage
 from equipoise.optimizer.problem.problem import Problem
 
 #: A ratio that is broken at the start may use up this part of what it is above the venue's liquidation.
@@ -65,7 +65,7 @@ def asked_limits(problem: Problem, pieces: Sequence[Titled], given: Mapping[str,
     check_names(problem, given, "on_the_way")
     for name, limit in given.items():
         check_number(limit, f"on_the_way: {name}")
-        if not any(title == name and piece.loosens for title, piece in pieces):
+        if not any(title == name for title, _ in pieces):
             raise InputError("the rule is not asked on the way, but at the end only", column="on_the_way", value=name)
     return {(title, piece.label): float(given[title]) for title, piece in pieces if title in given}
 
@@ -76,10 +76,8 @@ def limited(problem: Problem, pieces: Sequence[Titled], limits: Limits) -> list[
 
     def with_limit(title: str, piece: Piece) -> Any:
         limit = limits.get((title, piece.label))
-        if limit is None or not piece.loosens:
-            return piece
         try:
-            return piece.restated(limit, cashes)
+            return piece if limit is None else piece.restated(limit, cashes)
         except InputError:
             raise InputError(
                 f"is no limit that {title} can have: below it more of some collateral would count than there is",

@@ -16,7 +16,7 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.pieces import Bound, Row
-from equipoise.constraints.terms import Brackets
+from equipoise.constraints.rules.terms import Brackets
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Status
 from equipoise.optimizer.solvers.conflict import Conflict, Feasibility, pushing

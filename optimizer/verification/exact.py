@@ -56,10 +56,7 @@ def verify(
     conserved = sum(settled.earlier) == settled.nav
     checks.append(Check("Cash", "trades, costs and cash add up", None, 0.0, 0.0, False, 0.0, conserved))
     if accounts is not None:
-        checks += [
-            settled.found(slack, exact_limit=sharp, **what)
-            for slack, sharp, what in accounts.checks(trades, costs, settled.after)
-        ]
+        checks += accounts.checks(trades, costs, settled)
     return Verified(
         tuple(settled.after),
         _sum(costs),

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from equipoise.constraints.pieces import Array
-from equipoise.constraints.trading import KINDS
+from equipoise.constraints.rules.trading import KINDS
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Solution, Status, rounded_down
 from equipoise.optimizer.verification.exact import Check, Verified

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.pieces import Array, Opaque, Piece
-from equipoise.constraints.rule import Account, Rule
+from equipoise.constraints.rules.rule import Account, Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,19 @@ class Trade:
         return self.assets.index(asset)
 
 
+def _refusal(constraint: Any, own: Collection[int]) -> str | None:
+    """What a user's constraint must be and is not; `own`: the variables that it may use."""
+    from cvxpy import constraints
+
+    if not isinstance(constraint, constraints.constraint.Constraint):
+        return "must return cvxpy constraints"
+    if not isinstance(constraint, constraints.Inequality | constraints.Zero | constraints.Equality):
+        return "must have the form ≤, ≥ or =="
+    if any(v.id not in own for v in constraint.variables()):
+        return "may use no variables but the trade's own"
+    return None if constraint.is_dcp() else "must be convex by cvxpy's rules (DCP)"
+
+
 @dataclass(frozen=True)
 class Custom(Rule):
     """Any convex rule: `build` takes a `Trade` and returns a cvxpy constraint, or a list of them.
@@ -69,39 +82,14 @@ class Custom(Rule):
             raise NotStackable
 
         def build(weights: Any, trades: Any) -> Sequence[Any]:
-            import cvxpy as cp
-
             trade = Trade(account.assets, weights, trades, account.before, account.target, account.nav)
             made = self.build(trade)
             constraints = list(made) if isinstance(made, list | tuple) else [made]
+            own = {v.id for v in (*weights.variables(), *trades.variables())}
             for constraint in constraints:
-                if not isinstance(constraint, cp.constraints.constraint.Constraint):
-                    raise InputError(
-                        "a custom rule must return cvxpy constraints",
-                        column=self.title,
-                        value=type(constraint).__name__,
-                    )
-                if not isinstance(
-                    constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality
-                ):
-                    raise InputError(
-                        "a custom rule must have the form ≤, ≥ or ==",
-                        column=self.title,
-                        value=str(constraint),
-                    )
-                own = {v.id for v in (*weights.variables(), *trades.variables())}
-                if {v.id for v in constraint.variables()} - own:
-                    raise InputError(
-                        "a custom rule may use no variables but the trade's own",
-                        column=self.title,
-                        value=str(constraint),
-                    )
-                if not constraint.is_dcp():
-                    raise InputError(
-                        "a custom rule must be convex by cvxpy's rules (DCP)",
-                        column=self.title,
-                        value=str(constraint),
-                    )
+                if (refusal := _refusal(constraint, own)) is not None:
+                    shown = str(constraint) if hasattr(constraint, "violation") else type(constraint).__name__
+                    raise InputError(f"a custom rule {refusal}", column=self.title, value=shown)
             return constraints
 
         mine = threading.local()  # the expressions on two variables of their own, built when first asked

@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from equipoise.constraints.accounts import sides
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import LARGEST, check_number
 from equipoise.constraints.pieces import Array, Bound, Envelope, Piece, Row
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range
-from equipoise.constraints.terms import Spread, Tail
+from equipoise.constraints.rules.accounts import sides
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
+from equipoise.constraints.rules.terms import Spread, Tail
 
 #: An argument of a rule, or one number for each asset.
 Argument = float | str | Mapping[str, float]

@@ -164,7 +164,7 @@ class _State:
         )
         cost = float(self.plan.verified.costs[at]) * part * float(step.fraction)
         accounts = self.plan.problem.accounts
-        payer = labels[accounts.cashes[int(np.argmax(accounts.pays[:, at]))]]
+        payer = labels[accounts.cashes[int(np.argmax(accounts.budgets.pays[:, at]))]]
         if step.side == "move":
             source, destination = step.asset.split(" -> ")
             value[source] -= size * self.price[source]

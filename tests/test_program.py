@@ -37,6 +37,7 @@ from equipoise.optimizer.risk.models import SquaredDistance
 from equipoise.optimizer.solvers.program import cvxpy_model, program
 from equipoise.optimizer.solvers.program.cvxpy_model import Program, Raw, compiled
 from equipoise.optimizer.solvers.program.program import LADDER
+from equipoise.optimizer.solvers.program.supporting_plane import priced_plane
 from equipoise.optimizer.verification.certificate import lower_bound
 
 DATA = Path(__file__).parent / "data"
@@ -258,7 +259,7 @@ def test_any_price_gives_a_valid_bound(solved: list[Solved]) -> None:
         for scale in (0.0, 0.1, 30.0):
             rows = scale * rng.exponential(size=len(right.rows)) * (rng.random(len(right.rows)) < 0.7)
             cones = scale * rng.exponential(size=len(right.cones))
-            wrong = Prices(rows, cones, float(rng.normal(0, scale)) if rng.random() < 0.5 else None)
+            wrong = Prices(rows, cones, rng.normal(0, scale, 1) if rng.random() < 0.5 else None)
             factor = rng.uniform(0, 3)
             if right.slopes is None and rng.random() < 0.5:
                 wrong = replace(right, rows=factor * right.rows, cones=factor * right.cones)
@@ -321,7 +322,7 @@ def test_a_broken_rule_or_nan_is_never_accepted(monkeypatch: Any, garbage: list[
 def test_prices_that_are_no_numbers_prove_nothing(monkeypatch: Any, bad: float) -> None:
     """Weights that keep all rules are no optimum without a proof; the bound is a number, and valid."""
     given = simple()
-    prices = Prices(np.array([bad]), np.zeros(0), bad)
+    prices = Prices(np.array([bad]), np.zeros(0), np.array([bad]))
     monkeypatch.setattr(Program, "solve", lambda *_: Raw("optimal", given.before.copy(), prices, given))
     with np.errstate(all="ignore"):
         answer = program.solve(given)
@@ -529,6 +530,17 @@ def test_a_custom_bound_holds_for_every_point_that_keeps_the_rule() -> None:
         assert bound <= answer.objective + 1e-9
         loose += bound < answer.objective - 1e-4
     assert loose >= 40
+
+
+@pytest.mark.parametrize("wanted", [np.nan, np.array([0.0, np.inf]), np.array([-3.0, 7.0]), np.zeros(2)])
+def test_no_price_makes_a_custom_rule_prove_too_much(wanted: Any) -> None:
+    """Whatever a solver says the slopes should be: the plane is at most 0 at every point that is allowed."""
+    x = cp.Variable(2)
+    rules = [cp.norm1(x) <= 1.0, x[0] + x[1] == 0.5]
+    cp.Problem(cp.Minimize(cp.sum_squares(x - 2.0)), rules).solve(solver="CLARABEL")
+    slopes, offset = priced_plane(rules, x, wanted)
+    for part in np.linspace(-0.25, 0.75, 21):
+        assert slopes @ [part, 0.5 - part] + offset <= 1e-7
 
 
 def test_a_custom_rule_without_a_gradient_has_a_plan_without_a_proof() -> None:

@@ -329,7 +329,7 @@ def _made(policy: Policy, done: _Done, i: int) -> Plan:
     """The plan of one portfolio of a stack: its answer, with the exact check of its orders."""
     solved, answers = done.solved, done.answers
     problem = newton.with_rows(policy.problem(solved.problem.portfolio.portfolio(i)), answers, i)
-    prices = Prices(answers.rows[i], np.zeros(0), float(answers.budget[i]))
+    prices = Prices(answers.rows[i], np.zeros(0), answers.budgets[i])
     status, name = (Status.NO_TRADE, "holding") if solved.held[i] else (Status.OPTIMAL, solved.solver)
     objective, bound = float(answers.objective[i]), float(answers.bound[i])
     solution = Solution(status, name, _copy(answers.weights[i]), prices, objective, bound)

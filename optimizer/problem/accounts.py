@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,22 @@ if TYPE_CHECKING:
     from equipoise.optimizer.risk.models import Risk
 
 
+class Budgets(NamedTuple):
+    """What each account has to spend, S·w = has, and what its cash pays for; a portfolio in one account has one."""
+
+    spends: Array  #: S (accounts, n): what a unit of each entry takes of each account's cash
+    has: Array  #: (accounts,): before costs, as fractions of NAV
+    pays: Array  #: (accounts, n): 1 where this account's cash pays the entry's costs
+
+    @classmethod
+    def of_one(cls, n: int) -> Budgets:
+        """Σ w = 1, and one cash pays for all."""
+        return cls(np.ones((1, n)), np.ones(1), np.ones((1, n)))
+
+
 @dataclass(frozen=True, eq=False)
 class Accounts:
-    """The budgets of several accounts, over the rows of their portfolio and the transfers between them."""
+    """Several accounts: their budgets, over the rows of their portfolio and the transfers between them."""
 
     portfolio: Portfolio
     transfers: tuple[Transfer, ...]
@@ -33,9 +46,7 @@ class Accounts:
     cashes: tuple[int, ...]
     owner: tuple[int, ...]  #: of each row, the position in `cashes` of its account's cash; −1: it has none
     moves: Array  #: M (rows, transfers), zero at the cashes
-    spends: Array  #: S (accounts, rows + transfers)
-    budgets: Array
-    pays: Array  #: (accounts, rows + transfers): 1 where this account's cash pays the entry's costs
+    budgets: Budgets  #: over rows and transfers
     owed: NDArray[np.bool_]  #: rows that transfers touch and that are debts
     edges: tuple[Array, Array]  #: the least and the most of each row at the end; infinite where it has no limit
     #: For bounds that became rows: the bound's own label and asset.
@@ -67,7 +78,7 @@ class Accounts:
 
     def costs_of(self, costs: Sequence[Fraction]) -> list[Fraction]:
         """What each account's cash pays of these costs."""
-        return [sum((c for c, pays in zip(costs, row, strict=True) if pays), Fraction(0)) for row in self.pays]
+        return [sum((c for c, pays in zip(costs, row, strict=True) if pays), Fraction(0)) for row in self.budgets.pays]
 
     def checks(self, trades: Sequence[Fraction], costs: Sequence[Fraction], settled: Settlement) -> Iterator[Check]:
         """What must be true of transfers.

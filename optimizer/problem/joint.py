@@ -39,7 +39,7 @@ from equipoise.constraints.pieces import (
 )
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer, route
-from equipoise.optimizer.problem.accounts import Accounts, of_holdings
+from equipoise.optimizer.problem.accounts import Accounts, Budgets, of_holdings
 from equipoise.optimizer.problem.costs import CostTerms
 from equipoise.optimizer.risk.factored import FactoredRisk
 
@@ -90,7 +90,6 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         order=np.arange(size),
         columns={"quantity": flows.column("quantity"), "price": flows.column("price")},
     )
-    budgets = spends @ joint.before
     accounts = Accounts(
         account,
         tuple(ordered),
@@ -98,9 +97,7 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         cashes,
         owner,
         moves,
-        spends,
-        budgets,
-        pays,
+        Budgets(spends, spends @ joint.before, pays),
         build.owed,
         build.edges,
         build.bound_rows,

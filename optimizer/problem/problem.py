@@ -40,12 +40,13 @@ from equipoise.constraints.pieces import (
     Row,
     Shape,
     Step,
+    dot,
     of_kind,
 )
 from equipoise.constraints.rules.rule import Rule
-from equipoise.optimizer.problem.accounts import Accounts
+from equipoise.optimizer.problem.accounts import Accounts, Budgets
 from equipoise.optimizer.problem.costs import CostTerms, Fees
-from equipoise.optimizer.problem.row_matrices import Figure, Rows, times
+from equipoise.optimizer.problem.row_matrices import Figure, Rows
 from equipoise.optimizer.problem.threshold import Separable
 from equipoise.optimizer.risk.models import FactoredRisk
 
@@ -144,15 +145,10 @@ class Problem:
         alone = isinstance(self.cash, int)
         return tuple(at if alone else (np.zeros(1, dtype=np.intp), np.array([at])) for at in self.accounts.cashes)
 
-    @property
-    def spends(self) -> Array:
-        """S (budgets, n): what a unit of each entry takes of each account's cash; all ones for a single budget."""
-        return np.ones((1, self.shape[-1])) if self.accounts is None else self.accounts.spends
-
-    @property
-    def budgets(self) -> Array:
-        """What S·w must be: 1, or with several accounts what each has, before costs, as a fraction of NAV."""
-        return np.ones(1) if self.accounts is None else self.accounts.budgets
+    @cached_property
+    def budgets(self) -> Budgets:
+        """Σ w = 1, or with several accounts what each has to spend."""
+        return Budgets.of_one(self.shape[-1]) if self.accounts is None else self.accounts.budgets
 
     @property
     def before(self) -> Array:
@@ -212,9 +208,8 @@ class Problem:
         return Rows(
             tuple(title for title, _ in named),
             tuple(rows),
-            cost=reduce(np.maximum, slopes),
             upper=upper.T.copy(),
-            by_cash=np.stack(slopes, axis=-1) if self.accounts is not None else None,
+            by_cash=np.stack(slopes, axis=-1),
             **stacked,
         )
 
@@ -256,13 +251,10 @@ class Problem:
         costs = sum(np.any(rate, axis=-1) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
         costs = costs + (self.fees is not None)
         relaxed = replace(self, cash_side="long").rows
-        if self.accounts is not None:
-            assert relaxed.by_cash is not None and self.rows.by_cash is not None
-            steeper = np.any(relaxed.by_cash < self.rows.by_cash) | bool(self.envelopes)
-            return bool(steeper & (self.cash_side != "long") & np.any(costs > 0))
-        steeper = np.any(relaxed.cost < self.rows.cost, axis=-1)
+        steeper = np.any(relaxed.by_cash < self.rows.by_cash, axis=(-2, -1))
         steeper = steeper | bool(self.envelopes)  # of whose rows that is not known yet
-        bends = steeper & (self.lower[self.cash] < 0) & (self.cash_side != "long") & (costs > 0)
+        negative = reduce(np.logical_or, (self.lower[cash] < 0 for cash in self.cashes))
+        bends = steeper & negative & (self.cash_side != "long") & (costs > 0)
         return bends if np.ndim(bends) else bool(bends)
 
     @cached_property
@@ -332,23 +324,21 @@ class Problem:
     def settled(self, weights: Array) -> Array:
         """The weights with the cash at the exact residual 1 − Σ of the others (before costs)."""
         result = np.array(weights, dtype=float)
-        for cash, spends, has in zip(self.cashes, self.spends, self.budgets, strict=True):
+        for cash, spends, has in zip(self.cashes, self.budgets.spends, self.budgets.has, strict=True):
             result[cash] = 0.0
-            result[cash] = has - (result.sum(axis=-1) if self.accounts is None else (result * spends).sum(axis=-1))
+            result[cash] = has - dot(result, spends)
         return result
 
-    def charged(self, weights: Array) -> Figure:
-        """The trading costs, as `Rows.of` wants them: in all, or with several accounts what each cash pays."""
-        if self.accounts is None:
-            return self.trading_cost(weights)
-        return times(self.accounts.pays, self.paid(weights - self.before))
+    def charged(self, weights: Array) -> Array:
+        """The trading costs that each cash pays: (accounts,), or (B, accounts)."""
+        return np.asarray(dot(self.budgets.pays, self.paid(weights - self.before)[..., None, :]))
 
     def after_costs(self, weights: Array) -> Array:
         """The weights with the trading costs taken out of the cash."""
         result = np.array(weights, dtype=float)
         costs = self.charged(weights)
         for k, cash in enumerate(self.cashes):
-            result[cash] -= costs if self.accounts is None else costs[..., k]
+            result[cash] -= costs[..., k]
         return result
 
     def violation(self, weights: Array, *, envelopes: bool = True) -> Figure:
@@ -356,10 +346,7 @@ class Problem:
         trades = weights - self.before
         outside = np.maximum(self.lower - weights, weights - self.upper)
         excess = self.rows.of(weights, trades, self.charged(weights)) - self.rows.upper
-        if self.accounts is None:
-            budget = np.abs(weights.sum(axis=-1) - 1.0)
-        else:
-            budget = np.abs(times(self.spends, weights) - self.budgets).max(axis=-1)
+        budget = np.abs(dot(self.budgets.spends, weights[..., None, :]) - self.budgets.has).max(axis=-1)
         worst = np.maximum(outside.max(axis=-1), np.maximum(excess.max(axis=-1, initial=0.0), budget))
         for _, piece in (*self.cones, *self.opaque):
             worst = np.maximum(worst, piece.excess(weights, trades))
@@ -373,12 +360,7 @@ class Problem:
         `objective` = 0 leaves the objective out (for proofs of infeasibility).
         """
         rows = self.rows
-        per_cost: Any = objective / self.horizon
-        if self.accounts is None:
-            per_cost += float(prices @ rows.cost)
-        else:
-            assert rows.by_cash is not None
-            per_cost = per_cost + (prices @ rows.by_cash) @ self.accounts.pays
+        per_cost = objective / self.horizon + (prices @ rows.by_cash) @ self.budgets.pays
         return Separable(
             curvature=objective * self.aversion * self.risk.specific,
             centre=self.target,

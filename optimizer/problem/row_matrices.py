@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,9 +16,9 @@ Figure: TypeAlias = Any
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """All rows of a problem, stacked: coefficients (m, n), `upper` and `cost` (m,).
+    """All rows of a problem, stacked: coefficients (m, n), `upper` (m,), and `by_cash` (m, accounts).
 
-    For a stack `upper` and `cost` are (B, m), and coefficients (B, m, n) where portfolios differ in them.
+    For a stack `upper` is (B, m), `by_cash` (B, m, accounts), and coefficients (B, m, n) where portfolios differ.
     """
 
     titles: tuple[str, ...]
@@ -27,21 +28,23 @@ class Rows:
     short: Array
     buy: Array
     sell: Array
-    cost: Array
     upper: Array
-    #: With several accounts: `cost` for what the cash of each pays, (m, accounts); `cost` is the largest of them.
-    by_cash: Array | None = None
+    #: By what a unit of costs that each cash pays raises a row.
+    by_cash: Array
 
-    def of(self, weights: Array, trades: Array, cost: Figure) -> Array:
-        """The left sides, costs counted against the cash; with several accounts `cost` is (accounts,)."""
+    @cached_property
+    def cost(self) -> Array:
+        """By what a unit of costs raises each row (m,), whichever cash pays it."""
+        return np.asarray(self.by_cash.max(axis=-1))
+
+    def of(self, weights: Array, trades: Array, costs: Array) -> Array:
+        """The left sides, counting what each cash pays: costs (accounts,), or (B, accounts)."""
         sides = sum(
             times(coefficients, part(name, weights, trades))
             for name in Parts.NAMES
             if (coefficients := getattr(self, name)).any()
         )
-        if self.by_cash is not None:
-            return np.asarray(sides + times(self.by_cash, np.atleast_1d(cost) * np.ones(self.by_cash.shape[-1])))
-        return np.asarray(sides + self.cost * np.asarray(cost)[..., None])
+        return np.asarray(sides + times(self.by_cash, costs))
 
 
 def times(matrix: Array, x: Array) -> Array:

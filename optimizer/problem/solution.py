@@ -55,10 +55,14 @@ class Prices:
 
     rows: Array
     cones: Array
-    budget: float | None = None
-    budgets: Array | None = None  #: with several accounts: of the budget of each
+    budgets: Array | None = None  #: of the budget of each account, of any sign
     slopes: Array | None = None
     offset: float = 0.0
+
+    @property
+    def budget(self) -> float | None:
+        """That of the settlement cash."""
+        return None if self.budgets is None else float(self.budgets[0])
 
     @classmethod
     def none(cls, problem: Problem) -> Prices:

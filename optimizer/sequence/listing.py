@@ -10,7 +10,7 @@ leaves it open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -43,29 +43,24 @@ def state_rows(problem: Problem) -> list[Row | Envelope]:
     return [piece for title, piece in given if piece.on_the_way(title in leverage, ())]
 
 
-def candidates(ways: Ways) -> Iterator[NDArray[np.intp]]:
-    """Keys (B, n) by which orders could be sent: the smaller first, and among equal ones the larger orders."""
+def key_of(ways: Ways, number: int) -> NDArray[np.intp]:
+    """A key (B, n) by which orders could be sent, the smaller first: sales (0), or what reduces a position and of that
+    sales (1) or buys (2)."""
     before, traded = ways.before, ways.traded
     sells, reduces = traded < 0, (before * traded < 0) & (np.abs(traded) <= np.abs(before))
-    yield np.where(sells, 0, 1)
-    yield np.where(reduces, np.where(sells, 0, 1), np.where(sells, 2, 3))
-    yield np.where(reduces, np.where(sells, 1, 0), np.where(sells, 2, 3))
-
-
-def in_order(key: NDArray[np.intp], traded: Array) -> NDArray[np.intp]:
-    """The assets (B, n) by this key, larger orders first; what is not traded comes last."""
-    size = np.abs(traded)
-    return np.lexsort((-size, np.where(traded != 0, key, 1 + key.max(initial=0))), axis=-1)
+    if not number:
+        return np.where(sells, 0, 1)
+    return np.where(reduces, np.where(sells, number - 1, 2 - number), np.where(sells, 2, 3))
 
 
 Attempt: TypeAlias = "Callable[[Ways], tuple[NDArray[np.bool_], NDArray[np.intp]]]"
 
 
 def by_key(number: int) -> Attempt:
-    """Whole orders in the order of this one of `candidates`."""
+    """Whole orders in the order of this one of the keys."""
 
     def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-        order = in_order(list(candidates(ways))[number], ways.traded)
+        order = ways.sorted_by(key_of(ways, number))
         return ways.in_rounds(order, 1), order
 
     return attempt
@@ -75,19 +70,25 @@ def in_slices(rounds: int) -> Attempt:
     """Round by round in equal slices, what reduces risk first."""
 
     def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-        order = in_order(list(candidates(ways))[1], ways.traded)
+        order = ways.sorted_by(key_of(ways, 1))
         return np.zeros(len(order), dtype=bool) if ways.lots else ways.in_rounds(order, rounds), order
 
     return attempt
 
 
-#: What is tried in arrays, in this order, and what is known of the orders where it succeeds.
+def no_way(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Where it is certain that there is no sequence in any slices: sales first."""
+    return ways.none(), ways.sorted_by(key_of(ways, 0))
+
+
+#: What is tried in arrays, in this order, and what is known of the orders where it succeeds: the quick ones first.
 WHOLE_ATTEMPTS: tuple[tuple[str, Attempt], ...] = (
     (WHOLE, by_key(0)),
     (WHOLE, by_key(1)),
     (WHOLE, by_key(2)),
     (WHOLE, partial(Ways.greedy, backwards=False)),
     (WHOLE, partial(Ways.greedy, backwards=True)),
+    (NONE, no_way),
     (WHOLE, Ways.of_all),
 )
 ATTEMPTS = (*WHOLE_ATTEMPTS, *((SLICES, in_slices(rounds)) for rounds in (4, 16, 64)))
@@ -108,18 +109,20 @@ def listed(
         return None, codes
     plain = [row for row in rows if isinstance(row, Row)]
     ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
-    ranks = in_order(next(candidates(ways)), ways.traded).argsort(axis=-1)
+    ranks, places = np.empty(money.shape, dtype=np.intp), np.arange(money.shape[-1])
+    ranks[at[:, None], ways.sorted_by(key_of(ways, 0))] = places
     envelopes = [row for row in rows if isinstance(row, Envelope)]
-    blocked = any_orders & ways.none(problem, envelopes)
-    codes[blocked] = LISTINGS.index(NONE)
-    ways, at = ways.take(any_orders & ~blocked), np.flatnonzero(any_orders & ~blocked)
-    for word, attempt in () if envelopes else attempts:
+    if envelopes:
+        blocked = any_orders & ways.none(envelopes)
+        codes[blocked] = LISTINGS.index(NONE)
+        any_orders, attempts = any_orders & ~blocked, ()
+    ways, at = ways.take(any_orders), at[any_orders]
+    for word, attempt in attempts:
         if not len(at):
             break
         found, order = attempt(ways)
-        where = at[found]
-        codes[where] = LISTINGS.index(word)
-        ranks[where[:, None], order[found]] = np.arange(order.shape[-1])
+        codes[at[found]] = LISTINGS.index(word)
+        ranks[at[found, None], order[found]] = places
         ways, at = ways.take(~found), at[~found]
     codes[at] = LISTINGS.index(OPEN)
     return ranks, codes

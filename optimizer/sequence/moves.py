@@ -63,7 +63,7 @@ def moves(plan: Outcome) -> Iterator[Move]:
         if not total or (i < n and i in asked.cashes):
             continue
         price = problem.portfolio.exact_price[i]
-        payer = asked.cash if accounts is None else accounts.cashes[int(np.argmax(accounts.pays[:, i]))]
+        payer = problem.cashes[int(np.argmax(problem.budgets.pays[:, i]))]
         cost = plan.verified.costs[i] if fees is None else convex_cost(problem, i, total * price, nav)
         if i >= n:
             assert accounts is not None

@@ -13,6 +13,8 @@ there is no sequence in any slices.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,7 +43,8 @@ class Ways:
 
     def __init__(self, problem: Problem, rows: Sequence[Row], traded: Array, costs: Array) -> None:
         count, n = traded.shape
-        cash, before = problem.cash, problem.before
+        self.cash = cash = problem.cash
+        before = problem.before
         self.before, self.traded, self.costs, self.start = before, traded, costs, before[cash]
         self.floor = problem.lower[cash]
         gross = np.abs(before).sum(-1)
@@ -71,7 +74,7 @@ class Ways:
     def take(self, which: Any) -> Ways:
         """Those of these portfolios."""
         made = object.__new__(Ways)
-        made.lots, made._tolerance = self.lots, self._tolerance
+        made.cash, made.lots, made._tolerance = self.cash, self.lots, self._tolerance
         for name in ("before", "traded", "costs", "start", "volume", "floor"):
             setattr(made, name, getattr(self, name)[which])
         made.slopes = [tuple(each[which] for each in row) for row in self.slopes]
@@ -84,7 +87,8 @@ class Ways:
         """What each asset adds to each row, (B, n), when this part of all orders is done."""
         weights = self.before + part * self.traded
         return [
-            np.where(weights > 0, up, down) * weights + trade * (part * self.traded) for up, down, trade in self.slopes
+            up * np.maximum(weights, 0.0) + down * np.minimum(weights, 0.0) + trade * (part * self.traded)
+            for up, down, trade in self.slopes
         ]
 
     def excess(self, money: Array, paid: Array, rows: list[Array]) -> Array:
@@ -93,8 +97,10 @@ class Ways:
         net = gross - paid
         found = [self.floor[:, None] - net]
         for row, upper, (up, down) in zip(rows, self.uppers, self.at_cash, strict=True):
-            of_cash = np.maximum(*(np.where(x > 0, up, down) * x for x in (gross, net)))
-            found.append(row - upper[:, None] + of_cash)
+            over = row - upper[:, None]
+            if np.any(up) or np.any(down):
+                over += np.maximum(*(up * np.maximum(x, 0.0) + down * np.minimum(x, 0.0) for x in (gross, net)))
+            found.append(over)
         return np.array(found)
 
     def one_step(self, done: float, part: float) -> Array:
@@ -127,7 +133,7 @@ class Ways:
         """Whether (B,) every row, and the floor, certainly holds at the start."""
         return np.asarray((self.ends(0.0) <= self.limits - self.errors).all(0))
 
-    def none(self, problem: Problem, envelopes: Sequence[Envelope]) -> Mask:
+    def none(self, envelopes: Sequence[Envelope] = ()) -> Mask:
         """For which (B,) there certainly is no sequence in any slices, under these envelopes, too. (Nothing is said
         where a rule is broken at the start: it may get worse to be mended.)"""
         still = self.traded == 0
@@ -138,32 +144,33 @@ class Ways:
         for done, part in ((1.0, 1.0 - SMALLEST), (0.0, SMALLEST)):
             broken = self.broken(self.one_step(done, part)) | still
             for envelope in envelopes if still.shape[-1] <= MOST else ():
-                well &= self._over(problem, envelope, np.zeros(still.shape))[0] <= 0
-                self._also(problem, envelope, done, part, broken)
+                well &= self._over(envelope, np.zeros(still.shape))[0] <= 0
+                self._also(envelope, done, part, broken)
             found |= broken.all(-1)
         return np.asarray(found & well & ~odd)
 
-    def _also(self, problem: Problem, envelope: Envelope, done: float, part: float, broken: Mask) -> None:
+    def _also(self, envelope: Envelope, done: float, part: float, broken: Mask) -> None:
         """Adds to `broken` (B, n) where the envelope certainly is, with `part` of one order as in `one_step`."""
-        end, error = self._over(problem, envelope, np.ones(broken.shape))
+        end, error = self._over(envelope, np.ones(broken.shape))
         for j in np.flatnonzero(~broken.all(0)):
             parts = np.full(broken.shape, done)
             parts[:, j] = part
-            over, more = self._over(problem, envelope, parts)
+            over, more = self._over(envelope, parts)
             broken[:, j] |= over > np.maximum(end, 0.0) + 2.0 * (error + more)
 
-    def _over(self, problem: Problem, envelope: Envelope, parts: Array) -> tuple[Array, Array]:
+    def _over(self, envelope: Envelope, parts: Array) -> tuple[Array, Array]:
         """By how much an envelope certainly is over its limit at most (B,), with these parts of the orders done (B, n),
         the cash before costs or after them; and how much of that may be rounding errors."""
         trades = parts * self.traded
         weights, levels = self.before + trades, []
         gross = self.start - trades.sum(-1)
         for level in (gross, gross - (parts * self.costs).sum(-1)):
-            weights[problem.cash] = level
+            weights[self.cash] = level
             levels.append(envelope.excess(weights, trades))
         error = 2.0 * self.errors[0] * (1.0 + envelope.steepness)
         return np.maximum(*levels) + error - self._tolerance, error
 
+    @cached_property
     def changes(self) -> tuple[Array, Array, Mask]:
         """Of each row, what it is at the start (R − 1, B); what each order adds to the money traded, the costs and each
         row (R + 1, B, n); and which rules it leaves as they are (R, B, n)."""
@@ -177,54 +184,62 @@ class Ways:
         sums = np.array([x.sum(-1) for x in here]).reshape(-1, len(self.traded))
         return sums, np.array([self.traded, self.costs, *by_row]), np.array([nothing, *still])
 
+    def sorted_by(self, key: NDArray[np.intp]) -> Indices:
+        """The assets (B, n) by this key, larger orders first; what is not traded comes last."""
+        by_size = np.argsort(-np.abs(self.traded), axis=-1, kind="stable")
+        ranked = np.where(self.traded != 0, key, 1 + key.max(initial=0)).astype(np.int8)  # few: sorted by counting
+        by_key = np.argsort(np.take_along_axis(ranked, by_size, -1), axis=-1, kind="stable")
+        return np.take_along_axis(by_size, by_key, -1)
+
     def in_rounds(self, order: Indices, rounds: int) -> Mask:
         """Which portfolios (B,) are certainly safe if all orders are done in so many equal slices, all in this order,
         round by round."""
         size = max(1, _STATES // (rounds * order.shape[-1]))
+        if len(order) <= size:
+            return self._in_rounds(order, rounds)
         parts = [slice(k, k + size) for k in range(0, len(order), size)]
         found = [self.take(part)._in_rounds(order[part], rounds) for part in parts]
-        return np.concatenate(found) if found else np.zeros(0, dtype=bool)
+        return np.concatenate(found)
 
     def _in_rounds(self, order: Indices, rounds: int) -> Mask:
-        stages = [self.values(k / rounds) for k in range(rounds + 1)]
-
-        def so_far(parts: list[Array]) -> Array:
-            taken = [np.take_along_axis(x, order, -1) for x in (parts * rounds if len(parts) == 1 else parts)]
-            return np.asarray(np.cumsum(np.concatenate(taken, -1), -1))
-
-        money, paid = so_far([self.traded / rounds]), so_far([self.costs / rounds])
-        rows = [
-            first.sum(-1)[:, None] + so_far([stages[k + 1][r] - stages[k][r] for k in range(rounds)])
-            for r, first in enumerate(stages[0])
-        ]
-        excess = self.excess(money, paid, rows)
+        start, changes, still = self.changes
+        if rounds > 1:  # what each round adds: rows bend where a weight changes its sign
+            stages = [self.values(k / rounds) for k in range(rounds + 1)]
+            linear = [[x / rounds] * rounds for x in (self.traded, self.costs)]
+            bent = [[y[r] - x[r] for x, y in pairwise(stages)] for r in range(len(start))]
+            changes = np.array([np.concatenate(each, -1) for each in (*linear, *bent)])
+            width = order.shape[-1]
+            order = np.concatenate([order + k * width for k in range(rounds)], -1)
+            still = np.concatenate([still] * rounds, -1)
+        money, paid, *rows = np.cumsum(np.take_along_axis(changes, order[None], -1), -1)
+        excess = self.excess(money, paid, [x + s[:, None] for x, s in zip(rows, start, strict=True)])
         earlier = np.concatenate([self.ends(0.0)[:, :, None], excess[:, :, :-1]], -1)
-        still = np.concatenate([np.array([np.take_along_axis(x, order, -1) for x in self.changes()[2]])] * rounds, -1)
         more = self.errors * (rounds - 1) + _CUT * (rounds > 1) * self.volume * self.errors / self.errors[0]
-        safe = self.kept(excess, earlier, still, more)
-        places = np.arange(order.shape[-1])
-        ends = places >= (self.traded != 0).sum(-1, keepdims=True) - 1
-        safe[:, -order.shape[-1] :] |= ends
+        safe = self.kept(excess, earlier, np.take_along_axis(still, order[None], -1), more)
+        count, last = (self.traded != 0).sum(-1, keepdims=True), order.shape[-1] - self.traded.shape[-1]
+        safe |= np.arange(order.shape[-1]) >= last + count - 1  # the last state is the end
         return np.asarray(safe.all(-1))
 
     def greedy(self, *, backwards: bool) -> tuple[Mask, Indices]:
         """Orders (B, n) of whole orders, and which of them are safe (B,): next is, or of what is left the last is, the
         one with which the tightest rule has most room."""
-        start, changes, _ = self.changes()
+        start, changes, _ = self.changes
         trades = self.traded != 0
-        done, left = trades & backwards, trades.copy()
+        left = trades.copy()
         sign, count = -1.0 if backwards else 1.0, trades.sum(-1)
+        done = changes.sum(-1) if backwards else np.zeros(changes.shape[:-1])
         good = count <= MOST
         when = np.full(trades.shape, trades.shape[-1])
         most = (self.limits - self.errors)[:, :, None]
         for k in range(int(count[good].max(initial=0))):
-            money, paid, *rows = (changes * done).sum(-1)[:, :, None] + sign * changes
+            money, paid, *rows = done[:, :, None] + sign * changes
             excess = self.excess(money, paid, [x + s[:, None] for x, s in zip(rows, start, strict=True)])
             room = np.where(left, (excess - most).max(0), np.inf)
             at = np.flatnonzero(left.any(-1) & good)
             chosen = room[at].argmin(-1)
             good[at] &= (room[at, chosen] <= 0) | (k == count[at] - 1)  # the last state is the end, or the start
-            left[at, chosen], done[at, chosen] = False, not backwards
+            left[at, chosen] = False
+            done[:, at] += sign * changes[:, at, chosen]
             when[at, chosen] = count[at] - 1 - k if backwards else k
         good &= (self.ends(0.0) <= most[:, :, 0]).all(0)
         return good, np.argsort(when, axis=-1, kind="stable")
@@ -242,7 +257,7 @@ class Ways:
 
     def _of_all(self, columns: Indices, well: bool) -> tuple[Mask, Indices]:
         count, m = columns.shape
-        start, changes, still = self.changes()
+        start, changes, still = self.changes
         changes, still = np.take_along_axis(changes, columns[None], -1), np.take_along_axis(still, columns[None], -1)
         sets = np.arange(2**m)
         bits = (sets >> np.arange(m)[:, None]) & 1

@@ -199,7 +199,8 @@ def kept(problem: Problem, raw: Array) -> Array | None:
     worst = float(problem.violation(weights))
     if problem.cash_side == "long":  # whose rows are kept by more than the rules allow
         after, trades = problem.after_costs(weights), weights - problem.before
-        worst = max(worst, float(np.max(problem.rows.of(after, trades, 0.0) - problem.rows.upper, initial=0.0)))
+        sides = problem.rows.of(after, trades, np.zeros(len(problem.cashes)))
+        worst = max(worst, float(np.max(sides - problem.rows.upper, initial=0.0)))
         worst = max(worst, float(replace(problem, cash_side="short").beyond(weights)))
     return weights if worst <= FEASIBILITY_TOLERANCE else None
 

@@ -42,5 +42,5 @@ def holding(problem: Problem) -> Solution | None:
         return None
     worst, best = float(np.max(sells)), float(np.min(buys))
     budget = -(worst if np.isinf(best) else best if np.isinf(worst) else 0.5 * (worst + best))
-    prices = replace(Prices.none(problem), budget=budget)
+    prices = replace(Prices.none(problem), budgets=np.array([budget]))
     return replace(certified(problem, before.copy(), prices, "holding"), status=Status.NO_TRADE)

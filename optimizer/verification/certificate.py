@@ -13,11 +13,11 @@ because ½γ|F(w − b)|² ≥ λᵀF(w − b) − |λ|²/(2γ) and y·x ≤ ‖
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, dot
 from equipoise.optimizer.problem.dust import without_dust
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status, close_enough
@@ -42,34 +42,37 @@ def lower_bound(
     """A number that no feasible objective can be below; `weights` only steer λ and y towards a tight one.
 
     With `objective` = 0: of the zero function, so that a bound above 0 proves that nothing is feasible. Without
-    `search` several budgets' prices are only guessed (from the slopes of the cashes).
+    `search` the budgets' prices are only guessed (from the slopes of the cashes).
     """
     if not (np.all(np.isfinite(prices.rows)) and np.all(np.isfinite(prices.cones))):
         prices = Prices.none(problem)
     slope, constant = _linear_part(problem, weights, prices, objective)
-    if problem.accounts is not None:
-        return _of_accounts(problem, weights, prices, slope, constant, objective, _ROUNDS if search else 0)
-    free = problem.separable(slope, prices.rows, objective=objective)
+    cashes, (spends, has, _) = list(problem.cashes), problem.budgets
 
-    def dual(budget: float) -> tuple[float, float]:
-        """The bound at this budget price, and its derivative there."""
-        at = problem.separable(slope + budget, prices.rows, objective=objective)
+    def dual(budgets: Array) -> tuple[float, Array]:
+        """The bound at these budgets' prices, and its derivatives there."""
+        at = problem.separable(slope + budgets @ spends, prices.rows, objective=objective)
         best = at.minimiser()
-        return constant - budget + float(np.sum(at.value(best))), float(np.sum(best)) - 1.0
+        return constant - float(budgets @ has) + float(np.sum(at.value(best))), dot(spends, best) - has
+
+    def tight(bound: float) -> bool:
+        return bool(objective) and reached - bound <= _TIGHT * abs(reached)
 
     reached = problem.objective(weights) if objective else 0.0
-    best = -np.inf
-    guesses = [] if prices.budget is None or not np.isfinite(prices.budget) else [prices.budget]
-    # The cash is free of costs: where it is strictly inside its bounds, its slope is the budget's price.
-    guesses += [-float(free.derivative(weights, side)[problem.cash]) for side in (1, -1)]
+    given = [] if prices.budgets is None or not np.all(np.isfinite(prices.budgets)) else [prices.budgets]
+    # The cashes are free of costs: where one is strictly inside its bounds, its slope is its budget's price.
+    free = problem.separable(slope, prices.rows, objective=objective)
+    guesses = [*given, *(-free.derivative(weights, side)[cashes] for side in (1, -1))]
+    best, bound = guesses[-1], -np.inf
     for guess in guesses:
-        best = np.fmax(best, dual(guess)[0])
-        if objective and reached - best <= _TIGHT * abs(reached):
-            return float(best)
-    if objective and close_enough(reached, best):
-        return float(best)
-    best = np.fmax(best, _maximised(dual, guesses[-1])[0])
-    return float(best) if np.isfinite(best) else -np.inf
+        value = dual(guess)[0]
+        if value > bound:
+            best, bound = guess, value
+        if tight(bound):
+            return bound
+    if search and not (objective and close_enough(reached, bound)):
+        bound = max(bound, _searched(dual, best, tight))
+    return bound if np.isfinite(bound) else -np.inf
 
 
 def reduced_costs(problem: Problem, weights: Array, prices: Prices, *, objective: float = 1.0) -> Array:
@@ -81,46 +84,22 @@ def reduced_costs(problem: Problem, weights: Array, prices: Prices, *, objective
     free = problem.separable(slope, prices.rows, objective=objective)
     left, right = free.derivative(weights, -1), free.derivative(weights, 1)
     # The budget's price: that which leaves the cash, which costs nothing to trade, without a slope.
-    budget: Any = -0.5 * float(left[problem.cash] + right[problem.cash])
-    if problem.accounts is not None:
-        cashes = list(problem.accounts.cashes)
-        budget = -0.5 * (left[cashes] + right[cashes]) @ problem.spends
+    cashes = list(problem.cashes)
+    budget = -0.5 * (left[cashes] + right[cashes]) @ problem.budgets.spends
     return np.asarray(np.maximum(left + budget, 0.0) + np.minimum(right + budget, 0.0))
 
 
-def _of_accounts(
-    problem: Problem, weights: Array, prices: Prices, slope: Array, constant: float, objective: float, rounds: int
-) -> float:
-    """`lower_bound` where every account has a budget: the price of each by the slope of its cash, then one by one."""
-    cashes, spends, budgets = list(problem.cashes), problem.spends, problem.budgets
-
-    def dual(budget: Array) -> tuple[float, Array]:
-        at = problem.separable(slope + budget @ spends, prices.rows, objective=objective)
-        best = at.minimiser()
-        return constant - float(budget @ budgets) + float(np.sum(at.value(best))), spends @ best - budgets
-
-    free = problem.separable(slope, prices.rows, objective=objective)
-    guesses = [-free.derivative(weights, side)[cashes] for side in (1, -1)]
-    if prices.budgets is not None:
-        guesses.insert(0, prices.budgets)
-    best = max(guesses, key=lambda guess: dual(guess)[0])
-    reached = problem.objective(weights) if objective else 0.0
-    for _ in range(rounds):
-        bound = dual(best)[0]
-        if objective and reached - bound <= _TIGHT * abs(reached):
-            return bound
-        for k in range(len(budgets)):
-
-            def along(price: float, k: int = k, others: Array = best) -> tuple[float, float]:
-                value, derivative = dual(np.where(np.arange(len(budgets)) == k, price, others))
-                return value, float(derivative[k])
-
-            _, price = _maximised(along, float(best[k]))
-            best = np.where(np.arange(len(budgets)) == k, price, best)
-        if dual(best)[0] <= bound + _TIGHT * abs(bound):
+def _searched(dual: Callable[[Array], tuple[float, Array]], best: Array, tight: Callable[[float], bool]) -> float:
+    """The highest bound found along one budget's price after the other, from these; one price needs one round."""
+    bound = -np.inf
+    for _ in range(_ROUNDS if len(best) > 1 else 1):
+        before = bound
+        for k in range(len(best)):
+            bound, price = _maximised(partial(_along, dual, best, k), float(best[k]))
+            best = _with(best, k, price)
+        if tight(bound) or bound <= before + _TIGHT * abs(before):
             break
-    found = dual(best)[0]
-    return found if np.isfinite(found) else -np.inf
+    return float(bound)
 
 
 def _linear_part(problem: Problem, weights: Array, prices: Prices, objective: float) -> tuple[Array, float]:
@@ -139,6 +118,16 @@ def _linear_part(problem: Problem, weights: Array, prices: Prices, objective: fl
     if prices.slopes is not None:
         slope, constant = slope + prices.slopes, constant + prices.offset
     return slope, constant
+
+
+def _along(dual: Callable[[Array], tuple[float, Array]], prices: Array, k: int, price: float) -> tuple[float, float]:
+    """The bound with this price of budget k, the others as they are, and its derivative along it."""
+    value, derivatives = dual(_with(prices, k, price))
+    return value, float(derivatives[k])
+
+
+def _with(prices: Array, k: int, price: float) -> Array:
+    return np.where(np.arange(len(prices)) == k, price, prices)
 
 
 def _maximised(dual: Callable[[float], tuple[float, float]], start: float) -> tuple[float, float]:

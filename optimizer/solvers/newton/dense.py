@@ -248,7 +248,7 @@ def _certified(problem: Problem, here: _Here) -> Solution | None:
     # The budget's price is what leaves the cash without a slope, at its upper bound with that of the bound.
     own = problem.at_cash(problem.rows.weight) + problem.at_cash(problem.rows.long)
     budget = -float(problem.cost.long[problem.cash]) - float(rows @ own) + float(capped.sum())
-    prices = Prices(rows, np.zeros(0), budget)
+    prices = Prices(rows, np.zeros(0), np.array([budget]))
     weights = problem.settled(here.point.weights[0])
     best = None
     for found in (weights, without_dust(problem, weights)):

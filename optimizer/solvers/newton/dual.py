@@ -255,10 +255,8 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
     constant, slope = np.zeros(size), 0.0
     linear = [coefficients(problem.risk.factors)]
     exposure = times(linear[0], assets["centre"])
-    cost_rows = rows.cost[at]
-    if problem.accounts is not None:
-        assert rows.by_cash is not None
-        cost_rows = np.matmul(rows.by_cash[at], problem.accounts.pays)
+    spends, has, pays = problem.budgets
+    cost_rows = rows.cost[at] if len(has) == 1 else np.matmul(rows.by_cash[at], pays)
     if out:
         # w_c = 1 − Σ of the others, in every row and in what holding it costs.
         shared = weight.ndim == 2 and all(m.ndim == 2 for m in kinks.values()) and np.all(cash == cash[0])
@@ -284,8 +282,8 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
     limits = [exposure, upper]
     linear.append(weight)
     if not out:
-        linear.append(problem.spends)
-        limits.append(np.broadcast_to(problem.budgets, (size, len(problem.budgets))))
+        linear.append(spends)
+        limits.append(np.broadcast_to(has, (size, len(has))))
     shape = np.broadcast_shapes(*(matrix.shape[:-2] for matrix in linear))
     costly = cost_rows.any() and any(yearly[name].any() for name in _TRADING)
     terms: dict[str, Any] = {name: values if values.any() else 0.0 for name, values in yearly.items()}
@@ -303,7 +301,7 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
         aversion=problem.aversion,
         horizon=problem.horizon,
         bands=_bands(rows, weight, [*kinks.values(), cost_rows.reshape(*upper.shape, -1)]),
-        budget=0 if out else len(problem.budgets),
+        budget=0 if out else len(has),
     )
 
 

@@ -38,7 +38,7 @@ NAME = "newton"
 @dataclass(frozen=True, eq=False)
 class Answers:
     """For each problem of a stack: what became of it (`SOLVED`, `INFEASIBLE`, `UNSOLVED`), its weights with the
-    cash before costs, prices of rows (B, m) and of the budget, objective, bound, violation, and Newton steps.
+    cash before costs, prices of rows (B, m) and budgets (B, accounts), objective, bound, violation, and Newton steps.
 
     INFEASIBLE is proven: at the row prices the bound of the zero function is above 0. `problem` is the one that was
     given, with the rows of its envelopes that were met.
@@ -48,7 +48,7 @@ class Answers:
     code: NDArray[np.intp]
     weights: Array
     rows: Array
-    budget: Array
+    budgets: Array
     objective: Array
     bound: Array
     violation: Array
@@ -81,7 +81,7 @@ def _merged(old: Answers, new: Answers, solved: NDArray[np.bool_]) -> Answers:
     place = old.problem.found_rows.stop
     zeros = np.zeros((len(old.rows), new.rows.shape[1] - old.rows.shape[1]))
     padded = replace(old, rows=np.hstack([old.rows[:, :place], zeros, old.rows[:, place:]]))
-    for name in ("code", "weights", "rows", "budget", "objective", "bound", "violation", "steps"):
+    for name in ("code", "weights", "rows", "budgets", "objective", "bound", "violation", "steps"):
         mine, theirs = getattr(new, name), getattr(padded, name)
         if name == "steps":
             mine += theirs
@@ -99,7 +99,7 @@ def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
         code=np.full(size, UNSOLVED),
         weights=np.full((size, n), np.nan),
         rows=np.zeros((size, m)),
-        budget=np.full(size, np.nan),
+        budgets=np.full((size, len(problem.budgets.has)), np.nan),
         objective=np.full(size, np.nan),
         bound=np.full(size, -np.inf),
         violation=np.full(size, np.inf),
@@ -165,7 +165,7 @@ def answered(problem: Problem) -> tuple[Solution | None, Attempt, Problem]:
     if answers.code[0] == UNSOLVED:
         return None, Attempt(NAME, "not solved", f"not certified after {steps}"), problem
     weights, attempt = answers.weights[0], Attempt(NAME, "solved", f"accepted after {steps}")
-    prices = Prices(answers.rows[0], np.zeros(0), float(answers.budget[0]) if problem.accounts is None else None)
+    prices = Prices(answers.rows[0], np.zeros(0), answers.budgets[0])
     cashes = list(problem.cashes)
     held = np.array_equal(np.delete(weights, cashes), np.delete(problem.before, cashes))
     status = Status.NO_TRADE if held else Status.OPTIMAL
@@ -223,15 +223,15 @@ def _record(problem: Problem, dual: Dual, at: NDArray[np.intp], ends: Ends, answ
     k, m = dual.factors, answers.rows.shape[1]
     answers.rows[at] = ends.prices[:, k : k + m]
     if dual.budget:
-        answers.budget[at] = ends.prices[:, -1]
+        answers.budgets[at] = ends.prices[:, -dual.budget :]
     else:
         # The budget's price is what leaves the cash, which was taken out, without a slope: at its upper bound, which
         # is no row of the problem, with that of the bound.
         own = problem.at_cash(problem.rows.weight) + problem.at_cash(problem.rows.long)
         own = np.broadcast_to(own, (len(answers.code), m))[at]
-        answers.budget[at] = -problem.cost.long[problem.cash][at] - (answers.rows[at] * own).sum(axis=1)
+        answers.budgets[at, 0] = -problem.cost.long[problem.cash][at] - (answers.rows[at] * own).sum(axis=1)
         if dual.row_count > m:
-            answers.budget[at] += ends.prices[:, -1]
+            answers.budgets[at, 0] += ends.prices[:, -1]
     answers.bound[at] = np.where(ends.code == SOLVED, dual.bound(ends.prices), -np.inf)
 
 

@@ -90,7 +90,7 @@ class Program:
         spends, pays = self._accounts()
         self._cost = t = cp.Variable(len(spends), name="cost")
         linked = [away == w - self._parameter(n, lambda p, _: p.target)]
-        linked.append(spends @ w == self._parameter(len(spends), lambda p, _: p.budgets))
+        linked.append(spends @ w == self._parameter(len(spends), lambda p, _: p.budgets.has))
         self._budget = linked[-1]
 
         traded = sorted({i for _, packed in s.costs for i in indices(packed)} | self._used("buy", "sell"))
@@ -208,8 +208,6 @@ class Program:
 
     def _accounts(self) -> tuple[Array, Array]:
         """What each entry takes of each budget, and which account pays its costs: (accounts, n) both."""
-        if self.structure.budgets is None:
-            return (one := np.ones((1, self.structure.assets))), one
         cashes, *packed = self.structure.budgets
         spends, pays = (np.frombuffer(matrix).reshape(len(cashes), -1) for matrix in packed)
         return spends, pays
@@ -324,18 +322,17 @@ class Program:
         prices = Prices(
             np.insert([dual(row) for row in self._rows], problem.found_rows.stop, [price * scale for *_, price in met]),
             np.array([dual(cone) for cone in self._cones]),
-            None if budget is None or problem.accounts is not None else float(budget[0]) * scale,
-            None if budget is None or problem.accounts is None else np.array(budget, dtype=float) * scale,
+            None if budget is None else np.array(budget, dtype=float) * scale,
         )
         if not self._custom:
             return form, prices
-        slopes, offset = priced_plane(self._custom, self._copy, -self._copied.dual_value)
+        wanted = np.nan if self._copied.dual_value is None else -self._copied.dual_value
+        slopes, offset = priced_plane(self._custom, self._copy, wanted)
         return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
 
 
 def _cost_slopes(problem: Problem, j: int) -> Array:
-    rows = problem.rows
-    return np.asarray(rows.cost[j : j + 1] if rows.by_cash is None else rows.by_cash[j])
+    return np.asarray(problem.rows.by_cash[j])
 
 
 def _scale(problem: Problem) -> float:

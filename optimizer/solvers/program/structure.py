@@ -26,8 +26,8 @@ class Structure:
     carry: tuple[tuple[str, bytes], ...]
     rows: tuple[tuple[bool, tuple[tuple[str, bytes], ...]], ...]
     cones: tuple[tuple[int, bytes], ...]
-    #: What each entry takes of each budget, where there are several.
-    budgets: tuple[tuple[int, ...], bytes, bytes] | None = None
+    #: The cashes, what each entry takes of each budget, and which cash pays the entry's costs.
+    budgets: tuple[tuple[int, ...], bytes, bytes]
     #: Whether limits may give way, by the least excess that is needed (`program.Gives`).
     elastic: bool = False
 
@@ -36,7 +36,6 @@ class Structure:
         rows, cost = problem.rows, problem.cost
         # The cash has a row for its floor, which counts the costs; a second lower bound would only be in the way.
         others = np.isin(np.arange(len(problem.assets)), problem.cashes, invert=True)
-        accounts = problem.accounts
         straight = cost.long + cost.short == 0  # one slope on both sides of 0
         fixed = (problem.lower == problem.upper) & others & (not elastic)  # there each side gives way by itself
         return cls(
@@ -65,7 +64,7 @@ class Structure:
                 for j in range(len(rows.upper))
             ),
             cones=tuple((len(cone.matrix), where(cone.diagonal != 0)) for _, cone in problem.cones),
-            budgets=(accounts.cashes, accounts.spends.tobytes(), accounts.pays.tobytes()) if accounts else None,
+            budgets=(problem.cashes, problem.budgets.spends.tobytes(), problem.budgets.pays.tobytes()),
             elastic=elastic,
         )
 

@@ -5,6 +5,8 @@ a kink there are many, of which cvxpy's gradient is one; the proof needs the mea
 with, and its slopes are known: the price of `x = w` where the rules are about a copy x of the weights. Planes are taken
 at points next to the answer, each in the direction in which the mean of those before falls short.
 
+Where the rules hold, Σ price·g ≤ 0, and so is the plane: that is what it proves.
+
 Source: the fully corrective conditional gradient (Frank and Wolfe 1956; Holloway 1974).
 """
 
@@ -22,37 +24,40 @@ _NEAR = 1e-12  # slopes that miss by no more have nothing to gain
 _MOST = 200  # planes
 
 
-def priced_plane(constraints: Sequence[Any], weights: Any, wanted: Array) -> tuple[Array, float]:
-    """`slopes` near those `wanted` and `offset`: slopes·w + offset ≤ Σ price·g(w) for every w.
+def priced_plane(constraints: Sequence[Any], weights: Any, wanted: Array | float) -> tuple[Array, float]:
+    """`slopes` near those `wanted` and `offset`: slopes·w + offset ≤ 0 for every w that the constraints allow.
 
-    The constraints are solved ones of cvxpy on the variable `weights`; nothing (0) where cvxpy has no gradient.
+    They are solved ones of cvxpy on the variable `weights`. What has no price or no gradient proves nothing (0).
     """
-    answer = point = weights.value
     rules = [(_with_gradient(constraint.expr), _price(constraint)) for constraint in constraints]
-    planes: list[tuple[Array, float]] = []
-    slopes, offset, last = np.zeros(len(answer)), 0.0, np.inf
-    while len(planes) < _MOST and (plane := _at(point, rules, weights)) is not None:
-        planes.append(plane)
-        mean = _nearest_mean(np.array([slope for slope, _ in planes]), wanted)
-        slopes = sum((part * slope for part, (slope, _) in zip(mean, planes, strict=True)), np.zeros(len(answer)))
-        offset = sum(part * at_zero for part, (_, at_zero) in zip(mean, planes, strict=True))
+    answer, last = weights.value, np.inf
+    planes = [_at(answer, rules, weights)]
+    slopes, offset = planes[0]
+    for _ in range(_MOST):
         missing = wanted - slopes
-        if (left := float(np.linalg.norm(missing))) <= _NEAR or left >= last:
+        left = float(np.linalg.norm(missing))
+        if not _NEAR < left < last:  # also where a solver's price is no number
             break
-        planes = [plane for part, plane in zip(mean, planes, strict=True) if part > 0]
-        last, point = left, answer + _STEP * missing / np.max(np.abs(missing))
+        planes.append(_at(answer + _STEP * missing / np.max(np.abs(missing)), rules, weights))
+        parts = _nearest_mean(np.array([slope for slope, _ in planes]), wanted)
+        slopes = sum((part * slope for part, (slope, _) in zip(parts, planes, strict=True)), np.zeros(len(answer)))
+        offset = sum(part * at_zero for part, (_, at_zero) in zip(parts, planes, strict=True))
+        planes, last = [plane for part, plane in zip(parts, planes, strict=True) if part > 0], left
     weights.value = answer
     return slopes, offset
 
 
-def _nearest_mean(slopes: Array, wanted: Array) -> Array:
+def _nearest_mean(slopes: Array, wanted: Array | float) -> Array:
     """The parts, ≥ 0 and 1 together, of the mean of these rows that is nearest to what is wanted."""
     from scipy.optimize import nnls
 
     away = slopes - wanted
     away /= max(float(np.max(np.abs(away))), np.finfo(float).tiny)
     # The least ‖parts·away‖ with a sum of 1 is that with a free sum of which 1 is wanted, but for a factor.
-    parts, _ = nnls(np.vstack([away.T, np.ones(len(slopes))]), np.append(np.zeros(away.shape[1]), 1.0))
+    try:
+        parts, _ = nnls(np.vstack([away.T, np.ones(len(slopes))]), np.append(np.zeros(away.shape[1]), 1.0))
+    except RuntimeError:  # too many steps: any mean is a plane
+        parts = np.ones(len(slopes))
     return np.asarray(parts / parts.sum())
 
 
@@ -75,7 +80,7 @@ def _with_gradient(expression: Any) -> Any:
     return expression.copy(args)
 
 
-def _at(point: Array, rules: Sequence[tuple[Any, Array]], weights: Any) -> tuple[Array, float] | None:
+def _at(point: Array, rules: Sequence[tuple[Any, Array]], weights: Any) -> tuple[Array, float]:
     """The plane of all rules at one point, each by its price; without those whose gradient is not known there."""
     weights.value = point
     slopes, offset = np.zeros(len(point)), 0.0
@@ -89,4 +94,5 @@ def _at(point: Array, rules: Sequence[tuple[Any, Array]], weights: Any) -> tuple
         value = np.ravel(np.asarray(expression.value, dtype=float), order="F")
         slope = np.asarray(gradient @ price).ravel()
         slopes, offset = slopes + slope, offset + float(price @ value - slope @ point)
-    return (slopes, offset) if np.isfinite(offset) and np.all(np.isfinite(slopes)) else None
+    known = np.isfinite(offset) and np.all(np.isfinite(slopes))
+    return (slopes, offset) if known else (np.zeros(len(point)), 0.0)

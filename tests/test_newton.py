@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 from strategies import CASH, many
 
 from equipoise.constraints import (
+    CashBand,
     CashFloor,
     DriftBand,
     FactorLimit,
@@ -247,33 +248,73 @@ def test_a_dense_covariance_of_more_assets_than_are_held() -> None:
         assert answers.objective[i] == pytest.approx(plain_cvxpy(rules.problem(stack.portfolio(i))), rel=1e-6)
 
 
-@pytest.mark.parametrize("binding", [0.05, 0.9])
-def test_many_rows_of_which_few_or_most_bind(binding: float) -> None:
-    """A cap for each of 90 groups of 2, beside rules with kinks: only what may bind is in the systems."""
-    rng, groups = np.random.default_rng(4), 90
-    n = 2 * groups
+GROUPS = 90
+
+
+def of_groups(rng: np.random.Generator, rules: Any, riskless: float = 0.0) -> Problem:
+    """Two assets in each of 90 groups; `rules(aimed, now)` makes those of groups from the weights of these."""
+    n = 2 * GROUPS
     target = rng.dirichlet(np.full(n, 5.0)) * 0.95
     held = target * np.exp(rng.normal(0.0, 0.15, n))
     held *= 0.95 / held.sum()
-    group = np.arange(n) % groups
-    aimed, now = np.bincount(group, target), np.bincount(group, held)
-    tight = rng.random(groups) < binding
-    caps = np.where(tight, 0.99 * np.minimum(aimed, now), 1.5 * np.maximum(aimed, now))
+    group = np.arange(n) % GROUPS
     names = [f"A{i:03d}" for i in range(n)]
-    rules = Policy(
-        FactorRisk(pd.DataFrame(rng.normal(0.0, 0.1, (5, n)), columns=names), pd.Series(0.04, names)),
-        (ProportionalCost(0.001),),
-        (LongOnly(), GroupLimit("side", {f"g{g}": float(cap) for g, cap in enumerate(caps)}), Turnover(0.1)),
-    )
+    specific = pd.Series(np.where(rng.random(n) < riskless, 0.0, 0.04), names)
+    loadings = pd.DataFrame(rng.normal(0.0, 0.1, (5, n)), columns=names)
+    own = rules(*(pd.Series(np.bincount(group, w), [f"g{g}" for g in range(GROUPS)]) for w in (target, held)))
+    policy = Policy(FactorRisk(loadings, specific), (ProportionalCost(0.001),), (LongOnly(), *own))
     table = pd.DataFrame(
         {"quantity": [*held, 0.05], "price": 1.0, "target": [*target, 0.05], "side": [*(f"g{g}" for g in group), None]},
         index=pd.Index([*names, CASH], name="asset"),
     )
-    given = rules.problem(Portfolio.from_table(table, CASH))
+    return policy.problem(Portfolio.from_table(table, CASH))
+
+
+@pytest.mark.parametrize("binding", [0.05, 0.9])
+def test_many_rows_of_which_few_or_most_bind(binding: float) -> None:
+    """A cap for each group, beside rules with kinks: each finds its own price."""
+    rng = np.random.default_rng(4)
+    tight = rng.random(GROUPS) < binding
+
+    def rules(aimed: pd.Series, now: pd.Series) -> Any:
+        caps = np.where(tight, 0.99 * np.minimum(aimed, now), 1.5 * np.maximum(aimed, now))
+        return GroupLimit("side", dict(zip(aimed.index, caps.tolist(), strict=True))), Turnover(0.1)
+
+    given = of_groups(rng, rules)
     answers = newton.solve(given.as_stack())
     assert answers.code[0] == SOLVED
+    assert answers.steps[0] <= 10
     assert abs(np.sum(answers.rows[0] > 1e-9) - tight.sum()) <= 3
     assert answers.objective[0] == pytest.approx(plain_cvxpy(given), rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize("riskless", [0.0, 0.3])
+def test_ceilings_and_floors_of_many_groups(riskless: float) -> None:
+    """Two of each that are the same sum, of which the narrower counts; some assets have no risk of their own."""
+
+    def rules(aimed: pd.Series, now: pd.Series) -> Any:
+        wide, narrow = (DriftBand(relative=width, by="side") for width in (0.1, 0.03))
+        return narrow, wide, GroupLimit("side", dict(0.99 * np.maximum(aimed, now))), Turnover(0.2)
+
+    given = of_groups(np.random.default_rng(5), rules, riskless)
+    answers = newton.solve(given.as_stack())
+    assert answers.code[0] == SOLVED
+    assert answers.objective[0] == pytest.approx(plain_cvxpy(given), rel=1e-6, abs=1e-10)
+    labels = np.array([row.label for row in given.rows.rows])
+    for end in (" above its band", " below its band"):
+        first, second = answers.rows[0][[label.endswith(end) for label in labels]].reshape(2, GROUPS)
+        assert np.any(first > 1e-9)
+        assert not np.any(second)
+
+
+def test_many_groups_that_leave_no_room_are_proven_infeasible() -> None:
+    """All together may hold half of it, and the cash a tenth."""
+
+    def rules(aimed: pd.Series, now: pd.Series) -> Any:
+        return GroupLimit("side", dict(0.5 / 0.95 * aimed)), CashBand(0.0, 0.1), Turnover(2.0)
+
+    given = of_groups(np.random.default_rng(6), rules)
+    assert newton.solve(given.as_stack()).code[0] == INFEASIBLE
 
 
 def test_shadow_prices_are_what_a_limit_costs() -> None:

@@ -49,7 +49,7 @@ class Squares(Shape):
         squares = Fraction(sum(x * x for x in amounts), settled.nav**2)
         slack = (Fraction(self.upper) - squares) * settled.nav
         what = title, self.label, None, float(squares), self.upper, False
-        yield settled.judged(slack.numerator, slack.denominator, *what)
+        yield settled.judged(what, slack.numerator, slack.denominator)
 
 
 @dataclass(frozen=True)

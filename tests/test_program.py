@@ -341,6 +341,18 @@ def test_a_poor_answer_is_not_called_optimal(monkeypatch: Any) -> None:
     assert answer.gap >= given.objective(given.before) - 0.000497857143 > 0.02
 
 
+def test_the_last_bits_of_the_numbers_decide_nothing() -> None:
+    """Another NAV rounds the weights otherwise; the solver stops at the same step, with the same answer."""
+    rng, risk, costs = np.random.default_rng(15), 0.04 * np.eye(4), (ProportionalCost(0.01),)
+    rule = Custom(lambda t: cp.norm(t.trades, 2) <= 0.05)
+    for _ in range(4):
+        before, target = rng.dirichlet(np.ones(5), 2)
+        drawn = [problem(before, target, rule, nav=nav, covariance=risk, costs=costs) for nav in (1.0, 1e7 / 3, 1e-12)]
+        first, *others = (program.solve(given).weights for given in drawn)
+        for other in others:
+            np.testing.assert_allclose(other, first, rtol=0, atol=1e-14)
+
+
 def test_prices_that_are_noise_are_no_reason_to_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The targets themselves are allowed and free: the least possible objective is 0, whatever prices a solver says."""
     given = problem([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], FactorLimit({"A000": 1.0}, 0.9), covariance=np.eye(2))

@@ -53,7 +53,7 @@ class Bound(Piece):
             sharp = limit == 0 and (i not in settled.cashes or settled.whole_lots)
             stated = limit + float(self.relaxed[i]) if at_least and self.relaxed is not None else limit
             what = title, self.label, asset, value[i] / settled.nav, stated, at_least
-            yield settled.judged(slack, per, *what, exact_limit=sharp)
+            yield settled.judged(what, slack, per, exact_limit=sharp)
 
     def on_the_way(self, named: bool, cashes: Sequence[int]) -> bool:
         """A floor under a cash; of bounds on other assets only where they are named."""

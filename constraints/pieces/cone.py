@@ -44,7 +44,8 @@ class Cone(Piece):
     def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
         length = self.of(settled.weights(settled.value))
         slack, per = float(self.upper - length * (1 + _NORM)).as_integer_ratio()
-        yield settled.judged(slack * settled.nav, per, title, self.label, None, length, self.upper, False)
+        what = title, self.label, None, length, self.upper, False
+        yield settled.judged(what, slack * settled.nav, per)
 
     def slack(self, state: StackState) -> tuple[Array, Any]:
         """The coefficient covers the rounding errors of two norms, here and in `checks`."""

@@ -101,7 +101,8 @@ class Envelope(Piece):
 
     def with_planes(self, planes: Iterable[Plane]) -> Row:
         """The row of the family with these planes, one for each term."""
-        parts, upper = self.row.given, self.row.upper
+        parts: dict[str, Any] = self.row.given
+        upper = self.row.upper
         for slopes, constant in planes:
             for name, slope in slopes.items():
                 parts[name] = parts[name] + slope if name in parts else slope

@@ -59,7 +59,7 @@ class Row(Parts, Words, Piece):
         per = Fraction(settled.nav) if self.per is None else self.per.exactly(value, settled.traded)
         shown = self.shown(excess / settled.unit, per / settled.unit)
         what = title, self.label, None, shown, self.stated, self.at_least
-        return settled.judged(-excess.numerator, excess.denominator, *what)
+        return settled.judged(what, -excess.numerator, excess.denominator)
 
     def slack(self, state: StackState) -> tuple[Array, Any]:
         given, cash = self.given, state.cash

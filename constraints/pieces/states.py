@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,10 @@ class Check:
     at_least: bool
     slack: float
     passed: bool
+
+
+#: What a check is of: rule, detail, asset, value, limit and at_least of `Check`.
+What: TypeAlias = tuple[str, str, str | None, float, float, bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +68,8 @@ class Settlement:
         """The floats nearest to amounts / NAV."""
         return np.array([x / self.nav for x in amounts])
 
-    def judged(self, slack: int, per: int, *what: Any, exact_limit: bool = False) -> Check:
-        """The check of `what` (rule, detail, asset, value, limit, at_least), with the slack `slack / per` in money.
+    def judged(self, what: What, slack: int, per: int, *, exact_limit: bool = False) -> Check:
+        """The check of `what` with the slack `slack / per` in money.
 
         A limit of 0 needs no tolerance: nobody can sell, or with whole lots spend, more than there is.
         """

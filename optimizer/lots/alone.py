@@ -24,7 +24,7 @@ from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots
 from equipoise.optimizer.lots.polish import polished, solved
-from equipoise.optimizer.lots.search.neighbours import Search, State
+from equipoise.optimizer.lots.search.neighbours import Search, State, best_of
 from equipoise.optimizer.problem.effort import ENDLESS, Clock, Effort
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Solution
@@ -193,24 +193,20 @@ def _searched(
     begun = list(starts(search, optimum))
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]
-    best = min(reached, key=_rank)
+    best = best_of(reached)
     if best.violation > SLACK and rounds and problem.beyond(best.weights) > SLACK:
         return _searched(problem.supported(best.weights), optimum, lower, searching, effort, rounds - 1)
     if best.violation > SLACK and problem.opaque:
-        best = min([best, *_custom_tries(search, best.violation)], key=lambda s: s.violation)
+        best = best_of([best, *_custom_tries(search, best.violation)])
     if best.violation > SLACK and allowed.jumps:
-        best = min((polished(search, state) for state in reached), key=_rank)
+        best = best_of(polished(search, state) for state in reached)
     proven = False
     if best.violation > SLACK and effort:
         state, proven = feasible(search, optimum, NODES * effort)
-        best = best if state is None else min(best, state, key=_rank)
+        best = best if state is None else best_of([best, state])
     if best.violation > SLACK:
         return None, _unkept(search, best, proven)
     return Found(search, best), ""
-
-
-def _rank(state: State) -> tuple[float, float]:
-    return max(state.violation, SLACK), state.objective
 
 
 def _custom_tries(search: Search, violation: float) -> Iterator[State]:

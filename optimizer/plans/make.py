@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 _DEFAULT = Effort()
 
 
+class _Orders(NamedTuple):
+    """Exact trades in units, their check, the weights that they stand for, and a bound that counts their lots."""
+
+    problem: Problem
+    weights: Array
+    trades: tuple[Fraction, ...]
+    checked: Verified
+    bound: float
+    #: Rows that no trade or transfer was free to empty.
+    stuck: str = ""
+
+
 def finished(
     problem: Problem,
     solution: Solution,
@@ -46,100 +58,124 @@ def finished(
         return Plan(solution.status, name, solution.explanation, problem, solution)
     if problem.found:
         asked = replace(asked, found=problem.found)  # rows of envelopes, which bounds may use too
-    weights, bound = solution.weights, solution.bound
-    whole, stuck = problem.discrete, ""
-    holds = solution.status is Status.NO_TRADE and held_keeps(problem)
-    if holds:
+    if holds := solution.status is Status.NO_TRADE and held_keeps(problem):
         solution = replace(solution, solver="holding")  # whoever found that
-        trades: tuple[Fraction, ...] = (Fraction(0),) * len(problem.assets)
-        checked = verify(problem, trades, whole_lots=whole)
-    elif whole and problem.accounts is not None:
-        from equipoise.optimizer.lots.account_least import decided
-        from equipoise.optimizer.lots.account_rounding import rounded as rounded_in_accounts
-
-        decision = decided(problem, solution, clock)
-        if decision is None:
-            why = "no choice of the least positions was found that keeps all rules"
-            return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        weights, bound, fixed = decision.weights, max(bound, decision.bound), {}
-        if problem.step is not None:
-            start = replace(solution, weights=weights)
-            in_lots, why = rounded_in_accounts(decision.problem, start, effort=spent.effort, clock=clock)
-            if in_lots is None:
-                return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-            weights, fixed = in_lots.weights, in_lots.quantities
-        every = [fixed.get(i, trade) for i, trade in enumerate(_continuous(decision.problem, weights))]
-        trades, stuck = emptied(decision.problem, every, fixed=fixed)
-        checked = verify(problem, trades, whole_lots=False)
-    elif whole:
-        found, why = _in_lots(asked, problem, solution, spent, tried, clock)
-        for answer in of_stricter_forms(asked.relaxation) if found is None and asked.kinked else ():
-            if found is None and answer.problem is not None:
-                problem = replace(answer.problem, fees=asked.fees)
-                found, why = _in_lots(asked, problem, answer, spent, None, clock)
-        if found is None:
-            return Plan(Status.NO_LOT_PLAN, name, why, problem, solution)
-        chosen, checked = found
-        weights, trades, bound = chosen.weights, chosen.quantities, max(bound, chosen.bound)
+        orders: _Orders | str = _held(problem, solution)
     else:
-        trades = _continuous(problem, weights)
-        if problem.accounts is not None:
-            trades, stuck = emptied(problem, trades)
-        checked = verify(problem, trades, whole_lots=False)
-    status = solution.status
-    if whole and not holds:
-        closed = close_enough(problem.objective(weights), bound)
-        status = (Status.OPTIMAL if any(trades) else Status.NO_TRADE) if closed else Status.FEASIBLE
-    [said] = shortfalls(problem)
-    plan = Plan(status, name, said, problem, solution, checked, trades, weights, bound)
-    if not checked.passed:
-        broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
-        return Plan(
-            Status.UNSOLVED,
-            name,
-            f"the orders did not pass the exact check: {broken}{stuck and f' ({stuck})'}",
-            problem,
-            solution,
-            checked,
-        )
-    return plan
+        orders = _ordered(asked, problem, solution, spent, tried, clock)
+    if isinstance(orders, str):
+        return Plan(Status.NO_LOT_PLAN, name, orders, problem, solution)
+    status = solution.status if holds or not problem.discrete else _searched(orders)
+    [said] = shortfalls(orders.problem)
+    weights, trades, checked, bound = orders.weights, orders.trades, orders.checked, orders.bound
+    plan = Plan(status, name, said, orders.problem, solution, checked, trades, weights, bound)
+    return plan if checked.passed else _refused(plan, orders.stuck)
 
 
-#: A whole-lot plan and its exact check.
-_Checked: TypeAlias = "tuple[LotPlan, Verified]"
+def _ordered(
+    asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None, clock: Clock
+) -> _Orders | str:
+    if not problem.discrete:
+        return _of_any_size(problem, solution)
+    if problem.accounts is not None:
+        return _over_accounts(problem, solution, spent, clock)
+    return _of_one_account(asked, problem, solution, spent, tried, clock)
+
+
+def _searched(orders: _Orders) -> Status:
+    """What a plan is called that was searched order by order."""
+    if not close_enough(orders.problem.objective(orders.weights), orders.bound):
+        return Status.FEASIBLE
+    return Status.OPTIMAL if any(orders.trades) else Status.NO_TRADE
+
+
+def _refused(plan: Plan, stuck: str) -> Plan:
+    """The plan without its orders, which did not pass the check."""
+    broken = "; ".join(f"{c.rule} ({c.detail}{f' of {c.asset}' if c.asset else ''})" for c in plan.failed())
+    said = f"the orders did not pass the exact check: {broken}{stuck and f' ({stuck})'}"
+    return Plan(Status.UNSOLVED, plan.name, said, plan.problem, plan.solution, plan.verified)
+
+
+def _held(problem: Problem, solution: Solution) -> _Orders:
+    assert solution.weights is not None
+    trades = (Fraction(0),) * len(problem.assets)
+    checked = verify(problem, trades, whole_lots=problem.discrete)
+    return _Orders(problem, solution.weights, trades, checked, solution.bound)
+
+
+def _of_any_size(problem: Problem, solution: Solution) -> _Orders:
+    assert solution.weights is not None
+    trades, stuck = _continuous(problem, solution.weights), ""
+    if problem.accounts is not None:
+        trades, stuck = emptied(problem, trades)
+    checked = verify(problem, trades, whole_lots=False)
+    return _Orders(problem, solution.weights, trades, checked, solution.bound, stuck)
+
+
+def _over_accounts(problem: Problem, solution: Solution, spent: Effort, clock: Clock) -> _Orders | str:
+    """Least positions and whole lots over several accounts; a text says why there are none."""
+    from equipoise.optimizer.lots.account_least import decided
+    from equipoise.optimizer.lots.account_rounding import rounded
+
+    decision = decided(problem, solution, clock)
+    if decision is None:
+        return "no choice of the least positions was found that keeps all rules"
+    weights, fixed = decision.weights, {}
+    if problem.step is not None:
+        start = replace(solution, weights=weights)
+        in_lots, why = rounded(decision.problem, start, effort=spent.effort, clock=clock)
+        if in_lots is None:
+            return why
+        weights, fixed = in_lots.weights, in_lots.quantities
+    every = [fixed.get(i, trade) for i, trade in enumerate(_continuous(decision.problem, weights))]
+    trades, stuck = emptied(decision.problem, every, fixed=fixed)
+    checked = verify(problem, trades, whole_lots=False)
+    return _Orders(problem, weights, trades, checked, max(solution.bound, decision.bound), stuck)
+
+
+def _of_one_account(
+    asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None, clock: Clock
+) -> _Orders | str:
+    """Whole lots, of a stricter form of the problem if need be; a text says why there are none."""
+    found = _in_lots(asked, problem, solution, spent, tried, clock)
+    for answer in of_stricter_forms(asked.relaxation) if isinstance(found, str) and asked.kinked else ():
+        if isinstance(found, str) and answer.problem is not None:
+            found = _in_lots(asked, replace(answer.problem, fees=asked.fees), answer, spent, None, clock)
+    # Not the bound of a stricter form, which is none of what was asked.
+    return found if isinstance(found, str) else found._replace(bound=max(solution.bound, found.bound))
 
 
 def _in_lots(
     asked: Problem, problem: Problem, solution: Solution, spent: Effort, tried: Tried | None, clock: Clock
-) -> tuple[_Checked | None, str]:
-    """The whole-lot plan; None and why there is none."""
+) -> _Orders | str:
+    """The better of the plans of stacks and of `alone`, with the better bound."""
     from equipoise.optimizer.lots.alone import rounded
     from equipoise.optimizer.lots.stacked import Tried, alone
 
-    def checked(plan: LotPlan | None) -> _Checked | None:
-        return None if plan is None else (plan, verify(problem, plan.quantities, whole_lots=True))
-
     if tried is None:
         tried = alone(problem, solution, spent, clock) if asked is problem else Tried(None, False)
-    first = checked(tried.plan)
-    if first is not None and not first[1].passed:
-        first = None
-    if first is not None and tried.counts:
-        return first, ""
-    start = first[0] if first is not None else None
-    found, why = rounded(problem, solution, spent, clock, asked=asked, start=start)
-    second = checked(found)
-    if second is not None and not second[1].passed:
+    first = _in_whole_lots(problem, tried.plan)
+    sound = all(orders.checked.passed for orders in first)
+    if first and sound and tried.counts:
+        return first[0]
+    found, why = rounded(problem, solution, spent, clock, asked=asked, start=tried.plan if sound else None)
+    own = _in_whole_lots(problem, found)
+    if not all(orders.checked.passed for orders in own):
         # A rule missed by a rounding error of the search: once more, with all rules kept by a little more.
         again, _ = rounded(problem, solution, spent, clock, asked=asked, margin=4 * ROUNDING_TOLERANCE)
-        second = checked(again) or second
-    if first is None or second is None:
-        return first or second, why
-    # The better of the two, with the better bound.
-    bound = max(first[0].bound, second[0].bound)
-    better = not second[1].passed or problem.objective(first[0].weights) < problem.objective(second[0].weights)
-    plan, check = first if better else second
-    return (replace(plan, bound=bound), check), ""
+        own = _in_whole_lots(problem, again) or own
+    plans = [*own, *(first if sound else [])]
+    if not plans:
+        return why
+    best = min(plans, key=lambda orders: (not orders.checked.passed, problem.objective(orders.weights)))
+    return best._replace(bound=max(orders.bound for orders in plans))
+
+
+def _in_whole_lots(problem: Problem, plan: LotPlan | None) -> list[_Orders]:
+    if plan is None:
+        return []
+    checked = verify(problem, plan.quantities, whole_lots=True)
+    return [_Orders(problem, plan.weights, plan.quantities, checked, plan.bound)]
 
 
 def _continuous(problem: Problem, weights: Array) -> tuple[Fraction, ...]:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Bound
+from equipoise.constraints.pieces import Array, Bound, Check
 from equipoise.optimizer.plans.reasons import MEANT, reasons, sentence
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices
 from equipoise.optimizer.verification.certificate import reduced_costs
-from equipoise.optimizer.verification.exact import Check
 from equipoise.optimizer.verification.outcome import Outcome
 
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ class Accounts:
 
         def check(slack: Fraction, *what: Any, rule: str = "Transfer", sharp: bool = True) -> Check:
             slack *= settled.unit
-            return settled.judged(slack.numerator, slack.denominator, rule, *what, exact_limit=sharp)
+            return settled.judged((rule, *what), slack.numerator, slack.denominator, exact_limit=sharp)
 
         for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
             yield check(moved * price[source], "one way", transfer.label, float(moved), 0.0, True)

@@ -119,7 +119,9 @@ class Problem:
         """This one problem as a stack of one."""
         alone = _Alone(self.before[None], self.target[None], (np.zeros(1, dtype=np.intp), np.array([self.cash])))
         cost = CostTerms(*(getattr(self.cost, f.name)[None] for f in fields(CostTerms)))
-        return replace(self, portfolio=alone, cost=cost)
+        stack = replace(self, portfolio=alone, cost=cost)
+        vars(stack)["rows"] = self.rows.as_stack()  # the same, and not small
+        return stack
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -201,21 +203,21 @@ class Problem:
                 named.append((title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)))
         rows = [row for _, row in named]
         stacked = {name: self._stacked([getattr(row, name) for row in rows]) for name in Parts.NAMES}
-        # By what a unit less of cash can raise a row: its slope where the cash may be.
-        slopes = [self._raised(stacked, cash) for cash in self.cashes]
         figures = self.shape[:-1]
         upper = np.array([np.broadcast_to(row.upper, figures) for row in rows], dtype=float).reshape(-1, *figures)
         return Rows(
             tuple(title for title, _ in named),
             tuple(rows),
             upper=upper.T.copy(),
-            by_cash=np.stack(slopes, axis=-1),
+            by_cash=self._raised(stacked),
             **stacked,
         )
 
     def _stacked(self, given: Sequence[Array | None]) -> Array:
         """Coefficients of rows as one matrix: (m, n), or (B, m, n) where those of a stack differ; None is 0."""
         shape = self.shape if any(c is not None and c.ndim > 1 for c in given) else self.shape[-1:]
+        if all(c is None for c in given):
+            return np.broadcast_to(0.0, (len(given), *shape))  # takes no memory, and no time to read it
         matrix = np.zeros((*shape[:-1], len(given), shape[-1]))
         for place, c in enumerate(given):
             if c is not None:
@@ -230,8 +232,12 @@ class Problem:
         row[places[0] if shared else cash] = -1.0
         return row
 
-    def _raised(self, coefficients: Mapping[str, Array], cash: Any) -> Array:
-        """By what a unit less of this cash can raise each row."""
+    def _raised(self, coefficients: Mapping[str, Array]) -> Array:
+        """By what a unit less of each cash can raise each row: (…, m, accounts)."""
+        return np.stack([self._raised_by(coefficients, cash) for cash in self.cashes], axis=-1)
+
+    def _raised_by(self, coefficients: Mapping[str, Array], cash: Any) -> Array:
+        """By its slope where the cash may be."""
         only_long = (self.lower[cash] >= 0) | (self.cash_side == "long")
         long, short, weight = (self.at_cash(coefficients[name], cash) for name in ("long", "short", "weight"))
         return np.maximum(0.0, np.where(np.asarray(only_long)[..., None], -long, short) - weight)
@@ -250,8 +256,8 @@ class Problem:
         terms = self.cost
         costs = sum(np.any(rate, axis=-1) for rate in (terms.buy, terms.sell, terms.quadratic, terms.impact))
         costs = costs + (self.fees is not None)
-        relaxed = replace(self, cash_side="long").rows
-        steeper = np.any(relaxed.by_cash < self.rows.by_cash, axis=(-2, -1))
+        relaxed = replace(self, cash_side="long")._raised(vars(self.rows))
+        steeper = np.any(relaxed < self.rows.by_cash, axis=(-2, -1))
         steeper = steeper | bool(self.envelopes)  # of whose rows that is not known yet
         negative = reduce(np.logical_or, (self.lower[cash] < 0 for cash in self.cashes))
         bends = steeper & negative & (self.cash_side != "long") & (costs > 0)
@@ -264,7 +270,7 @@ class Problem:
     @cached_property
     def opaque(self) -> tuple[tuple[str, Shape], ...]:
         """What only the cvxpy program knows."""
-        return self.of_kind(Shape)
+        return self.of_kind(Shape)  # type: ignore[type-abstract]
 
     @cached_property
     def envelopes(self) -> tuple[tuple[str, Envelope], ...]:

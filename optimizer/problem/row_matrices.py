@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -31,6 +31,10 @@ class Rows:
     upper: Array
     #: By what a unit of costs that each cash pays raises a row.
     by_cash: Array
+
+    def as_stack(self) -> Rows:
+        """Those of one portfolio as those of a stack of one."""
+        return replace(self, upper=self.upper[None], by_cash=self.by_cash[None])
 
     @cached_property
     def cost(self) -> Array:

@@ -7,7 +7,7 @@ is counted in `quantum`s, money in 1/`cents`, rules in 1/(`cents`·`grain`). One
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -50,6 +50,7 @@ class Model:
                 self.touching.setdefault(row, []).append((j, sign))
         self._sizes()
         self._amounts(plan.verified.nav)
+        self._ends()
         self._rules(pieces, Fraction(temporary_cash), lots=plan.problem.discrete and plan.problem.accounts is None)
 
     def _sizes(self) -> None:
@@ -74,11 +75,7 @@ class Model:
             self.split.append(None if undivided else _split(*sizes, whole_lots=bool(move.lot)))
 
     def _amounts(self, nav: Fraction) -> None:
-        """Money in whole numbers of 1/`cents`: what is held, and of each order its price and costs a quantum, and fees.
-
-        `at_rows`, `at_cashes`: of each order the rows that are no cashes, and the places of the cashes, that it moves,
-        with what a quantum adds to them; `added`: of each row, the orders that move it, likewise.
-        """
+        """Money in whole numbers of 1/`cents`: what is held, and of each order its price and costs a quantum, fees."""
         account = self.problem.portfolio
         worth, unit = products(account.exact_quantity, account.exact_price)
         common = math.gcd(unit, *worth)
@@ -90,9 +87,13 @@ class Model:
         self.price, self.cost, self.rate = (whole(each, self.cents) for each in (price, cost, rate))
         self.fixed, self.minimum = whole(fixed, self.cents), whole(minimum, self.cents)
         self.pays_fees = any(self.fixed) or any(self.minimum)
-        self.payer = [self.place[m.payer] for m in self.moves]
         self.worth = [x // common * (self.cents * common // unit) for x in worth]
         self.nav = int(nav * self.cents)
+
+    def _ends(self) -> None:
+        """What a quantum of each order adds: `at_rows` to rows that are no cashes, `at_cashes` to cashes by place;
+        `added`: of each row, the orders that move it, likewise. `payer`: the place of the cash that pays."""
+        self.payer = [self.place[m.payer] for m in self.moves]
         self.at_rows: list[list[tuple[int, int]]] = []
         self.at_cashes: list[list[tuple[int, int]]] = []
         for move, one in zip(self.moves, self.price, strict=True):
@@ -108,48 +109,67 @@ class Model:
         floors = [self._floor(pieces, cash) for cash in self.cashes]
         together = [(TEMPORARY,)] if len(floors) > 1 else []
         self.cones = [(title, piece) for title, piece in pieces if not isinstance(piece, Row | Bound)]
-        titled: list[tuple[Any, ...]] = [*rows, *edges, *floors, *together, *self.cones]
-        self.names = tuple(str(one[0]) for one in titled)
+        self.names = _titles(*rows, *edges, *floors, *together, *self.cones)
         given = [_coefficients(row, len(self.worth)) for _, row in rows]
-        limits = {float(temporary_cash), *(floor for _, floor in floors), *(row.upper for _, row in rows)}
-        self.grain, counted = _in_whole_numbers(limits.union(*(set(each) for row in given for each in row)))
+        limits = [float(temporary_cash), *(floor for _, floor in floors), *(row.upper for _, row in rows)]
+        self.grain, counted = _in_whole_numbers(limits, given)
         self.floors = [counted[floor] * self.nav for _, floor in floors]
         self.temporary_cash = int(temporary_cash * self.cents * self.grain)
+        self.start_rows = self._starts(rows, given, edges, counted)
+        self.first_edge, self.first_floor = len(rows), len(rows) + len(edges)
+        self.tolerances = self._tolerances(len(together) + len(self.cones), lots=lots)
+
+    def _starts(
+        self,
+        rows: Sequence[tuple[str, Row]],
+        given: Sequence[Coefficients],
+        edges: Sequence[tuple[str, int, int]],
+        counted: Mapping[float, int],
+    ) -> tuple[int, ...]:
+        """What rows and edges are at the start, less their limits and without the cashes' part."""
         #: Of each row of the table, the rows of rules that it has a part in, with its slopes there; of each order those
         #: that its trade has a part in; and the cashes that have one in a row.
         self.of_row: dict[int, list[tuple[int, int, int]]] = {}
         self.of_trade: list[list[tuple[int, int]]] = [[] for _ in self.moves]
         self.of_cash: list[tuple[int, int, int, int]] = []
-        each = zip(rows, given, strict=True)
-        starts = [self._row(r, row, coefficients, counted) for r, ((_, row), coefficients) in enumerate(each)]
+        starts: list[int] = []
+        for r, ((_, row), coefficients) in enumerate(zip(rows, given, strict=True)):
+            starts.append(self._row(r, coefficients, counted) - counted[row.upper] * self.nav)
+            self._trades(r, coefficients, counted)
         for r, (_, i, sign) in enumerate(edges, len(rows)):
             self.of_row.setdefault(i, []).append((r, sign * self.grain, sign * self.grain))
             starts.append(sign * self.grain * self.worth[i])
-        self.first_edge, self.first_floor, self.start_rows = len(rows), len(starts), tuple(starts)
-        tolerance = int(Fraction(ROUNDING_TOLERANCE if lots else FEASIBILITY_TOLERANCE) * self.nav * self.grain)
-        kept = [0 if lots and floor == 0 else tolerance for floor in self.floors]
-        others = len(together) + len(self.cones)
-        self.tolerances = [*[tolerance] * len(rows), *[0] * len(edges), *kept, *[tolerance] * others]
+        return tuple(starts)
 
-    def _row(self, r: int, row: Row, given: Coefficients, counted: Mapping[float, int]) -> int:
-        """Adds a row of a rule; returns what it is at the start, less its limit and without the cashes' part."""
+    def _row(self, r: int, given: Coefficients, counted: Mapping[float, int]) -> int:
+        """Adds the slopes of a row; returns what it is at the start without the cashes' part."""
         held = 0
-        weight, long, short, buy, sell = given
-        for i, (w, a, b) in enumerate(zip(weight, long, short, strict=True)):
-            if not (w or a or b):
+        for i, (weight, long, short, _, _) in enumerate(zip(*given, strict=True)):
+            if not (weight or long or short):
                 continue
-            up, down = counted[w] + counted[a], counted[w] - counted[b]
+            up, down = counted[weight] + counted[long], counted[weight] - counted[short]
             if i in self.place:
                 self.of_cash.append((r, self.place[i], up, down))
                 continue
             held += (up if self.worth[i] > 0 else down) * self.worth[i]
             if i in self.touching:
                 self.of_row.setdefault(i, []).append((r, up, down))
+        return held
+
+    def _trades(self, r: int, given: Coefficients, counted: Mapping[float, int]) -> None:
+        """Adds the slopes of a row in trades."""
+        *_, buy, sell = given
         for j, move in enumerate(self.moves):
             side, sign = (buy, 1) if move.total > 0 else (sell, -1)
             if move.at is not None and side[move.at]:
                 self.of_trade[j].append((r, sign * counted[side[move.at]]))
-        return int(held - counted[row.upper] * self.nav)
+
+    def _tolerances(self, others: int, *, lots: bool) -> list[int]:
+        """By how much each rule may be over its limit; a floor of 0 is exact with lots, an edge always."""
+        tolerance = int(Fraction(ROUNDING_TOLERANCE if lots else FEASIBILITY_TOLERANCE) * self.nav * self.grain)
+        floors = [0 if lots and floor == 0 else tolerance for floor in self.floors]
+        edges = [0] * (self.first_floor - self.first_edge)
+        return [*[tolerance] * self.first_edge, *edges, *floors, *[tolerance] * others]
 
     def _edges(self) -> Iterator[tuple[str, int, int]]:
         """Rows that several moves touch, which may not be sold, sent or repaid before it is there: title, row, sign."""
@@ -176,8 +196,13 @@ def _coefficients(row: Row, n: int) -> Coefficients:
     return [none if (c := getattr(row, name)) is None else np.asarray(c, float).tolist() for name in row.NAMES]
 
 
-def _in_whole_numbers(numbers: Collection[float]) -> tuple[int, dict[float, int]]:
+def _titles(*named: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(one[0]) for one in named)
+
+
+def _in_whole_numbers(limits: Iterable[float], given: Sequence[Coefficients]) -> tuple[int, dict[float, int]]:
     """The least unit of which all these are whole numbers, one by its inverse, a power of two; and each in it."""
+    numbers = set(limits).union(*(each for coefficients in given for each in coefficients))
     ratios = {x: x.as_integer_ratio() for x in numbers}
     grain = max(below for _, below in ratios.values())
     return grain, {x: above * (grain // below) for x, (above, below) in ratios.items()}

@@ -9,10 +9,10 @@ its sign, and the one of a minimum commission.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import gt, sub
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -196,22 +196,27 @@ class States(Model):
         `cashes`: what it adds to each of them.
         """
         low, high = [0] * len(self.start_rows), [0] * len(self.start_rows)
-        for i, one in self.at_rows[j]:
-            value, by = self.value(state, i), quantity * one
-            alone = len(self.touching[i]) == 1 and value * (value + by) >= 0 and (value or by)
-            for r, up, down in self.of_row.get(i, ()):
-                slopes = ((up if value + by > 0 or value > 0 else down),) if alone else (up, down)
-                low[r] += min(slope * by for slope in slopes)
-                high[r] += max(slope * by for slope in slopes)
-        for r, slope in self.of_trade[j]:
-            low[r] += slope * quantity * self.price[j]
-            high[r] += slope * quantity * self.price[j]
-        for r, k, up, down in self.of_cash:
-            each = (up, down, 0) if self.temporary_cash else (up, down)  # below its floor no rule sees it move
-            changes = [slope * by for slope in each for by in cashes[k]]
+        for r, changes in chain(self._by_rows(state, j, quantity), self._by_cashes(cashes)):
             low[r] += min(changes)
             high[r] += max(changes)
         return low, high
+
+    def _by_rows(self, state: State, j: int, quantity: int) -> Iterator[tuple[int, Sequence[int]]]:
+        """The ends of what a leg may add to rows through the positions that it changes, and as a trade."""
+        for i, one in self.at_rows[j]:
+            value, by = self.value(state, i), quantity * one
+            alone = len(self.touching[i]) == 1 and value * (value + by) >= 0 and (value or by)
+            grows = value + by > 0 or value > 0
+            for r, up, down in self.of_row.get(i, ()):
+                yield r, ((up if grows else down) * by,) if alone else (up * by, down * by)
+        for r, slope in self.of_trade[j]:
+            yield r, (slope * quantity * self.price[j],)
+
+    def _by_cashes(self, cashes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Sequence[int]]]:
+        """The same through the cashes."""
+        for r, k, up, down in self.of_cash:
+            slopes = (up, down, 0) if self.temporary_cash else (up, down)  # below its floor no rule sees it move
+            yield r, [slope * by for slope in slopes for by in cashes[k]]
 
     def _cash_change(self, j: int, quantity: int, k: int) -> tuple[int, int]:
         """What a leg adds to a cash, before its costs and after them."""
@@ -284,25 +289,33 @@ class States(Model):
         return [floor - level * self.grain for floor, level in zip(self.floors, levels, strict=True)]
 
     def _judged(self, state: State) -> State:
-        """The state with its excess: of the rows with the worse level of each cash, which is that before costs or that
-        after them (a row is convex in it); of the floors; of what the cashes draw together; of the cones."""
+        """The state with its excess: of the rows, the floors, what the cashes draw together, and the cones."""
         after = list(map(sub, state.cash, state.paid))
-        below, found = self._below(after), list(state.rows)
-        for r, k, up, down in self.of_cash:
-            gross, net = state.cash[k], after[k]
-            if self.temporary_cash:
-                gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
-            found[r] += max((up if gross > 0 else down) * gross, (up if net > 0 else down) * net)
+        below, found = self._below(after), self._rows_with(state, after)
         found += [x - self.temporary_cash for x in below]
         if len(below) > 1:
             lent = self.temporary_cash or self.nav * self.grain  # none is given: it is the floors that are asked
             found.append(sum(max(x, 0) for x in below) - lent)
         if self.cones:
-            over = [
-                max(piece.over(w, w - self.problem.before) for w in self.weights([state])) for _, piece in self.cones
-            ]
-            found += [math.ceil(Fraction(x) * self.nav * self.grain) for x in over]
+            found += self._over_cones(state)
         return state._replace(excess=tuple(found))
+
+    def _rows_with(self, state: State, after: Sequence[Quanta]) -> list[Quanta]:
+        """The rows with the worse level of each cash: after costs, or before them. (A row is convex in it.)"""
+        found = list(state.rows)
+        for r, k, up, down in self.of_cash:
+            gross, net = state.cash[k], after[k]
+            if self.temporary_cash:
+                gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
+            found[r] += max((up if gross > 0 else down) * gross, (up if net > 0 else down) * net)
+        return found
+
+    def _over_cones(self, state: State) -> Iterator[int]:
+        """The excess of each cone, and envelope, rounded up."""
+        levels = self.weights([state])
+        for _, piece in self.cones:
+            over = max(piece.over(w, w - self.problem.before) for w in levels)
+            yield math.ceil(Fraction(over) * self.nav * self.grain)
 
     def safe(self, state: State, moved: State) -> bool:
         """Whether every rule holds after the step, or, if it did not before, is broken by no more than then; and so

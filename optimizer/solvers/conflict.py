@@ -171,11 +171,10 @@ class _Either:
 def only(problem: Problem, on: Container[str]) -> Problem:
     """The problem with the limits of all other rules at none, and as many of them."""
 
-    pieces, found = (
-        tuple((t, p if t in on else p.unlimited(NO_LIMIT)) for t, p in of if t in on or not p.opaque)
-        for of in (problem.pieces, problem.found)
-    )
-    return replace(problem, pieces=pieces, found=found)
+    def limited(pieces: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+        return tuple((t, p if t in on else p.unlimited(NO_LIMIT)) for t, p in pieces if t in on or not p.opaque)
+
+    return replace(problem, pieces=limited(problem.pieces), found=limited(problem.found))
 
 
 def with_cash_positive(problem: Problem) -> Problem:

@@ -17,7 +17,7 @@ from equipoise.constraints.pieces import Array
 from equipoise.optimizer.lots.bounds import hull as lot_hull
 from equipoise.optimizer.lots.bounds.dual import LotDual, Minimum, Planes, Prices
 from equipoise.optimizer.lots.points import risk_split as lot_split
-from equipoise.optimizer.lots.points.points import Integers, Lots, Mask, Points
+from equipoise.optimizer.lots.points.points import QUANTUM, Integers, Lots, Mask, Points, first
 from equipoise.optimizer.lots.points.risk_split import Split
 from equipoise.optimizer.problem.effort import ENDLESS, Clock
 from equipoise.optimizer.problem.problem import Problem
@@ -27,6 +27,7 @@ _ADDED = 4  # rounds of adding points to the hulls
 LARGEST = 200  # assets for which a split is searched
 _SPLITS_OF_JUMPS = 3  # times as many splits where fees, counts and minimums make mixtures jump
 _NEAR = 0.005  # of the objective: what is left for another split is not worth it
+_EVEN = 1e-9  # shares that are no nearer to each other differ
 _TIGHT, _LITTLE = 1e-4, 0.1  # what is left to gain is too little: of the objective, of what would be enough
 
 
@@ -49,7 +50,7 @@ class LotBound:
 
     def likeliest(self) -> tuple[Integers, Mask] | None:
         """Each asset's point with the largest share: (lots, closed)."""
-        return None if self.mixed is None else _chosen(self.mixed[0], np.argmax(self.mixed[1], axis=0))
+        return None if self.mixed is None else _chosen(self.mixed[0], first(-self.mixed[1].T, _EVEN))
 
     def drawn(self, rng: np.random.Generator) -> tuple[Integers, Mask] | None:
         """A point of each asset, drawn by the shares: (lots, closed)."""
@@ -88,19 +89,24 @@ class Ascent:
     def __init__(self, allowed: Lots, solution: Solution, enough: float = np.inf, clock: Clock = ENDLESS) -> None:
         problem, allowed = allowed.problem, allowed.within_budget()
         assert solution.weights is not None
-        self.dual = LotDual(allowed, lot_split.given(problem.risk), Planes.of(allowed, solution), clock)
-        self.points = _first_points(self.dual, solution.weights)
-        below, above = self.points.beside(solution.weights)
+        # Without the digits that the convex solver leaves open, and that differ between processors.
+        weights = problem.before + QUANTUM * np.round((solution.weights - problem.before) / QUANTUM)
+        planes = Planes.of(allowed, replace(solution, weights=weights))
+        self.dual = LotDual(allowed, lot_split.given(problem.risk), planes, clock)
+        self.points = _first_points(self.dual, weights)
+        below, above = self.points.beside(weights)
         between = np.isfinite(below) & np.isfinite(above)
-        self.spread = np.where(between, (solution.weights - below) * (above - solution.weights), 0.0)
+        self.spread = np.where(between, (weights - below) * (above - weights), 0.0)
         self.spread[problem.cash] = 0.0
         variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
         scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ self.spread), 1e-14)
         # The convex optimum may be at the targets, for nothing, where no plan is.
         scale = max(scale, abs(enough)) if allowed.jumps and np.isfinite(enough) else scale
+        part, power = np.frexp(scale)
+        scale = float(np.ldexp(np.floor(16.0 * part) / 16.0, power))
         self.best = LotBound(at_convex_prices(self.dual, solution).value, self.dual, self.points, scale)
         if allowed.jumps:
-            self.spread = self.spread + _anywhere(allowed, variance, solution.weights)
+            self.spread = self.spread + _anywhere(allowed, variance, weights)
         self.turn, self.ended = 0, False
 
     def climbed(self, splits: int, enough: float) -> LotBound:
@@ -141,6 +147,7 @@ def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np
     best = LotBound(-np.inf, dual, points, scale)
     if not np.all(points.valid.any(axis=0)):
         return replace(best, value=np.inf)
+    points = dual.with_corners(points)
     for _ in range(rounds):
         if dual.clock.over:
             break
@@ -152,7 +159,7 @@ def maximised(dual: LotDual, points: Points, scale: float, *, enough: float = np
         if minimum.value > best.value:
             mixed = (points, mixture.shares)
             best = LotBound(minimum.value, dual, points, scale, prices, mixture.weights, mixture.spread, mixed)
-        more = points.joined(*(one.points for one, _ in tried)).distinct()
+        more = dual.with_corners(points.joined(*(one.points for one, _ in tried)).distinct())
         left = mixture.objective - best.value
         little = max(_TIGHT * scale, _LITTLE * (enough - best.value) if np.isfinite(enough) else 0.0)
         if best.value >= enough or left <= little or np.sum(more.valid) == np.sum(points.valid):
@@ -194,6 +201,8 @@ def _first_points(dual: LotDual, weights: Array) -> Points:
     cash, (low, high) = dual.allowed.problem.cash, dual.ranges
     points, *wider = (dual.allowed.around(weights + step * dual.allowed.size) for step in (0.0, -1.0, 1.0))
     points = points.joined(*wider)
+    if dual.corners is not None:
+        return dual.with_corners(points)
     held = np.clip(weights[cash] + np.array([0.0, -0.1, 0.1, -0.5, 0.5, -1.0]), low[cash], high[cash])
     points.weights[: len(held), cash] = held
     points.valid[:, cash] = np.arange(len(points.valid)) < len(held)

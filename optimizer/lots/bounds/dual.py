@@ -107,6 +107,34 @@ class LotDual:
         high[cash] = min(problem.upper[cash], 1.0 - float(low[others].sum())) + slack
         return low, high
 
+    @cached_property
+    def corners(self) -> Array | None:
+        """The weights of the cash between which its function is straight at any prices: its bounds, and kinks within.
+
+        None where the cash has risk of its own.
+        """
+        problem, cash = self.allowed.problem, self.allowed.problem.cash
+        if self.split.own[cash] > 0:
+            return None
+        rows, low, high = problem.rows, self.ranges[0][cash], self.ranges[1][cash]
+        found = [low, high]
+        if problem.cost.long[cash] + problem.cost.short[cash] != 0 or np.any((rows.long + rows.short)[:, cash]):
+            found.append(0.0)
+        if np.any((rows.buy + rows.sell)[:, cash]):
+            found.append(problem.before[cash])
+        return np.unique(np.clip(found, low, high))
+
+    def with_corners(self, points: Points) -> Points:
+        """These points, of the cash its corners alone: others would be mixtures of them, and no program could tell how
+        much of each is best."""
+        if self.corners is None:
+            return points
+        cash = np.broadcast_to(np.arange(points.valid.shape[1]) == self.allowed.problem.cash, points.valid.shape)
+        more = np.broadcast_to(self.corners[:, None], (len(self.corners), cash.shape[1]))
+        none = np.zeros(more.shape, dtype=np.int64)
+        kept = replace(points, valid=points.valid & ~cash)
+        return kept.joined(Points(none, none > 0, more, np.broadcast_to(cash[0], more.shape))).distinct()
+
     def priced(self, prices: Prices) -> Separable:
         """Each asset's function at these prices, over the reals."""
         problem, m = self.allowed.problem, len(self.allowed.problem.rows.upper)

@@ -185,7 +185,7 @@ class _Moves:
         item = np.arange(size)[:, None]
         sides = []
         for side in (self.change > 0, self.change < 0):
-            order = np.argsort(np.where(side, score, np.inf), axis=1, kind="stable")[:, :count]
+            order = _least(np.where(side, score, np.inf), count)
             sides.append((order, np.where(side[item, order], self.gain[item, order], np.inf)))
         (up, gain_up), (down, gain_down) = sides
         loaded = [
@@ -228,6 +228,13 @@ def _chosen(gain: Array, left: Array, violation: Array, worth: Array) -> Mask:
     made = np.zeros(gain.shape, dtype=bool)
     made[item[good], best[good]] = True
     return made
+
+
+def _least(values: Array, count: int) -> NDArray[np.intp]:
+    """Where so many of the smallest values of each row are: those below the last of them as they stand, then ties."""
+    last = np.partition(values, count - 1, axis=1)[:, count - 1 : count]
+    rank = (values >= last).view(np.uint8) + (values > last).view(np.uint8)
+    return np.argsort(rank, axis=1, kind="stable")[:, :count]
 
 
 def _alone(assets: Separable, here: _Here, pull: Array, own: Array) -> Array:

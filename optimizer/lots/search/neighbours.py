@@ -9,13 +9,15 @@ one that is made, the others' prices change by a row of S. A sweep ends in a ful
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.pieces import Array, Cone, Parts, part
-from equipoise.optimizer.lots.points.points import SLACK, TIE, Integers, Lots, Mask, first
+from equipoise.optimizer.lots.points.points import SLACK, TIE, Integers, Lots, Mask, first, ranked
 from equipoise.optimizer.problem.counts import Counts
 from equipoise.optimizer.problem.effort import ENDLESS, Clock
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
@@ -41,6 +43,11 @@ class State:
             return self.violation < other.violation * (1 - 1e-9) - 1e-16
         worth = max(worth, TIE * abs(other.objective))
         return other.violation > SLACK or self.objective < other.objective - worth
+
+
+def best_of(states: Iterable[State]) -> State:
+    """The best one, of equals the first."""
+    return reduce(lambda best, state: state if state.better_than(best) else best, states)
 
 
 class _Form:
@@ -145,7 +152,7 @@ class Search:
     def _next_best(self, state: State, worth: float) -> State | None:
         """The first of the best moves that is better by its own full evaluation: for rules that sweeps misjudge."""
         sweep = Sweep(self, state)
-        for which in sweep.ranked()[:_PAIRS]:
+        for which in sweep.ranked(worth)[:_PAIRS]:
             reached = self.state(*sweep.after([int(which)]))
             if reached.better_than(state, worth):
                 return reached
@@ -242,9 +249,9 @@ class Sweep:
             left = left + np.maximum(room + change, 0.0)
         return np.asarray(left)
 
-    def ranked(self) -> NDArray[np.intp]:
+    def ranked(self, worth: float) -> NDArray[np.intp]:
         """The moves, best first."""
-        return np.lexsort((self.gain, np.maximum(self.violations(), SLACK)))
+        return ranked(self.gain, self.violations(), TIE / _WORTH * worth)
 
     def made(self, worth: float) -> list[int]:
         """The moves of one sweep, each the best single or pair of those left when it was made."""
@@ -280,7 +287,7 @@ class Sweep:
         if fine.any():
             best = int(first(np.where(fine, self.gain, np.inf), TIE / _WORTH * worth))
             return [best] if before > SLACK or self.gain[best] < -worth else []
-        best = int(np.lexsort((self.gain, violations))[0])
+        best = int(ranked(self.gain, violations, TIE / _WORTH * worth)[0])
         return [best] if before > SLACK and violations[best] < before * (1 - 1e-6) else []
 
     def _pair(self, worth: float) -> list[int]:
@@ -288,7 +295,7 @@ class Sweep:
         before, firsts = self.violation, []
         orders = [np.argsort(self.gain, kind="stable")]
         if before > SLACK:
-            orders.append(self.ranked())
+            orders.append(self.ranked(worth))
         for order in orders:
             order = order[self.left[order]]
             firsts += [order[self.d[order] > 0][:_PAIRS], order[self.d[order] < 0][:_PAIRS]]
@@ -312,7 +319,7 @@ class Sweep:
                 return []
         else:
             left = np.where(np.isfinite(gain), left, np.inf)
-            which = int(np.lexsort((gain.ravel(), left.ravel()))[0])
+            which = int(ranked(gain.ravel(), left.ravel(), TIE / _WORTH * worth)[0])
             if before <= SLACK or left.flat[which] >= before * (1 - 1e-6):
                 return []
         return [int(both[k]) for k in divmod(which, len(both))]

@@ -29,7 +29,7 @@ from equipoise.optimizer.problem.threshold import PRICED, Separable, absent
 KINKS = ("long", "short", "buy", "sell")
 _TRADING = ("buy", "sell", "quadratic", "impact")
 ALL = slice(None)
-_NOTHING: dict[str, Any] = dict.fromkeys(("curvature", *PRICED), 0.0)
+NOTHING: dict[str, Any] = dict.fromkeys(("curvature", *PRICED), 0.0)
 
 
 #: Rows that may be the two sides of a band, r·w ≤ upper and −r·w ≤ upper: some, the others, and in which problems.
@@ -89,6 +89,11 @@ class Dual:
         return slice(self.factors, self.factors + self.row_count)
 
     @property
+    def coupling(self) -> int:
+        """How many prices Newton's method looks for."""
+        return int(self.limits.shape[1])
+
+    @property
     def row_count(self) -> int:
         return int(self.limits.shape[1]) - self.factors - self.budget
 
@@ -127,6 +132,10 @@ class Dual:
         """The prices themselves, where these are changes of a base."""
         return prices if self.base is None else self.base + prices
 
+    def ray(self, prices: Array) -> Array:
+        """The prices with which a proof that nothing is feasible is looked for."""
+        return self.whole(prices)
+
     def priced(self, prices: Array) -> Separable:
         """Each asset's function at these prices."""
         return (self.start or self.assets).plus(self.seen(self.change(prices)))
@@ -145,17 +154,24 @@ class Dual:
             for name in _TRADING:
                 if not absent(own := getattr(self.assets, name)):
                     terms[name] = terms.get(name, 0.0) + own * (raised * self.horizon)
-        return replace(self.assets, **(_NOTHING | terms))
+        return replace(self.assets, **(NOTHING | terms))
 
     def at(self, prices: Array) -> Point:
-        assets = self.priced(prices)
-        weights, moves = assets.response()
+        assets, prices, weights, moves = self.settled(self.priced(prices), prices)
         return Point(prices, assets, weights, moves, self.gradient(prices, weights))
+
+    def settled(self, assets: Separable, prices: Array) -> tuple[Separable, Array, Array, Array]:
+        """The assets at these prices, and those of groups at their best (`disjoint_rows`): with weights and moves."""
+        return assets, prices, *assets.response()
+
+    def sizes(self, prices: Array) -> Array:
+        """Σ|price·slope| of each asset (B, n): its slope is rounded by a part of this."""
+        return np.asarray(np.matmul(np.abs(prices)[:, None, :], np.abs(self.linear))[:, 0, :])
 
     def gradient(self, prices: Array, weights: Array) -> Array:
         """What the weights leave of each row: (B, K)."""
         k, rows, trades = self.factors, self.rows, weights - self.assets.before
-        gradient = times(self.linear, weights) - self.limits
+        gradient = times(self.linear, weights) - self.limits[:, : self.coupling]
         gradient[:, :k] -= self.whole(prices)[:, :k] / self.aversion
         for name, matrix in self.kinks.items():
             gradient[:, rows] += times(matrix, part(name, weights, trades))
@@ -206,7 +222,11 @@ class Dual:
 
     def curvature(self, point: Point, which: Any = ALL) -> Array:
         """Minus the Hessian in these prices (in ascending order): (B, W, W), positive semidefinite."""
-        scaled = self.slopes(point.weights, which) * np.sqrt(point.moves)[:, None, :]
+        return self.squared(self.slopes(point.weights, which), point.moves, which)
+
+    def squared(self, slopes: Array, moves: Array, which: Any) -> Array:
+        """Σᵢ JᵢJᵢᵀ/fᵢ″ and the factors' own curvature, in these prices."""
+        scaled = slopes * np.sqrt(moves)[:, None, :]
         curvature = np.matmul(scaled, scaled.transpose(0, 2, 1))
         factor = np.arange(np.searchsorted(np.arange(self.limits.shape[1])[which], self.factors))
         curvature[:, factor, factor] += 1.0 / self.aversion
@@ -264,7 +284,8 @@ def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Du
         others = np.ones((len(each), 1, n))
         others[each, 0, place] = 0.0
         per_cash = _column(weight, each, place) + (_column(kinks["long"], each, place) if "long" in kinks else 0.0)
-        weight = (weight - per_cash[:, :, None]) * others
+        weight = weight - per_cash[:, :, None]
+        weight[each, :, place] = 0.0
         upper = upper - per_cash
         kinks = {name: matrix * others for name, matrix in kinks.items()}
         constant = yearly["long"][item, cash]

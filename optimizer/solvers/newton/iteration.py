@@ -149,7 +149,7 @@ def iterated(dual: Dual, proximal: float = PROXIMAL[0]) -> Ends:
         ends.prices[state.at[done]] = state.prices[done]
         far = ~done & ((size_of_prices > FAR) | (step in RAYS))
         if far.any():
-            proven = far & infeasible(state.dual, state.prices)
+            proven = far & infeasible(state.dual, state.smooth.ray(state.point.prices))
             ends.code[state.at[proven]] = INFEASIBLE
             done = done | proven
         if done.all() or step == STEPS:
@@ -177,7 +177,7 @@ def _still(state: _State, asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not (asked.any() and state.weight.any()):
         return asked
     away = np.abs(state.point.weights - state.centre)
-    slopes = np.matmul(np.abs(state.prices)[:, None, :], np.abs(state.dual.linear))[:, 0, :]
+    slopes = state.dual.sizes(state.prices)
     pull = state.weight * away
     return np.asarray(np.all((away <= EXACT) | (pull <= ROUNDING * slopes) | (pull <= 0), axis=1))
 
@@ -223,13 +223,13 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
 
 def _direction(state: _State, pinned: NDArray[np.bool_]) -> Array:
     """Newton's direction: the highest point of the quadratic model at which prices of rows are ≥ 0."""
-    dual, point, size = state.smooth, state.point, pinned.shape[1]
-    if size <= MANY:
+    dual, point, size = state.smooth, state.point, state.dual.coupling
+    if size <= MANY and size == pinned.shape[1]:
         return _working(dual, point, state.prices, state.scale, pinned)
     # Of many rows few bind: each problem by itself, without the prices that are pinned.
     direction = np.zeros_like(point.prices)
     for i in range(len(pinned)):
-        one, which = slice(i, i + 1), np.flatnonzero(~pinned[i])
+        one, which = slice(i, i + 1), np.flatnonzero(~pinned[i, :size])
         arguments = dual.take(one), point.take(one), state.prices[one], state.scale[one], pinned[one]
         direction[one, which] = _working(*arguments, which)
     return direction
@@ -284,7 +284,7 @@ def _highest(curvature: Array, slope: Array, least: Array, pinned: NDArray[np.bo
         x = np.where(short, least, np.where(higher[:, None], x + cut, x + part * step))
         result[at] = x
         full = ~np.any(short, axis=1, keepdims=True)
-        let_go = fixed & ~pinned & full & (rise(x) > 1e-12 * np.abs(slope).max(axis=1, keepdims=True))
+        let_go = fixed & ~pinned & full & (rise(x) > 1e-12 * np.abs(slope).max(axis=1, keepdims=True, initial=0.0))
         fixed = (fixed | short) & ~let_go
         left = np.any(short | let_go, axis=1)
         if not left.any():

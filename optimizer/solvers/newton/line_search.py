@@ -22,6 +22,8 @@ SEARCHES, WIDENINGS = 60, 40
 class Line:
     """The dual's derivative along a step: each asset's coefficients are linear in the step's length."""
 
+    dual: Dual
+    prices: Array
     start: Separable
     added: Separable  # to the start, for each length
     change: Separable  # the same as a function
@@ -34,11 +36,11 @@ class Line:
         factors = dual.whole(here.prices)[:, :k]
         constant = -(step * dual.limits).sum(axis=1) - (step[:, :k] * factors).sum(axis=1) / dual.aversion
         per_length = -np.square(step[:, :k]).sum(axis=1) / dual.aversion
-        return cls(here.assets, dual.seen(change), change, constant, per_length)
+        return cls(dual, here.prices, here.assets, dual.seen(change), change, constant, per_length)
 
     def slope(self, length: Array) -> Array:
         """The derivative at these lengths (B,)."""
-        weights = self.start.plus(self.added, length[:, None]).minimiser()
+        _, _, weights, _ = self.dual.settled(self.start.plus(self.added, length[:, None]), self.prices)
         return np.asarray(self.change.value(weights).sum(axis=1) + self.constant + length * self.per_length)
 
 

@@ -20,6 +20,7 @@ from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.dust import without_dust
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Attempt, Prices, Solution, Status
+from equipoise.optimizer.solvers.newton import disjoint_rows
 from equipoise.optimizer.solvers.newton import dual as duals
 from equipoise.optimizer.solvers.newton.dual import KINKS, Dual
 from equipoise.optimizer.solvers.newton.iteration import INFEASIBLE, PROXIMAL, SOLVED, UNSOLVED, Ends, iterated
@@ -116,7 +117,8 @@ def _solve(problem: Problem, which: NDArray[np.bool_]) -> Answers:
                 at = members[start : start + chunk]
                 with np.errstate(all="ignore"):
                     dual = duals.of(problem, at, out=out, capped=capped)
-                    _record(problem, dual, at, _iterated(problem)(dual, proximal), answers)
+                    ends = disjoint_rows.ends(dual, proximal)
+                    _record(problem, dual, at, ends or _iterated(problem)(dual, proximal), answers)
         _certify(problem, answers, left)
         if not np.any(which & (answers.code == UNSOLVED)):
             break

@@ -138,7 +138,7 @@ class Program:
         """What the solver said of this problem. Believes nothing."""
         scale = _scale(problem)
         for parameter, value in self._filled:
-            parameter.value = np.asarray(value(problem, scale), dtype=float)
+            parameter.value = _shortened(value(problem, scale))
         for parameter, value in self._given:
             parameter.value = np.asarray(value(gives), dtype=float)
         with warnings.catch_warnings():
@@ -273,7 +273,7 @@ class Program:
     def _opaque(self, problem: Problem) -> list[Any]:
         """Custom rules, of a copy of the weights: the price of `copy = weights` is their slope at the answer."""
         copy, built = self._copy, [piece.constraints for _, piece in problem.opaque]
-        return [rule for build in built for rule in build(copy, copy - problem.before)]
+        return [rule for build in built for rule in build(copy, copy - _shortened(problem.before))]
 
     def _epigraphs(self, problem: Problem) -> list[tuple[str, Epigraph]]:
         """Each envelope with the cash before costs, and where there are costs, with what is left after them."""
@@ -286,7 +286,7 @@ class Program:
         for j, (title, piece) in enumerate(problem.envelopes):
             limit = self._parameter((), lambda p, _, j=j: min(p.envelopes[j][1].row.upper, NO_LIMIT))
             limit += self._slack((), lambda g, j=j: g.envelopes[j])
-            trades = self.weights - problem.before
+            trades = self.weights - _shortened(problem.before)
             found += [(title, Epigraph(piece, state, trades, limit, cashes)) for state in states]
         return found
 
@@ -329,6 +329,13 @@ class Program:
         wanted = np.nan if self._copied.dual_value is None else -self._copied.dual_value
         slopes, offset = priced_plane(self._custom, self._copy, wanted)
         return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
+
+
+def _shortened(values: Any) -> Array:
+    """The numbers with 40 bits, 12 digits: the last ones, which the unit of money or a processor's kernel may change,
+    would decide with which step a solver stops."""
+    parts, exponents = np.frexp(np.asarray(values, dtype=float))
+    return np.asarray(np.ldexp(np.round(np.ldexp(parts, 40)), exponents - 40))
 
 
 def _cost_slopes(problem: Problem, j: int) -> Array:

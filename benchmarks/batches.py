@@ -4,9 +4,13 @@
 
 The portfolios of `solvers.py` (drifted long-only holdings, factor risk, 10 bp costs paid from the cash, 5/25 bands),
 written to a Parquet file of a long table, and rebalanced with `write_batch` into two more: results and orders. For each
-of `--executors` (0: this process alone), in a fresh process: seconds from file to files, microseconds a portfolio,
-processor seconds of the parent and of all workers, the largest memory of the parent and of any worker, and the digest
-of the files, which must be the same for all. Start it with OMP_NUM_THREADS=1.
+of `--executors` (0: this process alone), in a fresh process: seconds from file to files, the largest memory of the
+parent and of any worker, and the digest of the files, which must be the same for all.
+
+Then processor time, which another's work on the machine disturbs less than seconds: microseconds a portfolio of the
+parent and of the workers together, from the difference between this file and a fifth of it, so that starting processes
+and loading libraries do not count. The speed-up of k workers is what one process takes alone, over the parent's time
+plus a k-th of the workers': as if the parent never worked beside them. Start it with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -46,26 +50,37 @@ def holdings(path: Path, portfolios: int, assets: int, seed: int) -> None:
 
 
 def run(folder: Path, args: argparse.Namespace) -> dict[str, object]:
-    """One run, in this process."""
+    """Both files, in this process."""
     rebalancer, _ = batch(args.assets, args.factors, 1, args.seed, args.compiled)
     files = {name: folder / f"{name}.parquet" for name in ("results", "orders")}
-    began = time.perf_counter()
-    summary = rebalancer.write_batch(folder / "holdings.parquet", **files, executor=args.run or None, progress=False)
-    seconds = time.perf_counter() - began
-    own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    used, counts = [processor()], []
+    for name in ("part", "holdings"):
+        began = time.perf_counter()
+        source = folder / f"{name}.parquet"
+        summary = rebalancer.write_batch(source, **files, executor=args.run or None, progress=False)
+        seconds = time.perf_counter() - began
+        used.append(processor())
+        counts.append(summary.portfolios)
+    part, whole = np.diff(used, axis=0)
+    parent, workers = 1e6 * (whole - part) / (counts[1] - counts[0])
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files.values())).hexdigest()
     return {
-        "executor": args.run,
         "seconds": seconds,
-        "portfolios": summary.portfolios,
         "orders": summary.orders,
         "statuses": summary.statuses,
-        "parent": own.ru_utime + own.ru_stime,
-        "workers": workers.ru_utime + workers.ru_stime,
+        "parent": parent,
+        "workers": workers,
         "parent_mb": own.ru_maxrss / MEGABYTE,
-        "worker_mb": workers.ru_maxrss / MEGABYTE,
+        "worker_mb": others.ru_maxrss / MEGABYTE,
         "digest": digest[:12],
     }
+
+
+def processor() -> list[float]:
+    """Processor seconds of this process, and of those that it started and that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return [each.ru_utime + each.ru_stime for each in used]
 
 
 def main() -> None:
@@ -85,18 +100,24 @@ def main() -> None:
     with TemporaryDirectory() as place:
         path = Path(place, "holdings.parquet")
         holdings(path, args.portfolios, args.assets, args.seed)
+        holdings(path.with_name("part.parquet"), args.portfolios // 5, args.assets, args.seed)
         print(f"{args.portfolios:,} portfolios of {args.assets} assets and cash, {path.stat().st_size / 1e6:.0f} MB")
+        alone = None
         for executor in args.executors:
             command = [sys.executable, __file__, *sys.argv[1:], "--run", str(executor), "--folder", place]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            each = 1e6 * found["seconds"] / found["portfolios"]
             print(
-                f"executor={executor or None}: {found['seconds']:.1f} s, {each:.1f} µs a portfolio; processor seconds "
-                f"{found['parent']:.1f} + {found['workers']:.1f}; at most {found['parent_mb']:.0f} MB in the parent, "
-                f"{found['worker_mb']:.0f} MB in a worker; {found['orders']:,} orders, {found['statuses']}, "
-                f"files {found['digest']}",
+                f"executor={executor or None}: {found['seconds']:.1f} s; at most {found['parent_mb']:.0f} MB in the "
+                f"parent, {found['worker_mb']:.0f} MB in a worker; {found['orders']:,} orders, {found['statuses']}, "
+                f"files {found['digest']}\n  processor time a portfolio: {found['parent']:.1f} µs in the parent, "
+                f"{found['workers']:.1f} µs in workers",
                 flush=True,
             )
+            if not executor:
+                alone = found["parent"]
+            elif alone is not None:
+                ratio = alone / (found["parent"] + found["workers"] / executor)
+                print(f"  speed-up of {executor} worker{'s' * (executor > 1)}: {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":

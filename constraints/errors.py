@@ -44,7 +44,7 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions pickle through their arguments; ours are keywords, so that workers can send them home.
-        return _rebuilt, (self.problem, self.portfolio, self.asset, self.column, self.value)
+        return _rebuilt, (type(self), self.problem, self.portfolio, self.asset, self.column, self.value)
 
     def within(self, portfolio: Any) -> InputError:
         """The same error, said of this portfolio."""
@@ -67,5 +67,5 @@ def _shown(value: Any) -> str:
     return repr(item() if callable(item) and getattr(value, "ndim", 1) == 0 else value)
 
 
-def _rebuilt(problem: str, portfolio: Any, asset: Any, column: Any, value: Any) -> InputError:
-    return InputError(problem, portfolio=portfolio, asset=asset, column=column, value=value)
+def _rebuilt(kind: type[InputError], problem: str, portfolio: Any, asset: Any, column: Any, value: Any) -> InputError:
+    return kind(problem, portfolio=portfolio, asset=asset, column=column, value=value)

@@ -17,15 +17,16 @@ from equipoise.optimizer.problem.costs import (
 )
 from equipoise.optimizer.problem.policy import Policy
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.problem.solution import Prices, Solution, Status
+from equipoise.optimizer.problem.solution import Attempt, Prices, Solution, Solver, Status
 from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.risk.models import CovarianceRisk, FactoredRisk, FactorRisk, Risk, SquaredDistance
 from equipoise.optimizer.sequence.steps import OrderSequence, OrderStep, sequenced
-from equipoise.optimizer.solvers.choose import Choice, choose
+from equipoise.optimizer.solvers.choose import Choice, choose, register_solver
 from equipoise.optimizer.triggers import Calendar, Drift, Due, Trigger
 from equipoise.optimizer.verification.exact import Verified, verify
 
 __all__ = [
+    "Attempt",
     "Calendar",
     "Check",
     "Choice",
@@ -53,6 +54,7 @@ __all__ = [
     "Rebalancer",
     "Risk",
     "Solution",
+    "Solver",
     "SquaredDistance",
     "Status",
     "Transfer",
@@ -60,6 +62,7 @@ __all__ = [
     "Verified",
     "choose",
     "read_table",
+    "register_solver",
     "sequenced",
     "verify",
 ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from equipoise.optimizer.batches.run import Options, Summary
     from equipoise.optimizer.batches.solve import Plans
     from equipoise.optimizer.batches.sources import Source
+    from equipoise.optimizer.solvers.program.readable import ConvexProgram
     from equipoise.optimizer.triggers import Due, Trigger
 
 _DEFAULT = Effort()
@@ -91,6 +92,15 @@ class Rebalancer:
         """The convex program of this table, for `choose` and for the curious."""
         return self.policy.problem(self.portfolio(table, name=name))
 
+    def program(self, table: pd.DataFrame, *, name: str | None = None) -> ConvexProgram:
+        """The convex program of this table in cvxpy, to read, to extend and to hand to any solver: see docs/program.md.
+
+        Raises InputError for bad input.
+        """
+        from equipoise.optimizer.solvers.program.readable import readable
+
+        return readable(self.problem(table, name=name))
+
     def solve(
         self,
         table: pd.DataFrame,
@@ -100,6 +110,7 @@ class Rebalancer:
         exact: bool = False,
         gap: float = 1e-6,
         time_limit: float | None = 60.0,
+        solver: str = "auto",
     ) -> Plan:
         """The verified plan for one portfolio: columns quantity, price, target, and those the rules name.
 
@@ -107,13 +118,17 @@ class Rebalancer:
         to the best plan and its proof: until its gap is at most `gap` of the objective. `time_limit` ends either after
         so many seconds (None: however long it takes). The gap of the plan says how far that came.
 
-        Raises InputError for bad input. An infeasible request is a plan without orders whose `status` and
-        `message` say why.
+        `solver` asks for one by name: "threshold", "newton", "program", any that cvxpy has installed ("CLARABEL"), or
+        one's own (`register_solver`); "auto" takes the fastest that can prove its answer. Certificate and checks
+        are the same.
+
+        Raises InputError for bad input, and for a solver that is not there or does not take the problem. An infeasible
+        request is a plan without orders whose `status` and `message` say why.
         """
-        spent = Effort(effort, exact, gap, time_limit)
+        spent = Effort(effort, exact, gap, time_limit, solver)
         clock = spent.clock()
         problem = self.problem(table, name=name)
-        return finished(problem, solve_convex(problem), spent, clock=clock)
+        return finished(problem, solve_convex(problem, spent.solver), spent, clock=clock)
 
     def solve_batch(self, source: Source, **options: Unpack[Options]) -> Plans:
         """A plan for every `portfolio_id` of a long table, in the order of their first rows.
@@ -121,7 +136,7 @@ class Rebalancer:
         Without options the table is a DataFrame and is solved in this process at once. With any of `executor`,
         `chunk`, `timeout`, `checkpoint`, `progress` and `universe`, or another source (an iterable of tables, the path
         of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean. `effort`,
-        `exact`, `gap` and `time_limit` (seconds a portfolio) are those of `solve`.
+        `exact`, `gap`, `time_limit` (seconds a portfolio) and `solver` are those of `solve`.
 
         `allocate`: "own" for plans that each portfolio would have on its own (the default); "unbiased" for whole lots
         that add up, over the batch, to what the convex orders do (see `lot_diffusion`): a pass over the whole batch

@@ -402,6 +402,7 @@ BAD: list[tuple[str, dict[str, Any], list[Transfer], str]] = [
     ("a price", {"price": (2, -1.0)}, [], "a price must be above zero"),
     ("twice", {"asset": (2, "USDC owed")}, [], "stands in the table twice"),
     ("targets", {"target": (1, 0.4)}, [], "add up to 0.9"),
+    ("white space before an asset", {"asset": (2, " ETH")}, [], "column 'asset': the label has white space around it"),
     ("an asset no file holds", {"asset": (2, "E\ud800")}, [], "column 'asset': has half of a surrogate pair"),
     ("an account no file holds", {"account": (2, "a\ud800")}, [], "column 'account': has half of a surrogate pair"),
 ]

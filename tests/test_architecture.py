@@ -24,6 +24,8 @@ CVXPY = {
     "optimizer/problem/joint.py",
     "optimizer/solvers/program/cvxpy_model.py",
     "optimizer/solvers/program/envelopes.py",
+    "optimizer/solvers/program/program.py",
+    "optimizer/solvers/program/readable.py",
     "optimizer/solvers/program/supporting_plane.py",
 }
 

@@ -20,7 +20,7 @@ from test_newton import bits, stacked
 from equipoise import Rebalancer
 from equipoise.constraints import Turnover
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.batches.policy_digest import policy_digest
+from equipoise.optimizer.problem.policy_digest import policy_digest
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.threshold import Separable
 from equipoise.optimizer.solvers.newton import iteration, newton

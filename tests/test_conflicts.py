@@ -39,7 +39,7 @@ from equipoise.optimizer.risk.models import CovarianceRisk
 from equipoise.optimizer.solvers.choose import solve
 from equipoise.optimizer.solvers.conflict import Conflict, Feasibility
 from equipoise.optimizer.solvers.infeasible import explain
-from equipoise.optimizer.solvers.program import program
+from equipoise.optimizer.solvers.program.program import CvxpySolver
 
 CASES = json.loads((Path(__file__).parent / "data" / "conflicts.json").read_text(encoding="utf-8"))
 BACKGROUND = ("cash after costs", "debts stay debts")
@@ -193,7 +193,7 @@ def test_a_conflict_with_a_custom_rule_at_its_kinks_is_proven(still: int) -> Non
 def test_holding_is_no_answer_where_no_solver_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held keeps every rule, but nobody knows how far it is from the best plan: unsolved."""
     given = problem([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], Custom(lambda t: t.weights[0] >= 0.1))
-    monkeypatch.setattr(program, "solve", lambda *_, **__: Solution(Status.UNSOLVED, "none"))
+    monkeypatch.setattr(CvxpySolver, "solve", lambda *_, **__: Solution(Status.UNSOLVED, "none"))
     answer = solve(given)
     assert answer.status is Status.UNSOLVED
     assert "what is held keeps all rules" in answer.explanation

@@ -30,10 +30,11 @@ from equipoise.optimizer import CovarianceRisk
 from equipoise.optimizer.batches import run as engine
 from equipoise.optimizer.batches.chunk import empty
 from equipoise.optimizer.batches.plain_tables import listed
-from equipoise.optimizer.batches.policy_digest import policy_digest
 from equipoise.optimizer.batches.progress import Progress
 from equipoise.optimizer.batches.run import run, write
+from equipoise.optimizer.batches.tasks import Job
 from equipoise.optimizer.batches.workers import Workers
+from equipoise.optimizer.problem.policy_digest import policy_digest
 from equipoise.optimizer.rebalancer import solve_frame
 
 
@@ -117,7 +118,7 @@ def test_a_worker_that_hangs_costs_only_its_portfolio(monkeypatch: pytest.Monkey
 
     def watched(self: Workers) -> None:
         now = time.monotonic()
-        allowed.extend(worker.deadline - now for worker in self._workers if worker.part is not None)
+        allowed.extend(worker.deadline - now for worker in self._workers if worker.deadline < float("inf"))
         collect(self)
 
     monkeypatch.setattr(Workers, "_collect", watched)
@@ -171,15 +172,15 @@ def test_a_broken_executor_is_replaced(expected: bytes) -> None:
 
 def test_what_a_chunk_cannot_survive_is_found_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     table = accounts(6)
-    solved = engine.solved
+    solved = Job.solved
 
-    def fails(policy: Any, universe: Any, part: Any, *spent: Any) -> Any:
+    def fails(job: Job, part: Any) -> Any:
         if "P0003" in listed(dict(part)["portfolio_id"]):
             raise MemoryError("too much")
-        return solved(policy, universe, part, *spent)
+        return solved(job, part)
 
     calm = list(run(rebalancer().policy, table))
-    monkeypatch.setattr(engine, "solved", fails)
+    monkeypatch.setattr(Job, "solved", fails)
     chunks = list(run(rebalancer().policy, table))
     assert joined(chunks).results.loc["P0003", ["status", "message"]].tolist() == [
         "UNSOLVED",
@@ -289,7 +290,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
         "from equipoise.optimizer.batches.run import run\n"
         "if __name__ == '__main__':\n"
         "    table = harmed(accounts(24), 9, 'P0006')\n"
-        f"    policy = rebalancer(mark={str(mark)!r})\n"
+        f"    policy = rebalancer(mark={str(mark)!r}).policy\n"
         "    for _ in run(policy, table, executor=1, chunk=10, checkpoint='kept'):\n"
         "        print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
     )
@@ -363,8 +364,8 @@ def test_a_damaged_chunk_is_solved_again(damage: str, kept: Path, monkeypatch: p
         changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         path.write_bytes({"torn": whole[:middle], "empty": b"", "changed": changed}[damage])
     calls = []
-    solved = engine.solved
-    monkeypatch.setattr(engine, "solved", lambda *given: calls.append(1) or solved(*given))
+    solved = Job.solved
+    monkeypatch.setattr(Job, "solved", lambda *given: calls.append(1) or solved(*given))
     options = {"chunk": 10, "checkpoint": kept}
     if damage == "missing":
         chunks = list(run(rebalancer().policy, accounts(4), **options))
@@ -391,7 +392,7 @@ def test_a_checkpoint_of_another_run_is_refused(kept: Path, monkeypatch: pytest.
     before = {path: path.read_bytes() for path in kept.iterdir()}
     refused(r"the policy \(cash, risk, costs, rules, aversion or horizon\) is another", rebalancer(aversion=9.0))
     refused("the size of chunks is another: 10 there, 20 here", chunk=20)
-    with pytest.raises(InputError, match="the effort for whole-lot plans is another"):
+    with pytest.raises(InputError, match="the effort for whole-lot plans, or the solver, is another"):
         list(run(rebalancer().policy, accounts(4), chunk=10, checkpoint=kept, effort=2))
     table = accounts(4)
     refused("the assets that rules may name is another", table=table.replace({"asset": {"A01": "B01"}}))
@@ -526,7 +527,7 @@ def test_the_digest_is_the_same_in_another_process() -> None:
     """Sets and hashes differ from process to process."""
     code = (
         "from equipoise import Rebalancer; from equipoise.constraints import WeightBounds; "
-        "from equipoise.optimizer.batches.policy_digest import policy_digest as digest; "
+        "from equipoise.optimizer.problem.policy_digest import policy_digest as digest; "
         "rule = WeightBounds(upper=1.0, assets=frozenset(['A', 'B', 'C', 'D'])); "
         "print(digest(Rebalancer(cash='USD', constraints=[rule])))"
     )

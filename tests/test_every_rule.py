@@ -78,7 +78,7 @@ from equipoise.optimizer.problem.policy import Policy
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Status
 from equipoise.optimizer.risk.models import CovarianceRisk
-from equipoise.optimizer.solvers.program.cvxpy_model import compiled
+from equipoise.optimizer.solvers.program.cache import compiled
 from equipoise.optimizer.solvers.program.program import solve
 from equipoise.optimizer.verification.exact import verify
 

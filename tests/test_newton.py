@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import cvxpy as cp
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import linprog
+from scorecard.hand_over import case, wrong
 from strategies import CASH, many
 
 from equipoise.constraints import (
@@ -347,3 +350,28 @@ def test_rows_hold_at_the_answer_part_by_part() -> None:
                 if (c := getattr(row, name)) is not None
             ]
             assert sum(each) + cost * fees <= row.upper + newton.VIOLATION
+
+
+@pytest.mark.parametrize("drawn", [(7, 180), (7, 236), (7, 353), (8, 540), (9, 590), (9, 653)])
+def test_degenerate_rows_do_not_stop_it(drawn: tuple[int, int]) -> None:
+    """Rows that bind together but for 1e-9, prices with far to go for a residual of 1e-10, and assets whose curvature
+    is so small that rounding of the prices moves them."""
+    of = case(np.random.default_rng(drawn))
+    problem = of.problem()
+    assert not wrong(of, problem, answers := newton.solve(problem.as_stack()), by_program=False)
+    assert answers.code[0] == SOLVED
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="needs numba")
+@pytest.mark.parametrize("drawn", [(7, 180), (7, 353), (9, 590)])
+def test_nor_do_they_stop_machine_code(drawn: tuple[int, int]) -> None:
+    of = case(np.random.default_rng(drawn))
+    problem = replace(of.problem(), compiled=True)
+    assert not wrong(of, problem, answers := newton.solve(problem.as_stack()), by_program=False)
+    assert answers.code[0] == SOLVED
+
+
+def test_the_judge_of_answers_is_no_wider_than_their_rounding() -> None:
+    """No risk is left, 2e-20: the judge's bound must be as close though the factors' prices have a little noise."""
+    of = case(np.random.default_rng([7, 550]))
+    assert not wrong(of, of.problem(), newton.solve(of.problem().as_stack()), by_program=False)

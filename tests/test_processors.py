@@ -59,7 +59,7 @@ def test_of_assets_that_are_alike_the_first_gets_the_odd_lot(fee: float) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(len(kernels()) < 2, reason="this processor has one kernel only")
 def test_a_checkpoint_knows_on_which_kernels_it_was_begun() -> None:
-    asked = "from equipoise.optimizer.batches.policy_digest import versions; print(versions()['kernels'])"
+    asked = "from equipoise.optimizer.problem.policy_digest import versions; print(versions()['kernels'])"
 
     def said(kernel: str) -> str:
         chosen = os.environ | threads(1) | {"OPENBLAS_CORETYPE": kernel}

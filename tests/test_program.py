@@ -34,8 +34,9 @@ from equipoise.optimizer.problem.costs import HoldingCost, ImpactCost, Proportio
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status
 from equipoise.optimizer.risk.models import SquaredDistance
-from equipoise.optimizer.solvers.program import cvxpy_model, program
-from equipoise.optimizer.solvers.program.cvxpy_model import Program, Raw, compiled
+from equipoise.optimizer.solvers.program import cache, program
+from equipoise.optimizer.solvers.program.cache import compiled
+from equipoise.optimizer.solvers.program.cvxpy_model import Program, Raw
 from equipoise.optimizer.solvers.program.program import LADDER
 from equipoise.optimizer.solvers.program.supporting_plane import priced_plane
 from equipoise.optimizer.verification.certificate import lower_bound
@@ -314,7 +315,7 @@ def test_a_broken_rule_or_nan_is_never_accepted(monkeypatch: Any, garbage: list[
     assert answer.status is Status.UNSOLVED
     assert answer.weights is None
     assert not answer.status.ok
-    assert [a.solver for a in answer.attempts] == [name for name, _, _ in LADDER]
+    assert [a.solver for a in answer.attempts] == [rung.name for rung in LADDER]
     assert all(a.said == said and "refused" in a.verdict for a in answer.attempts)
 
 
@@ -389,10 +390,10 @@ def test_the_next_solver_answers_where_one_fails(monkeypatch: Any, failure: Base
 
     monkeypatch.setattr(cp.Problem, "solve", solve)
     answer = program.solve(simple())
-    assert asked == [solver for _, solver, _ in LADDER]
+    assert asked == [rung.solver for rung in LADDER]
     assert answer.solver == "SCS"
     assert answer.objective == pytest.approx(0.00049785714, rel=1e-6)
-    assert [a.solver for a in answer.attempts] == [name for name, _, _ in LADDER]
+    assert [a.solver for a in answer.attempts] == [rung.name for rung in LADDER]
     assert str(failure) in answer.attempts[0].said
     assert "accepted" in answer.attempts[-1].verdict
 
@@ -418,7 +419,7 @@ def test_attempts_tell_users_who_was_asked_and_what_came_of_it() -> None:
 
 def test_the_solvers_are_installed() -> None:
     """A missing solver must not make a green run."""
-    assert {solver for _, solver, _ in LADDER} <= set(cp.installed_solvers())
+    assert {rung.solver for rung in LADDER} <= set(cp.installed_solvers())
 
 
 # --- scales ------------------------------------------------------------------------------------------------
@@ -605,7 +606,7 @@ def test_a_structure_is_compiled_once(monkeypatch: Any) -> None:
     chains = []
     construct = cp.Problem._construct_chain
     monkeypatch.setattr(cp.Problem, "_construct_chain", lambda *a, **k: chains.append(1) or construct(*a, **k))
-    monkeypatch.setattr(cvxpy_model, "_cache", threading.local())
+    monkeypatch.setattr(cache, "_cache", threading.local())
 
     def numbered(x: float, *more: Any) -> Problem:
         covariance = np.array([[0.04, 0.01], [0.01, 0.09]]) * x
@@ -618,7 +619,7 @@ def test_a_structure_is_compiled_once(monkeypatch: Any) -> None:
     answers = [program.solve(given) for given in problems]
     assert len(made) == 1
     assert len(chains) == 1
-    assert made[0]._problem.is_dcp(dpp=True)
+    assert made[0].problem.is_dcp(dpp=True)
     assert all(compiled(given) is made[0] for given in problems)
     assert [a.status for a in answers] == [Status.OPTIMAL] * 3
     assert len({round(a.objective, 6) for a in answers}) == 3

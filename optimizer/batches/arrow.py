@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from threading import local
+from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.batches.plain_tables import Column, Message, plain
+from equipoise.optimizer.batches.plain_tables import Column, Message, compact, plain
 
 try:
     import pyarrow as pa
@@ -18,25 +19,83 @@ try:
 except ImportError as error:
     raise ImportError("Parquet files and Arrow tables need pyarrow: pip install equipoise[io]") from error
 
-__all__ = ["array", "pa", "parquet", "pq", "table"]  # pa and pq from here, so that one place says what is missing
+# pa and pq from here, so that one place says what is missing.
+__all__ = ["array", "close", "column_names", "columns", "pa", "pq", "rows", "table"]
+#: Rows that are decoded at once.
+_ROWS = 20_000
+#: Streamed page by page: by default a row group would be loaded as a whole, and ahead of its use.
+_STREAMED = {"buffer_size": 1 << 20, "pre_buffer": False}
 
-Reader: TypeAlias = Callable[[Sequence[str] | None], Iterator[Message]]
 
-
-def parquet(path: str | os.PathLike[str], rows: int) -> tuple[list[str], Reader]:
-    """The names of a file's columns, and what reads them, or some of them, so many rows at a time.
-
-    Raises InputError for what is no Parquet file.
-    """
-
-    def read(columns: Sequence[str] | None = None) -> Iterator[Message]:
-        # Streamed page by page: by default a row group would be loaded as a whole, and ahead of its use.
-        with _named(path), pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
-                yield _message(batch)
-
+def column_names(path: str | os.PathLike[str]) -> list[str]:
+    """Of a Parquet file. Raises InputError for what is none."""
     with _named(path):
-        return list(pq.read_schema(path).names), read
+        return list(pq.read_schema(path).names)
+
+
+def columns(path: str | os.PathLike[str], names: Sequence[str]) -> Iterator[Message]:
+    """These columns of a Parquet file, some rows at a time. Raises InputError for what cannot be read."""
+    with _named(path), pq.ParquetFile(path, read_dictionary=names, **_STREAMED) as file:
+        for batch in file.iter_batches(_ROWS, columns=names, use_threads=False):
+            yield _message(batch)
+
+
+def rows(path: str, version: tuple[int, int], first: int, last: int) -> Message:
+    """Rows first … last − 1 of a Parquet file. Raises InputError for what cannot be read.
+
+    version: tells the file from one that has taken its place. The thread keeps the file open, so that one who reads on
+    does not begin again: until it reads another, or `close`.
+    """
+    with _named(path):
+        reader = getattr(_open, "reader", None)
+        if reader is None or reader.of != (path, version):
+            close()
+            reader = _open.reader = _Reader(path, version)
+        found = reader.rows(first, last)
+    return compact(_message(found))
+
+
+def close() -> None:
+    """Let go of the file that this thread has read rows of."""
+    reader = _open.__dict__.pop("reader", None)
+    if reader is not None:
+        reader.file.close()
+
+
+_open = local()
+
+
+class _Reader:
+    """The rows of a Parquet file from front to end. To go back, or on to another row group, a group is begun anew."""
+
+    def __init__(self, path: str, version: tuple[int, int]) -> None:
+        self.of = path, version
+        self.file = pq.ParquetFile(path, **_STREAMED)
+        counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+        self._edges = np.append(0, np.cumsum(counts))
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._begin = self._end = 0  # the rows of the batch
+        self._batch: pa.RecordBatch | None = None
+
+    def rows(self, first: int, last: int) -> pa.Table:
+        found = []
+        while first < last:
+            self._go_to(first)
+            assert self._batch is not None
+            found.append(self._batch.slice(first - self._begin, last - first))
+            first = self._end
+        return pa.Table.from_batches(found, self.file.schema_arrow)
+
+    def _go_to(self, row: int) -> None:
+        """Have the batch with this row."""
+        group = int(np.searchsorted(self._edges, row, side="right")) - 1
+        if row < self._begin or self._edges[group] > self._end or self._batch is None:
+            groups = range(group, self.file.num_row_groups)
+            self._batches = self.file.iter_batches(_ROWS, row_groups=groups, use_threads=False)
+            self._end = int(self._edges[group])
+        while row >= self._end:
+            self._batch = next(self._batches)
+            self._begin, self._end = self._end, self._end + len(self._batch)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ named. A file that was torn or changed does not match its own SHA-256: a chunk i
 says nothing that the chunks do not say, is written again, both with a warning.
 
     run.json                what the run's answers depend on, and the SHA-256 of that
-    chunk-00000000.bin      SHA-256 of what follows, a line; then .npy arrays: see `message.to_bytes`
+    chunk-00000000.bin      SHA-256 of what follows, a line; then .npy arrays: see `plain_tables.to_bytes`
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.batches import whole_files as files
+from equipoise.optimizer.batches import whole_files
 from equipoise.optimizer.batches.plain_tables import Message, from_bytes, to_bytes
-from equipoise.optimizer.batches.policy_digest import policy_digest, text_digest, versions
+from equipoise.optimizer.batches.sources import Rows
+from equipoise.optimizer.problem.policy_digest import policy_digest, text_digest, versions
 
 if TYPE_CHECKING:
     from equipoise.optimizer.problem.policy import Policy
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 #: Changes with the layout of the files.
 FORMAT = 2
 _LOCKS = "lock", "locked"  # the second where the system cannot lock the first
+_MANIFEST = "run.json"
 _CHUNK = re.compile(r"chunk-\d{8,}\.bin")
 
 
@@ -41,14 +43,21 @@ class Checkpoint:
     def __init__(self, folder: Path, run: str) -> None:
         self._folder, self._run = folder, run
 
-    def load(self, number: int, table: Message) -> list[Message] | None:
-        """The answer to this chunk; None if there is none yet. Raises InputError if it answers another table."""
+    def is_here(self) -> bool:
+        """Whether this process sees the directory: one on another machine may not, or see another of the name."""
+        try:
+            return self._run.encode() in (self._folder / _MANIFEST).read_bytes()
+        except OSError:
+            return False
+
+    def load(self, number: int, rows: Rows) -> list[Message] | None:
+        """The answer to this chunk; None if there is none yet. Raises InputError if it answers other rows."""
         path = self._path(number)
         found = _read(path)
         if found is None:
             return None
         source, *answer = found
-        if source != self._source(table):
+        if source != self._source(rows.table()):
             raise _refused(self._folder, f"the portfolios of {path.name} are not those of this run")
         return answer
 
@@ -71,7 +80,7 @@ def opened(folder: str | os.PathLike[str], policy: Policy, **settings: Any) -> I
     Raises InputError if it belongs to a run of another policy, other versions or other `settings`, if another run is
     using it, or if it cannot be written to.
     """
-    place = Path(folder)
+    place = Path(folder).absolute()
     identity = {"format": FORMAT, "policy": policy_digest(policy), **settings, "versions": versions()}
     if isinstance(identity.get("universe"), frozenset):
         identity["universe"] = text_digest(identity["universe"])
@@ -79,7 +88,7 @@ def opened(folder: str | os.PathLike[str], policy: Policy, **settings: Any) -> I
     with ExitStack() as held:
         try:
             place.mkdir(parents=True, exist_ok=True)
-            manifest = place / "run.json"
+            manifest = place / _MANIFEST
             if not manifest.exists() and (other := [p.name for p in sorted(place.iterdir()) if not _ours(p.name)]):
                 raise _refused(place, f"it is no checkpoint, but has {other[0]} in it")
             held.enter_context(_locked(place))
@@ -91,14 +100,14 @@ def opened(folder: str | os.PathLike[str], policy: Policy, **settings: Any) -> I
                 _write(manifest, (json.dumps({**identity, "sha256": run}, indent=1) + "\n").encode())
             else:
                 _compare(place, found, identity)
-            files.clean(place)
+            whole_files.clean(place)
         except OSError as error:
-            raise files.unwritable(place, error) from error
+            raise whole_files.unwritable(place, error) from error
         yield Checkpoint(place, run)
 
 
 def _ours(name: str) -> bool:
-    return name in _LOCKS or files.is_part(name) or _CHUNK.fullmatch(name) is not None
+    return name in _LOCKS or whole_files.is_part(name) or _CHUNK.fullmatch(name) is not None
 
 
 def _digest(identity: dict[str, Any]) -> str:
@@ -146,7 +155,7 @@ def _compare(place: Path, found: dict[str, Any], identity: dict[str, Any]) -> No
         "policy": "the policy (cash, risk, costs, rules, aversion or horizon)",
         "universe": "the assets that rules may name",
         "chunk": "the size of chunks",
-        "spent": "the effort for whole-lot plans",
+        "spent": "the effort for whole-lot plans, or the solver,",
     }
     here, there = identity["versions"], found.get("versions", {})
     for name in sorted(here.keys() | there.keys()):  # first: on other kernels a covariance's digest differs, too
@@ -165,7 +174,7 @@ def _refused(place: Path, why: str) -> InputError:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with files.replaced([path]) as (file,):
+    with whole_files.replaced([path]) as (file,):
         file.write(content)
 
 
@@ -175,7 +184,7 @@ def _locked(place: Path) -> Iterator[None]:
     mark = place / _LOCKS[1]
     with (place / _LOCKS[0]).open("a+b") as file, ExitStack() as held:
         try:
-            if not files.lock(file):
+            if not whole_files.lock(file):
                 mark.open("xb").close()
                 held.callback(mark.unlink)
         except FileExistsError:

@@ -6,7 +6,7 @@ Everything that runs chunks in parallel, stores or streams them meets the solver
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -97,10 +97,14 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 def from_messages(parts: Sequence[Sequence[Message]]) -> Chunk:
     """One chunk of the results and orders of its parts, in their order; the same types whatever is in them."""
     results, orders = (joined(messages) for messages in zip(*parts, strict=True))
-    return Chunk(
-        _frame(results, ["portfolio_id"], RESULT_COLUMNS, RESULT_TYPES),
-        _frame(orders, ["portfolio_id", "asset"], ORDER_COLUMNS, ORDER_TYPES),
-    )
+    return Chunk(frame(results, "results"), frame(orders, "orders"))
+
+
+def frame(table: Message, what: Literal["results", "orders"]) -> pd.DataFrame:
+    """Results or orders as a table with its keys as index; the same types whatever is in it."""
+    if what == "results":
+        return _frame(table, ["portfolio_id"], RESULT_COLUMNS, RESULT_TYPES)
+    return _frame(table, ["portfolio_id", "asset"], ORDER_COLUMNS, ORDER_TYPES)
 
 
 def _frame(table: Message, keys: list[str], columns: Sequence[str], types: Mapping[str, str]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -19,23 +19,36 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
-from equipoise.optimizer.batches.checkpoint import Checkpoint, opened
+from equipoise.optimizer.batches.checkpoint import opened
 from equipoise.optimizer.batches.chunk import Chunk, from_messages
 from equipoise.optimizer.batches.inputs import check_readable
-from equipoise.optimizer.batches.parts import What, sinks
-from equipoise.optimizer.batches.plain_tables import Message, joined, length, listed
+from equipoise.optimizer.batches.output_files import GROUP, Format, Grouping, What, formats, output_files
+from equipoise.optimizer.batches.plain_tables import Message
 from equipoise.optimizer.batches.progress import Progress
-from equipoise.optimizer.batches.sources import Source, Stream, open_stream
-from equipoise.optimizer.batches.tasks import Answer, Parts, Task, given_up, internal, packed, solve_part, solved
+from equipoise.optimizer.batches.sources import NotThereError, Source, Stream, TableRows, open_stream
+from equipoise.optimizer.batches.tasks import (
+    Answer,
+    Job,
+    Output,
+    Tables,
+    Task,
+    given_up,
+    internal,
+    packed,
+    put_together,
+    solve_task,
+)
 from equipoise.optimizer.batches.workers import AHEAD, Workers
 from equipoise.optimizer.problem.effort import Effort, Spent
 from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.solvers.choose import named
 
 if TYPE_CHECKING:
     from equipoise.optimizer.problem.policy import Policy
 
-#: Rows of a chunk, unless asked for otherwise: large enough that the way to a worker costs little.
-CHUNK = 20_000
+#: Rows of a chunk, unless asked for otherwise: large enough that the way to a worker costs little, and a row group of
+#: the files, which so is encoded where it is solved.
+CHUNK = GROUP
 
 
 class Options(Spent, total=False):
@@ -75,7 +88,7 @@ def run(
     progress: None for a bar on a terminal (with tqdm), True for a bar or plain lines, False for neither.
     universe: labels that rules may name beyond those of the risk model and, except for an iterator, which can be
         read only once, those of the whole source.
-    effort, exact, gap, time_limit: how much is spent on each whole-lot plan, as in `Rebalancer.solve`. With a limit of
+    effort, exact, gap, time_limit, solver: how each portfolio is solved, as in `Rebalancer.solve`. With a limit of
         time that is reached a plan depends on the machine.
 
     A portfolio whose process dies, or gives no answer in time, also when it is tried alone, has the status
@@ -99,15 +112,17 @@ def run(
     )
 
 
-def _chunks(answers: Generator[Parts, None, None]) -> Iterator[Chunk]:
+def _chunks(answers: Generator[Output, None, None]) -> Iterator[Chunk]:
     with closing(answers):
-        yield from map(from_messages, answers)
+        for output in answers:
+            yield from_messages([output.tables])
 
 
 def _started(
     policy: Policy,
     source: Source,
     *,
+    formats: Sequence[Format] = (),
     executor: int | Executor | None = None,
     chunk: int | None = None,
     timeout: float | None = None,
@@ -115,8 +130,8 @@ def _started(
     progress: bool | None = None,
     universe: Iterable[str] = (),
     **spent: Unpack[Spent],
-) -> Generator[Parts, None, None]:
-    """`run`, with results and orders as plain arrays."""
+) -> Generator[Output, None, None]:
+    """`run`, with results and orders as plain arrays, or as what they are in files of these formats."""
     _check_names(spent)
     if isinstance(executor, int):
         check_number(executor, "executor", at_least=1)
@@ -130,7 +145,9 @@ def _started(
         check_number(timeout, "timeout", above=0.0)
         if not isinstance(executor, int):
             raise InputError("needs processes of our own: executor=1 or more", column="timeout", value=timeout)
-    return _run(policy, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe, Effort(**spent))
+    job = Job(policy, frozenset(), Effort(**spent), None, formats)
+    named(job.spent.solver)  # or an InputError
+    return _run(job, source, executor, chunk or CHUNK, timeout, checkpoint, progress, universe)
 
 
 def _check_names(spent: Mapping[str, object]) -> None:
@@ -143,74 +160,74 @@ def _check_names(spent: Mapping[str, object]) -> None:
 
 
 def _run(
-    policy: Policy,
+    job: Job,
     source: Source,
     executor: int | Executor | None,
-    rows: int,
+    size: int,
     timeout: float | None,
     folder: str | os.PathLike[str] | None,
     wanted: bool | None,
     universe: Iterable[str],
-    spent: Effort,
-) -> Generator[Parts, None, None]:
-    stream = open_stream(source, rows, universe)
+) -> Generator[Output, None, None]:
     with ExitStack() as held:
-        store = None
+        stream = open_stream(source, universe)
+        held.callback(stream.close)
+        job = replace(job, universe=stream.universe)
         if folder is not None:
-            store = held.enter_context(
-                opened(folder, policy, chunk=rows, universe=stream.universe, spent=asdict(spent))
-            )
-        tasks = _tasks(stream, rows, store)
+            settings = {"chunk": size, "universe": stream.universe, "spent": asdict(job.spent)}
+            job = replace(job, checkpoint=held.enter_context(opened(folder, job.policy, **settings)))
+        tasks = _tasks(stream, size, job)
         if executor is None:
-            answers = _here(policy, stream.universe, spent, tasks)
+            answers = _here(job, tasks)
         elif isinstance(executor, int):
-            workers = held.enter_context(Workers(packed(policy, stream.universe, spent), executor, timeout))
-            answers = workers.answers(tasks)
+            answers = held.enter_context(Workers(job, executor, timeout)).answers(tasks)
         else:
-            answers = _elsewhere(executor, packed(policy, stream.universe, spent), tasks, held)
+            answers = _elsewhere(executor, job, tasks, held)
         progress = held.enter_context(Progress(wanted, stream.portfolios))
-        for task, parts in answers:
-            if store is not None and task.answer is None:
-                store.save(task.number, task.table, [joined(messages) for messages in zip(*parts, strict=True)])
-            progress.add(len(task.starts), solved=task.answer is None)
-            yield parts
+        for task, output in answers:
+            progress.add(len(task), solved=task.tables is None)
+            yield output
 
 
-def _tasks(stream: Stream, rows: int, store: Checkpoint | None) -> Iterator[Task]:
-    for number, (table, starts) in enumerate(stream.chunks(rows)):
-        task = Task(number, table, starts)
-        known = store.load(number, task.table) if store is not None else None
-        yield task if known is None else replace(task, answer=[known])
+def _tasks(stream: Stream, size: int, job: Job) -> Iterator[Task]:
+    groupings = [Grouping(form.what) for form in job.formats]
+    for number, (rows, edges) in enumerate(stream.chunks(size)):
+        groups = [grouping.add(edges) for grouping in groupings]
+        known = job.checkpoint.load(number, rows) if job.checkpoint is not None else None
+        yield Task(number, rows, edges, groups, known)
 
 
-def _here(policy: Policy, universe: frozenset[str], spent: Effort, tasks: Iterable[Task]) -> Iterator[Answer]:
-    def parts(task: Task, first: int, last: int) -> Parts:
+def _here(job: Job, tasks: Iterable[Task]) -> Iterator[Answer]:
+    def solved(task: Task, table: Message) -> Tables:
         try:
-            return [solved(policy, universe, task.part(first, last), spent)]
+            return job.solved(table)
         except Exception as error:
-            if last - first == 1:
-                return [given_up(task.names(first, last), Status.UNSOLVED, internal(error))]
-            middle = (first + last) // 2
-            return parts(task, first, middle) + parts(task, middle, last)
+            count = len(task)
+            if count == 1:
+                return given_up(task.names(), Status.UNSOLVED, internal(error))
+            halves = (task.portfolios(0, count // 2), task.portfolios(count // 2, count))
+            return put_together([solved(half, half.rows.table()) for half in halves])
 
     for task in tasks:
-        yield task, task.answer or parts(task, 0, len(task.starts))
+        if task.tables is None:
+            task = replace(task, rows=TableRows(task.rows.table()))
+        yield task, job.output(task, task.tables or solved(task, task.rows.table()))
 
 
-def _elsewhere(executor: Executor, job: bytes, tasks: Iterable[Task], held: ExitStack) -> Iterator[Answer]:
+def _elsewhere(executor: Executor, job: Job, tasks: Iterable[Task], held: ExitStack) -> Iterator[Answer]:
     """Somebody else's executor. What it fails at goes to processes of our own, where a culprit can be isolated."""
     tasks, count = iter(tasks), _workers(executor)
-    window: deque[tuple[Task, Future[list[Message]]]] = deque()
-    held.callback(lambda: [future.cancel() for _, future in window])
+    sent = _Sent(executor, job)
+    held.callback(sent.cancel)
     ours: Workers | None = None
     while True:
-        window.extend((task, _submitted(executor, job, task)) for task in islice(tasks, AHEAD * count - len(window)))
-        if not window:
+        sent.add(islice(tasks, AHEAD * count - len(sent.window)))
+        if not sent.window:
             return
-        task, future = window.popleft()
+        task, future = sent.window.popleft()
         try:
-            answer = task.answer or [future.result()]
-        except InputError:  # the policy cannot be loaded there
+            output = sent.output(task, future)
+        except InputError:  # the policy cannot be loaded there, or the source cannot be read
             raise
         except Exception as error:
             if ours is None:
@@ -218,20 +235,54 @@ def _elsewhere(executor: Executor, job: bytes, tasks: Iterable[Task], held: Exit
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
                 ours = held.enter_context(Workers(job, min(count, os.cpu_count() or 1)))
             if isinstance(error, BrokenExecutor):
-                yield from ours.answers(chain([task], [task for task, _ in window], tasks))
+                yield from ours.answers(chain([task], [task for task, _ in sent.window], tasks))
                 return
             yield from ours.answers([task])
         else:
-            yield task, answer
+            yield task, output
 
 
-def _submitted(executor: Executor, job: bytes, task: Task) -> Future[list[Message]]:
-    future: Future[list[Message]] = Future()
-    try:
-        return future if task.answer else executor.submit(solve_part, job, task.table)
-    except RuntimeError as error:  # broken, or shut down
-        future.set_exception(BrokenExecutor(str(error)))
-        return future
+class _Sent:
+    """What an executor has been given and has not been asked for yet.
+
+    Its workers read the source for themselves, and keep finished chunks. If they do not see the same files, as on other
+    machines, both is done here, and rows and tables are sent.
+    """
+
+    def __init__(self, executor: Executor, job: Job) -> None:
+        self._executor, self._job, self._packed = executor, job, packed(job)
+        self._by_value = False
+        self.window: deque[tuple[Task, Future[Output]]] = deque()
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        self.window.extend((task, self._submitted(task)) for task in tasks)
+
+    def cancel(self) -> None:
+        for _, future in self.window:
+            future.cancel()
+
+    def output(self, task: Task, future: Future[Output]) -> Output:
+        """What becomes of a task that was sent."""
+        if task.tables is not None:
+            return self._job.output(task, task.tables)
+        try:
+            found = future.result()
+        except NotThereError:
+            self._by_value = True
+            found = self._submitted(task).result()
+        return self._job.output(task, found.tables) if found.part else found
+
+    def _submitted(self, task: Task) -> Future[Output]:
+        future: Future[Output] = Future()
+        if task.tables is not None:
+            return future
+        if self._by_value:
+            task = task.by_value()
+        try:
+            return self._executor.submit(solve_task, self._packed, task)
+        except RuntimeError as error:  # broken, or shut down
+            future.set_exception(BrokenExecutor(str(error)))
+            return future
 
 
 def _workers(executor: Executor) -> int:
@@ -270,17 +321,17 @@ def write(
     begun = time.perf_counter()
     statuses: Counter[str] = Counter()
     total, first = 0, ""
-    asked: dict[What, Any] = {"results": results, "orders": orders}
-    answers = _started(policy, source, **options)
+    asked: dict[What, str | os.PathLike[str] | None] = {"results": results, "orders": orders}
     # In this order: whoever sees the orders finds the results.
-    with sinks({what: path for what, path in asked.items() if path is not None}, source) as files, closing(answers):
-        for parts in answers:
-            for part_results, part_orders in parts:
-                columns = {name: listed(cells) for name, cells in part_results if name in ("status", "message")}
-                first = first or next(iter(columns["message"]), "")
-                statuses.update(columns["status"])
-                total += length(part_orders)
-            for file in files:
-                file.add(parts)
+    paths = {what: path for what, path in asked.items() if path is not None}
+    forms = formats(paths)
+    answers = _started(policy, source, formats=forms, **options)
+    with output_files(paths, forms, source) as files, closing(answers):
+        for output in answers:
+            statuses.update(output.statuses)
+            total += output.orders
+            first = first or output.message
+            for file, found in zip(files, output.pieces, strict=True):
+                file.add(found)
         check_readable(statuses, first)
     return Summary(dict(sorted(statuses.items())), statuses.total(), total, time.perf_counter() - begun)

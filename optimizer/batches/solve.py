@@ -31,6 +31,7 @@ from equipoise.optimizer.portfolio.stack import Odd, Stack
 from equipoise.optimizer.problem.effort import Effort
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices, Solution, Status
+from equipoise.optimizer.solvers.choose import AUTO, named
 from equipoise.optimizer.solvers.choose import solve as solve_convex
 from equipoise.optimizer.solvers.newton import newton
 from equipoise.optimizer.solvers.newton.iteration import SOLVED
@@ -115,6 +116,7 @@ def solve_batch(
     refused: why the portfolios of these ids are not read. begun: called before each portfolio and each stack, in a
     process that may end for want of time or memory: there a lack of memory raises MemoryError.
     """
+    named(spent.solver)  # or an InputError
     table = keyed(table)
     known = batch_input.known(policy, table, universe)
     found, odd = batch_input.stacked(policy, table, known)
@@ -228,7 +230,7 @@ def _solve(
         by_itself(slice(None))
         return
     whole = problem.discrete
-    if problem.cones or problem.opaque or (whole and not taken_whole(problem)):
+    if newton.refusal(problem) or not _as_stack(problem, spent.solver) or (whole and not taken_whole(problem)):
         by_itself(slice(None))
         return
     answers = newton.solve(problem)
@@ -237,7 +239,7 @@ def _solve(
     weights = np.where(
         (answers.code == SOLVED)[:, None] & ~np.asarray(problem.kinked)[:, None], answers.weights, np.nan
     )
-    name = "threshold" if newton.separable(problem) else newton.NAME
+    name = newton.THRESHOLD if newton.separable(problem) else newton.NAME
     if whole:
         done = _in_lots(problem, answers, weights, spent, name)
     else:
@@ -247,6 +249,11 @@ def _solve(
         done = _Done(found, answers, None)
     solved.append(done)
     by_itself(~done.solved.checked.passed, done.lots)
+
+
+def _as_stack(problem: Problem, solver: str) -> bool:
+    """Whether Newton's method, which takes stacks, is who is asked."""
+    return solver in (AUTO, newton.NAME) or (solver == newton.THRESHOLD and newton.separable(problem))
 
 
 def _in_lots(problem: Problem, answers: Answers, weights: Array, spent: Effort, name: str) -> _Done:
@@ -322,7 +329,7 @@ def _read(policy: Policy, table: pd.DataFrame, odd: Odd, known: frozenset[str], 
 def _planned(policy: Policy, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
     clock = spent.clock()
     problem = policy.problem(portfolio)
-    return finished(problem, solve_convex(problem), spent, tried, clock)
+    return finished(problem, solve_convex(problem, spent.solver), spent, tried, clock)
 
 
 def _made(policy: Policy, done: _Done, i: int) -> Plan:

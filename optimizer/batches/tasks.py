@@ -1,31 +1,34 @@
-"""What is done in a worker, whoever started it: a chunk as plain arrays in, results and orders as plain arrays out."""
+"""What is done in a worker, whoever started it: rows of a source in, by value or by reference; out come results and
+orders as plain arrays, or what they are in files."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.batches import plain_tables as message
+from equipoise.optimizer.batches import plain_tables
+from equipoise.optimizer.batches.checkpoint import Checkpoint
 from equipoise.optimizer.batches.chunk import solve_chunk, to_messages, without_plans
+from equipoise.optimizer.batches.output_files import Format, Groups, Piece, pieces
 from equipoise.optimizer.batches.plain_tables import Message
+from equipoise.optimizer.batches.sources import Edges, NotThereError, Rows, TableRows
 from equipoise.optimizer.problem.effort import Effort
 from equipoise.optimizer.problem.solution import Status
+from equipoise.optimizer.solvers.choose import register_solver, registered_solvers
 
 if TYPE_CHECKING:
     from equipoise.optimizer.problem.policy import Policy
 
 _DEFAULT = Effort()
 
-#: A chunk's results and orders, in parts: [results, orders] each.
-Parts: TypeAlias = list[list[Message]]
+#: Results and orders of some portfolios.
+Tables: TypeAlias = list[Message]
 
 
 def _unheard() -> None:
@@ -33,44 +36,112 @@ def _unheard() -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class Output:
+    """What becomes of a chunk: its tables; or, if there are files, what goes into each, and what a summary counts.
+
+    part: whether there is still something to be done with the tables, because the task said so.
+    """
+
+    tables: Tables
+    part: bool = False
+    pieces: Sequence[list[Piece]] = ()
+    statuses: Counter[str] = field(default_factory=Counter)
+    orders: int = 0
+    message: str = ""  # of the first portfolio
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
-    """A chunk to be solved, or one whose answer is known already. `starts`: the first row of each portfolio."""
+    """A chunk to be solved, or one of which the tables are known already; or a part of one.
+
+    groups: for each file, how the portfolios fall into row groups. part: whether only tables are asked for, which
+    another makes the output of.
+    """
 
     number: int
-    table: Message
-    starts: NDArray[np.intp]
-    answer: Parts | None = None
+    rows: Rows
+    edges: Edges
+    groups: Sequence[Groups] = ()
+    tables: Tables | None = None
+    part: bool = False
 
-    def part(self, first: int, last: int) -> Message:
-        """The rows of these portfolios."""
-        if last - first == len(self.starts):
-            return self.table
-        end = int(self.starts[last]) if last < len(self.starts) else None
-        return message.compact(message.rows(self.table, slice(int(self.starts[first]), end)))
+    def __len__(self) -> int:
+        """How many portfolios there are."""
+        return len(self.edges) - 1
 
-    def names(self, first: int, last: int) -> list[Any]:
-        return message.listed(dict(message.rows(self.table, self.starts[first:last]))["portfolio_id"])
+    def portfolios(self, first: int, last: int) -> Task:
+        """Portfolios first … last − 1; the task itself if these are all."""
+        if last - first == len(self):
+            return self
+        begin, end = int(self.edges[first]), int(self.edges[last])
+        return Task(self.number, self.rows.part(begin, end), self.edges[first : last + 1] - begin, part=True)
+
+    def names(self) -> list[Any]:
+        return plain_tables.listed(dict(plain_tables.rows(self.rows.table(), self.edges[:-1]))["portfolio_id"])
+
+    def by_value(self) -> Task:
+        """The same with its rows, for somebody who cannot read them and gives only tables."""
+        return replace(self, rows=TableRows(self.rows.table()), part=True)
 
 
-Answer: TypeAlias = tuple[Task, Parts]
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a worker must know once.
+
+    checkpoint: where chunks that are finished are kept. formats: of the files that are written; if there are none,
+    tables are what is asked for.
+    """
+
+    policy: Policy
+    universe: frozenset[str]
+    spent: Effort = _DEFAULT
+    checkpoint: Checkpoint | None = None
+    formats: Sequence[Format] = ()
+
+    def solved(self, table: Message, begun: Callable[[], None] = _unheard) -> Tables:
+        """Results and orders of some whole portfolios. Raises MemoryError if there is too little for them together."""
+        with one_thread():
+            return to_messages(solve_chunk(self.policy, plain_tables.decode(table), self.universe, self.spent, begun))
+
+    def output(self, task: Task, tables: Tables) -> Output:
+        """Of a chunk that has these results and orders. Raises InputError if they cannot be kept."""
+        if self.checkpoint is not None and task.tables is None:
+            self.checkpoint.save(task.number, task.rows.table(), tables)
+        if not self.formats:
+            return Output(tables)
+        results, orders = tables
+        said = {name: plain_tables.listed(cells) for name, cells in results if name in ("status", "message")}
+        return Output(
+            tables=[],
+            pieces=[pieces(form, tables, groups) for form, groups in zip(self.formats, task.groups, strict=True)],
+            statuses=Counter(said["status"]),
+            orders=plain_tables.length(orders),
+            message=next(iter(said["message"]), ""),
+        )
 
 
-def packed(policy: Policy, universe: frozenset[str], spent: Effort = _DEFAULT) -> bytes:
-    """What a worker must know once. Raises InputError for what cannot be sent."""
+Answer: TypeAlias = tuple[Task, Output]
+
+
+def packed(job: Job) -> bytes:
+    """Raises InputError for what cannot be sent."""
     try:
-        return pickle.dumps((policy, sorted(universe), spent))
+        return pickle.dumps((job, registered_solvers()))
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
 
 
 @lru_cache(maxsize=4)
-def unpacked(job: bytes) -> tuple[Policy, frozenset[str], Effort]:
+def unpacked(job: bytes) -> Job:
     """What `packed` made, once a process. Raises InputError for what cannot be loaded here."""
     try:
-        policy, universe, spent = pickle.loads(job)  # made by `packed`, in this run
+        found, solvers = pickle.loads(job)  # made by `packed`, in this run
+        for solver in solvers:
+            register_solver(solver)
     except Exception as error:
         raise _unsendable(f"{type(error).__name__}: {error}") from error
-    return policy, frozenset(universe), spent
+    assert isinstance(found, Job)
+    return found
 
 
 def _unsendable(why: str) -> InputError:
@@ -81,22 +152,21 @@ def _unsendable(why: str) -> InputError:
     )
 
 
-def solve_part(job: bytes, table: Message, begun: Callable[[], None] = _unheard) -> list[Message]:
-    """What a worker does, of whatever executor."""
-    policy, universe, spent = unpacked(job)
-    return solved(policy, universe, table, spent, begun)
+def solve_task(packed_job: bytes, task: Task, begun: Callable[[], None] = _unheard) -> Output:
+    """What a worker does, of whatever executor.
 
-
-def solved(
-    policy: Policy,
-    universe: frozenset[str],
-    table: Message,
-    spent: Effort = _DEFAULT,
-    begun: Callable[[], None] = _unheard,
-) -> list[Message]:
-    """Results and orders of some whole portfolios. Raises MemoryError if there is too little for them together."""
-    with one_thread():
-        return to_messages(solve_chunk(policy, message.decode(table), universe, spent, begun))
+    Raises NotThereError if it sees other files than who asked, InputError for what ends the whole run.
+    """
+    job = unpacked(packed_job)
+    if job.checkpoint is not None and not task.part and not job.checkpoint.is_here():
+        raise NotThereError("the checkpoint is not there", column="checkpoint")
+    task = replace(task, rows=TableRows(task.rows.table()))
+    begun()  # reading took time, but of no portfolio
+    try:
+        tables = job.solved(task.rows.table(), begun)
+    except InputError as error:
+        raise RuntimeError(str(error)) from error
+    return Output(tables, part=True) if task.part else job.output(task, tables)
 
 
 @cache
@@ -108,15 +178,20 @@ def _thread_pools() -> Any:
     return ThreadpoolController()
 
 
-def one_thread() -> Any:
+def one_thread() -> AbstractContextManager[object]:
     """Within this, numerical libraries use one thread, if threadpoolctl is there to tell them."""
     pools = _thread_pools()
     return pools.limit(limits=1) if pools is not None else nullcontext()
 
 
-def given_up(names: list[Any], status: Status, why: str) -> list[Message]:
+def given_up(names: list[Any], status: Status, why: str) -> Tables:
     """The answer for portfolios that have none."""
     return to_messages(without_plans(names, status, why))
+
+
+def put_together(parts: Iterable[Tables]) -> Tables:
+    """One after the other."""
+    return [plain_tables.joined(messages) for messages in zip(*parts, strict=True)]
 
 
 def internal(error: Exception) -> str:

@@ -5,9 +5,10 @@ doing. Such a part is split, and split again, until single portfolios are left; 
 and only what fails then is given up: a process that the system ended for want of memory, or somebody by hand,
 must not cost an innocent portfolio its plan.
 
-A time limit is one for each portfolio. A worker says when it begins with one, or with a stack of them, and is given
-up when it has said nothing for so long; what it was doing is split as above. So a portfolio that hangs costs its limit
-once for each split, however large the chunk was, and a stack that takes longer as a whole is solved in smaller ones.
+A time limit is one for each portfolio. A worker says when it has read its rows, and when it begins with a portfolio, or
+with a stack of them, and is given up when it has said nothing for so long; what it was doing is split as above. So a
+portfolio that hangs costs its limit once for each split, however large the chunk was, and a stack that takes longer as
+a whole is solved in smaller ones.
 
 Processes are spawned, never forked: a fork in a process with threads may hang for ever. Their numerical libraries
 use one thread each, for there is one worker a core, and as sums over several threads may differ in the last bit.
@@ -30,8 +31,18 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.batches.plain_tables import Message
-from equipoise.optimizer.batches.tasks import Answer, Task, given_up, internal, solve_part, unpacked
+from equipoise.optimizer.batches.tasks import (
+    Answer,
+    Job,
+    Output,
+    Task,
+    given_up,
+    internal,
+    packed,
+    put_together,
+    solve_task,
+    unpacked,
+)
 from equipoise.optimizer.problem.solution import Status
 
 if TYPE_CHECKING:
@@ -61,19 +72,28 @@ class _Part:
     last: int
     alone: bool = False
 
+    @property
+    def task(self) -> Task:
+        return self.chunk.task.portfolios(self.first, self.last)
+
 
 @dataclass(eq=False)
 class _Chunk:
     task: Task
     missing: int  # portfolios
-    answers: dict[int, list[Message]] = field(default_factory=dict)
+    outputs: dict[int, Output] = field(default_factory=dict)
 
-    def add(self, part: _Part, answer: list[Message]) -> None:
-        self.answers[part.first] = answer
+    def add(self, part: _Part, output: Output) -> None:
+        self.outputs[part.first] = output
         self.missing -= part.last - part.first
 
-    def ended(self) -> Answer:
-        return self.task, self.task.answer or [self.answers[first] for first in sorted(self.answers)]
+    def ended(self, job: Job) -> Answer:
+        """If a worker solved it as a whole, its output has come, too."""
+        outputs = [self.outputs[first] for first in sorted(self.outputs)]
+        if len(outputs) == 1 and not outputs[0].part:
+            return self.task, outputs[0]
+        tables = self.task.tables or put_together(output.tables for output in outputs)
+        return self.task, job.output(self.task, tables)
 
 
 class _Worker:
@@ -107,8 +127,8 @@ class Workers:
     timeout: seconds a portfolio, or a stack of them. None: no limit.
     """
 
-    def __init__(self, job: bytes, count: int, timeout: float | None = None) -> None:
-        self._job, self._count, self._timeout = job, count, timeout
+    def __init__(self, job: Job, count: int, timeout: float | None = None) -> None:
+        self._job, self._packed, self._count, self._timeout = job, packed(job), count, timeout
         self._workers: list[_Worker] = []
         self._queue: deque[_Part] = deque()
         self._failed_starts = STARTS - 1  # the very first must succeed
@@ -128,13 +148,13 @@ class Workers:
             while more and len(window) < AHEAD * self._count:
                 task = next(tasks, None)
                 if more := task is not None:
-                    window.append(_Chunk(task, 0 if task.answer is not None else len(task.starts)))
+                    window.append(_Chunk(task, 0 if task.tables is not None else len(task)))
                     if window[-1].missing:
                         self._queue.append(_Part(window[-1], 0, window[-1].missing))
             if not window:
                 return
             if not window[0].missing:
-                yield window.popleft().ended()
+                yield window.popleft().ended(self._job)
             else:
                 self._hand_out()
                 self._collect()
@@ -142,15 +162,14 @@ class Workers:
     def _hand_out(self) -> None:
         beside = sum(not part.alone for part in self._queue) + self._busy()
         while len(self._workers) < min(self._count, max(1, beside)):
-            self._workers.append(_Worker(self._job, timed=self._timeout is not None))
+            self._workers.append(_Worker(self._packed, timed=self._timeout is not None))
         for worker in self._workers:
             part = self._next() if worker.ready and worker.part is None else None
             if part is None:
                 continue
             worker.part = part
-            self._begun(worker)
             with suppress(OSError):  # it has just died: `_collect` will see that
-                worker.pipe.send(part.chunk.task.part(part.first, part.last))
+                worker.pipe.send(part.task)
 
     def _begun(self, worker: _Worker) -> None:
         """It has begun something, which may take as long as a portfolio."""
@@ -187,7 +206,7 @@ class Workers:
         except (EOFError, OSError):
             self._lose(worker, Status.WORKER_DIED)
             return
-        if kind == "unsendable":
+        if kind == "refused":
             raise content
         if kind == "begun":
             self._begun(worker)
@@ -224,7 +243,7 @@ class Workers:
             split = [_Part(part.chunk, a, b, alone=b - a == 1) for a, b in pairwise(edges)]
             self._queue.extendleft(reversed(split))
         else:
-            part.chunk.add(part, given_up(part.chunk.task.names(part.first, part.last), status, why))
+            part.chunk.add(part, Output(given_up(part.task.names(), status, why), part=True))
 
 
 def _ending(code: int | None) -> str:
@@ -263,16 +282,18 @@ def _work(pipe: Connection, job: bytes, timed: bool) -> None:
         try:
             unpacked(job)
         except InputError as error:
-            pipe.send(("unsendable", error))
+            pipe.send(("refused", error))
             return
         if timed:
             import_program()  # its seconds must not count against the first portfolios
         pipe.send(("ready", None))
         while True:
-            table = pipe.recv()
+            task = pipe.recv()
             reply: tuple[str, object]
             try:
-                reply = "answer", solve_part(job, table, begun)
+                reply = "answer", solve_task(job, task, begun)
+            except InputError as error:  # of the source, or the checkpoint
+                reply = "refused", error
             except MemoryError:  # perhaps others' fault, and what is left of this process may be too little as well
                 os._exit(errno.ENOMEM)
             except Exception as error:

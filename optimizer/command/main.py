@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     output = _Parser(add_help=False)
     output.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    text = "who is asked: auto, threshold, newton, program, or one that cvxpy knows, such as CLARABEL (auto)"
+    output.add_argument("--solver", metavar="NAME", default="auto", help=text)
     lots = output.add_argument_group("whole lots")
     lots.add_argument("--effort", metavar="N", type=int, default=1, help="spent on plans with a gap (1; 0: none)")
     lots.add_argument("--exact", action="store_true", help="go on until the gap is proven or the time is over")
@@ -210,7 +212,13 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 def _spent(options: argparse.Namespace) -> Spent:
     limit = None if options.time_limit == math.inf else options.time_limit
-    return {"effort": options.effort, "exact": options.exact, "gap": options.gap, "time_limit": limit}
+    return {
+        "effort": options.effort,
+        "exact": options.exact,
+        "gap": options.gap,
+        "time_limit": limit,
+        "solver": options.solver,
+    }
 
 
 def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:

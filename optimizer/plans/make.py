@@ -17,7 +17,7 @@ from equipoise.optimizer.problem.counts import held_keeps
 from equipoise.optimizer.problem.effort import Clock, Effort
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Solution, Status, close_enough
-from equipoise.optimizer.solvers.choose import of_stricter_forms
+from equipoise.optimizer.solvers.choose import named, of_stricter_forms
 from equipoise.optimizer.verification.exact import Verified, verify
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def finished(
     if isinstance(orders, str):
         return Plan(Status.NO_LOT_PLAN, name, orders, problem, solution)
     status = solution.status if holds or not problem.discrete else _searched(orders)
+    if status is Status.OPTIMAL and not any(orders.trades):
+        status = Status.NO_TRADE
     [said] = shortfalls(orders.problem)
     weights, trades, checked, bound = orders.weights, orders.trades, orders.checked, orders.bound
     plan = Plan(status, name, said, orders.problem, solution, checked, trades, weights, bound)
@@ -84,9 +86,8 @@ def _ordered(
 
 def _searched(orders: _Orders) -> Status:
     """What a plan is called that was searched order by order."""
-    if not close_enough(orders.problem.objective(orders.weights), orders.bound):
-        return Status.FEASIBLE
-    return Status.OPTIMAL if any(orders.trades) else Status.NO_TRADE
+    closed = close_enough(orders.problem.objective(orders.weights), orders.bound)
+    return Status.OPTIMAL if closed else Status.FEASIBLE
 
 
 def _refused(plan: Plan, stuck: str) -> Plan:
@@ -138,7 +139,8 @@ def _of_one_account(
 ) -> _Orders | str:
     """Whole lots, of a stricter form of the problem if need be; a text says why there are none."""
     found = _in_lots(asked, problem, solution, spent, tried, clock)
-    for answer in of_stricter_forms(asked.relaxation) if isinstance(found, str) and asked.kinked else ():
+    stricter = isinstance(found, str) and asked.kinked
+    for answer in of_stricter_forms(asked.relaxation, named(spent.solver)) if stricter else ():
         if isinstance(found, str) and answer.problem is not None:
             found = _in_lots(asked, replace(answer.problem, fees=asked.fees), answer, spent, None, clock)
     # Not the bound of a stricter form, which is none of what was asked.

@@ -173,6 +173,8 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
             )
         if blank(asset) or not isinstance(asset, str):
             raise InputError("the row has no asset label; name it", column="asset", value=asset)
+        if asset != asset.strip():
+            raise InputError("the label has white space around it; remove it", asset=asset, column="asset")
         for column, label in (("account", account), ("asset", asset)):
             if not encodable(label):
                 raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column=column)

@@ -1,4 +1,4 @@
-"""How much is spent on whole-lot plans."""
+"""How a portfolio is solved: who is asked for the convex answer, and how much is spent on whole-lot plans."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Spent(TypedDict, total=False):
     exact: bool
     gap: float
     time_limit: float | None
+    solver: str
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Effort:
         left: 0 rounds and descends only, 1 is the default; a whole number. docs/lots.md says what a level spends.
     exact: whether to go on after that until the gap is at most `gap` of the objective.
     time_limit: seconds a portfolio for all of it, with and without `exact` (None: however long it takes).
+    solver: who is asked for the convex answer: see `choose.named`.
 
     Raises InputError for a number that is none of these.
     """
@@ -61,6 +63,7 @@ class Effort:
     exact: bool = False
     gap: float = 1e-6
     time_limit: float | None = 60.0
+    solver: str = "auto"
 
     def __post_init__(self) -> None:
         check_number(self.effort, "effort", at_least=0)
@@ -71,6 +74,8 @@ class Effort:
         check_number(self.gap, "gap", at_least=0.0)
         if self.time_limit is not None:
             check_number(self.time_limit, "time_limit", at_least=0.0)
+        if not isinstance(self.solver, str):
+            raise InputError("must be the name of a solver", column="solver", value=self.solver)
         object.__setattr__(self, "effort", int(self.effort))
 
     def clock(self, portfolios: int = 1) -> Clock:

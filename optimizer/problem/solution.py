@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -89,8 +90,52 @@ class Solution:
     problem: Problem | None = field(default=None, repr=False)
 
     @property
+    def said(self) -> str:
+        """What the solver said last."""
+        return self.attempts[-1].said if self.attempts else ""
+
+    @property
     def gap(self) -> float:
         return self.objective - float(rounded_down(self.objective, self.bound))
+
+
+class Solver(Protocol):
+    """What takes convex problems. All that a user's own needs to be; see `choose.register_solver`."""
+
+    @property
+    def name(self) -> str:
+        """What it is asked for by."""
+        ...
+
+    def refuses(self, problem: Problem) -> str:
+        """Why it does not take this problem, from its structure alone; empty if it does."""
+        ...
+
+    def solve(self, problem: Problem) -> Solution:
+        """Its answer: `weights`, with the cash before costs, and the `prices` that prove it, or `weights` None.
+
+        Its last attempt says what happened; "infeasible" asks for a proof before other solvers are tried.
+        """
+        ...
+
+
+def first_proven(problem: Problem, solvers: Iterator[Solver], *, stop: bool = True) -> Solution:
+    """The first answer that is proven optimal; if none is, that with the least gap, or none (UNSOLVED).
+
+    Solvers are asked one after the other, up to one that says that the problem is infeasible (`stop`).
+    """
+    attempts: tuple[Attempt, ...] = ()
+    best = Solution(Status.UNSOLVED, "none")
+    for solver in solvers:
+        if solver.refuses(problem):
+            continue
+        answer = solver.solve(problem)
+        attempts += answer.attempts
+        if best.weights is None or (answer.weights is not None and answer.gap < best.gap):
+            best = answer
+        if best.status in (Status.OPTIMAL, Status.NO_TRADE) or (stop and answer.said == "infeasible"):
+            break
+    return replace(best, attempts=attempts)
 
 
 def rounded_down(objective: Any, bound: Any) -> Any:

@@ -20,7 +20,8 @@ import numpy as np
 from equipoise.constraints.pieces import Array, Bound
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices
-from equipoise.optimizer.solvers.program.cvxpy_model import NO_LIMIT, Gives, Program, Raw, compiled
+from equipoise.optimizer.solvers.program.cache import compiled
+from equipoise.optimizer.solvers.program.cvxpy_model import NO_LIMIT, Gives, Program, Raw
 from equipoise.optimizer.solvers.program.program import LADDER
 from equipoise.optimizer.verification.certificate import lower_bound, reduced_costs
 
@@ -116,11 +117,11 @@ class Feasibility:
 
     def _answers(self, problem: Problem, program: Program, gives: Gives) -> Iterator[Raw]:
         """One solver after the other."""
-        for _, solver, settings in LADDER:
+        for rung in LADDER:
             if self.left <= 0:
                 return
             self.left -= 1
-            raw = program.solve(problem, solver, settings, gives)
+            raw = program.solve(problem, rung.solver, rung.settings, gives)
             if raw.said == "infeasible":
                 return  # what is hard cannot be kept, which is proven elsewhere
             if raw.weights is not None and raw.said in ("optimal", "optimal_inaccurate"):

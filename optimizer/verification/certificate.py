@@ -13,6 +13,7 @@ because ½γ|F(w − b)|² ≥ λᵀF(w − b) − |λ|²/(2γ) and y·x ≤ ‖
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,14 @@ import numpy as np
 from equipoise.constraints.pieces import Array, dot
 from equipoise.optimizer.problem.dust import without_dust
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices, Solution, Status, close_enough
+from equipoise.optimizer.problem.solution import (
+    FEASIBILITY_TOLERANCE,
+    Attempt,
+    Prices,
+    Solution,
+    Status,
+    close_enough,
+)
 
 #: Trades below this fraction of NAV are taken for a conic solver's noise, if all rules hold without them.
 _NOISE = 1e-7
@@ -34,6 +42,28 @@ def certified(problem: Problem, weights: Array, prices: Prices, solver: str) -> 
     objective, bound = problem.objective(weights), lower_bound(problem, weights, prices)
     status = Status.OPTIMAL if close_enough(objective, bound) else Status.FEASIBLE
     return Solution(status, solver, weights, prices, objective, bound)
+
+
+def judged(problem: Problem, found: Solution) -> Solution:
+    """What our own check makes of a solver's answer, of whose word nothing is believed.
+
+    Weights are cleaned (`cleaned`), must break no rule by more than 1e-9 of NAV, and have the bound that the prices
+    prove, of `found.problem` if that is another form of the problem. Where they do not, `status` UNSOLVED.
+    """
+    name, said = found.solver, found.said
+    if found.weights is None or found.prices is None:
+        return Solution(Status.UNSOLVED, "none", attempts=(Attempt(name, said, "no answer"),))
+    form = found.problem or problem
+    weights = cleaned(form, found.weights)
+    violation = problem.violation(weights)
+    if not violation <= FEASIBILITY_TOLERANCE:
+        verdict = f"refused: a rule is broken by {violation:.1e} of NAV"
+        return Solution(Status.UNSOLVED, "none", attempts=(Attempt(name, said, verdict),))
+    answer = certified(form, weights, found.prices, name)
+    if answer.status is Status.FEASIBLE:  # where no limit is in the way, a solver's prices are its noise
+        answer = min(answer, certified(form, weights, Prices.none(form), name), key=lambda each: each.gap)
+    attempt = Attempt(name, said, f"accepted: gap {answer.gap:.1e}")
+    return replace(answer, problem=found.problem, attempts=(attempt,))
 
 
 def lower_bound(

@@ -255,20 +255,20 @@ def planted_rules(rng: np.random.Generator, of: Case, name: str, slack: float) -
     return [(HealthFactor(ratio, "liquidation"), health)] if ratio > 0.95 else []
 
 
-def bound(problem: Problem, weights: Array, prices: Array) -> float:
+def bound(problem: Problem, weights: Array, prices: Array, given: Array | None = None) -> float:
     """What no objective can be below, by the Lagrangian at these row prices, minimised asset by asset by bisection.
 
-    The factor prices are those of the weights; the budget's price is the best of the bisection's. By convexity it is
+    The factor prices are those given, else those of the weights or the nearest that leave no slope to an asset which
+    nothing holds, whichever are better: an error δ of the weights costs the objective δ², but by their factor prices
+    it would cost the bound δ. The budget's price is the best of the bisection's. By convexity it is
     enough to look `NEAR` the weights: what is better further off is better on the way, in proportion. Over all that is
     allowed, an asset without curvature would turn the rounding of its slope into a gap.
     """
     rows, cost, γ = problem.rows, problem.cost, problem.aversion
-    away = weights - problem.target
-    exposure = problem.risk.factors @ away
-    slope = γ * problem.risk.factors.T @ exposure + prices @ rows.weight
-    constant = (
-        -0.5 * γ * exposure @ exposure - γ * exposure @ (problem.risk.factors @ problem.target) - prices @ rows.upper
-    )
+    factors = problem.risk.factors
+    priced = γ * factors @ (weights - problem.target) if given is None else given
+    slope = priced @ factors + prices @ rows.weight
+    constant = float(-priced @ priced / (2.0 * γ) - priced @ factors @ problem.target - prices @ rows.upper)
     charge = 1.0 / problem.horizon + prices @ rows.cost
     buy, sell = charge * cost.buy + prices @ rows.buy, charge * cost.sell + prices @ rows.sell
     long, short = cost.long + prices @ rows.long, cost.short + prices @ rows.short
@@ -314,6 +314,11 @@ def bound(problem: Problem, weights: Array, prices: Array) -> float:
             value, left = least(middle)
             best = max(best, value)
             ends = [middle, ends[1]] if left > 0 else [ends[0], middle]
+    if given is None:
+        off = [np.abs(weights - point) for point in (problem.lower, problem.upper, 0.0, problem.before)]
+        loose = np.min(off, axis=0) > 1e-9
+        mended = np.linalg.lstsq(factors[:, loose].T, -each(weights, guess)[1][loose], rcond=1e-12)[0]
+        best = max(best, bound(problem, weights, prices, priced + mended))
     return best
 
 

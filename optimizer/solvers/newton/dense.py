@@ -49,6 +49,19 @@ def takes(problem: Problem) -> bool:
     return bool(out and np.all(curved) and np.all(problem.lower <= problem.upper))
 
 
+@dataclass(frozen=True)
+class DenseSolver:
+    """This method as a solver."""
+
+    name: str = newton.NAME
+
+    def refuses(self, problem: Problem) -> str:
+        return "" if takes(problem) else "it is for one portfolio with many factors and rows"
+
+    def solve(self, problem: Problem) -> Solution:
+        return newton.tried(*solution(problem))
+
+
 class _Free:
     """The factors of all assets that have been free so far, and G among them: each product is made once."""
 

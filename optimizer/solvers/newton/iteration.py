@@ -27,18 +27,20 @@ STEPS = 100
 RAYS = (12, 25, 45, 70, STEPS)  # the steps after which it looks for a proof that nothing is feasible,
 FAR = 1e6  # and the sum of row prices (NAV per year and unit) from which on it does after every step
 EXACT, NEARLY = 1e-13, 1e-11  # residuals in NAV: done; done if it gets no better
-RECENTRE = 1e-7  # a residual this small is near enough to move the proximal centres
+RECENTRE = 1e-9  # a residual this small is near enough to move the proximal centres
 ROUNDING = 4 * float(np.finfo(float).eps)  # of a slope, of the sum of its terms' sizes
 STALLED = 0.5  # no better: more than this part of the least residual so far
-SOFTER, SOFTEST = 0.1, 1e-6  # what is left of the proximal weights each time their centres move, and at last
+SOFTER, SOFTEST = 0.1, 1e-9  # what is left of the proximal weights each time their centres move, and at last
 TURNS = 3  # at most so many times the number of prices, for the active set of a step
 MANY = 64  # from more prices on, those that are pinned are left out of the systems
-SINGULAR, FADING = 1e-9, 1e-5  # ridges, of the diagonal
-HELD = 1e-3  # of the curvature if all were free, for a price with which no asset is free to move
+SINGULAR = 1e-13  # the least ridge, of the diagonal
+#: What each NAV of residual adds to it: of the diagonal of rows, and for prices with which no asset is free to move, of
+#: their curvature if all were.
+RIDGE, HELD = 1e-5, 1e-3
 NO_CURVATURE, NO_CURVATURE_AT_ALL = 0.3e-3, 1e-9  # of the asset's whole variance, of the largest
 #: The proximal weights at first, of an asset's own variance, and, where they lead nowhere, of further tries; at least
 #: so much of the largest variance.
-PROXIMAL, PROXIMAL_RISKLESS = (0.1, 1e-3, 1.0, 1e-2), 1e-5
+PROXIMAL, PROXIMAL_RISKLESS = (0.1, 1.0, 1e-2), 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +70,17 @@ class _State:
         """With the proximal centres of these problems at their weights, and a smaller weight on them."""
         centre = np.where(which[:, None], self.point.weights, self.centre)
         weight = np.where(which[:, None], np.maximum(self.weight * SOFTER, self.least), self.weight)
-        assert self.smooth.base is not None  # where there is a proximal term
-        base = np.where(which[:, None], self.prices, self.smooth.base)
+        base = np.where(which[:, None], self.prices, 0.0 if self.smooth.base is None else self.smooth.base)
         smooth, left = _smoothed(self.dual, base, centre, weight), np.where(which[:, None], 0.0, self.point.prices)
         return replace(self, centre=centre, weight=weight, smooth=smooth, point=smooth.at(left))
 
 
 def _smoothed(dual: Dual, base: Array, centre: Array, weight: Array) -> Dual:
-    """The dual with ½·weight·(w − centre)² added to every asset, in changes of the prices at `base`."""
-    if not weight.any():
+    """The dual with ½·weight·(w − centre)² added to every asset, in changes of the prices at `base`, if any."""
+    own = (base != 0).any(axis=1, keepdims=True) | weight.any(axis=1, keepdims=True)
+    if not own.any():
         return dual
-    assets, own = dual.assets, weight.any(axis=1, keepdims=True)  # others in the chunk may have none: nothing of theirs
-    base = np.where(own, base, 0.0)
+    assets = dual.assets
     curvature = assets.curvature + weight
     both = (assets.curvature * assets.centre + weight * centre) / np.where(curvature > 0, curvature, 1.0)
     start = replace(dual.priced(base), curvature=curvature, centre=np.where(weight > 0, both, assets.centre))
@@ -99,7 +100,7 @@ def _started(dual: Dual, at: NDArray[np.intp], proximal: float) -> _State:
     prices = np.zeros_like(dual.limits)
     held = np.matmul(dual.linear[..., :k, :], centre[..., None])[..., 0]
     prices[:, :k] = dual.aversion * (held - dual.limits[:, :k])
-    smooth = _smoothed(dual, prices, centre, weight)
+    smooth = _smoothed(dual, np.where(weight.any(axis=1, keepdims=True), prices, 0.0), centre, weight)
     steepest = np.abs(np.broadcast_to(dual.linear, (dual.size, *dual.linear.shape[-2:])))
     if dual.kinks or dual.cost is not None:
         steepest = steepest.copy()
@@ -139,10 +140,11 @@ def iterated(dual: Dual, proximal: float = PROXIMAL[0]) -> Ends:
         residual = np.abs(np.where(pinned, 0.0, state.point.gradient)).max(axis=1, initial=0.0)
         still = (residual > RECENTRE) | _still(state, residual <= RECENTRE)
         size_of_prices = np.abs(state.prices[:, dual.factors :]).sum(axis=1)
-        stalled = (residual <= NEARLY) & (residual > STALLED * state.before)
-        done = ((residual <= EXACT) | stalled) & still
+        stalled = (residual <= RECENTRE) & (residual > STALLED * state.before)
+        done = ((residual <= EXACT) | (stalled & (residual <= NEARLY))) & still
         if step == STEPS:
             done |= residual <= NEARLY
+        off = ~still | stalled
         ends.steps[state.at] = step
         ends.code[state.at[done]] = SOLVED
         ends.weights[state.at[done]] = state.point.weights[done]
@@ -155,9 +157,8 @@ def iterated(dual: Dual, proximal: float = PROXIMAL[0]) -> Ends:
         if done.all() or step == STEPS:
             break
         if done.any():
-            state, residual, still = state.take(~done), residual[~done], still[~done]
+            state, residual, off = state.take(~done), residual[~done], off[~done]
             pinned = pinned[~done]
-        off = ~still
         state = replace(state, before=np.where(off, np.inf, np.minimum(residual, state.before)))
         if off.any():
             state = state.recentred(off)
@@ -244,11 +245,13 @@ def _working(
     curvature, price = dual.curvature(point, which), np.arange(len(number))
     diagonal = curvature[:, price, price]
     # Where no asset is free to move with a price, the step is that of the slope, as if all were. Where rows may do the
-    # same to all that are free, a ridge that fades with the residual keeps the step from running off.
+    # same to all that are free, a ridge keeps the step from running off. Both fade with the residual, the ridge to what
+    # rounding needs: a price that has far to go for a small residual would creep.
     residual = np.abs(np.where(pinned, 0.0, gradient)).max(axis=1, keepdims=True, initial=0.0)
     is_row = (number >= dual.factors) & (number < dual.factors + dual.row_count)
-    ridge = (SINGULAR + FADING * np.minimum(residual, 1.0)) * diagonal * (number >= dual.factors)
-    curvature[:, price, price] += np.where(diagonal > 1e-9 * scale, ridge, HELD * scale)
+    held, fading = diagonal <= 1e-9 * scale, np.minimum(residual, 1.0)
+    ridge = np.where(held, HELD, RIDGE * (number >= dual.factors))
+    curvature[:, price, price] += np.where(held, scale, diagonal) * (SINGULAR + ridge * fading)
     unit = 1.0 / np.sqrt(curvature[:, price, price])
     curvature *= unit[:, :, None] * unit[:, None, :]
     slope, least = gradient * unit, np.where(is_row, -prices[:, which] / unit, -np.inf)

@@ -33,7 +33,7 @@ CHUNK = 40_000
 #: of many assets with many tiers no number is: the program has the exact form.
 SUPPORTS = 12
 
-NAME = "newton"
+NAME, THRESHOLD = "newton", "threshold"
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +157,24 @@ def solution(problem: Problem) -> tuple[Solution | None, Attempt]:
     return answered(problem)[:2]
 
 
+@dataclass(frozen=True)
+class NewtonSolver:
+    """This method as a solver of single problems; as threshold, of assets that meet in the cash only."""
+
+    name: str
+
+    def refuses(self, problem: Problem) -> str:
+        return refusal(problem) or (coupling(problem) if self.name == THRESHOLD else "")
+
+    def solve(self, problem: Problem) -> Solution:
+        return tried(*solution(problem))
+
+
+def tried(answer: Solution | None, attempt: Attempt) -> Solution:
+    """The answer with what happened; UNSOLVED where there is none."""
+    return replace(answer or Solution(Status.UNSOLVED, NAME), attempts=(attempt,))
+
+
 def answered(problem: Problem) -> tuple[Solution | None, Attempt, Problem]:
     """`solution`, and the problem with the rows of its envelopes that were met."""
     answers = solve(problem.as_stack())
@@ -171,7 +189,7 @@ def answered(problem: Problem) -> tuple[Solution | None, Attempt, Problem]:
     cashes = list(problem.cashes)
     held = np.array_equal(np.delete(weights, cashes), np.delete(problem.before, cashes))
     status = Status.NO_TRADE if held else Status.OPTIMAL
-    name = "threshold" if separable(problem) else NAME
+    name = THRESHOLD if separable(problem) else NAME
     objective, bound = float(answers.objective[0]), float(answers.bound[0])
     form = problem if problem.found else None
     return (

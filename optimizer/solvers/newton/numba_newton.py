@@ -203,15 +203,16 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: floa
                 total[p] = problem.base[p] + here.prices[p]
                 if p >= problem.factors:
                     size += abs(total[p])
-            stalled = residual <= constants.nearly and residual > constants.stalled * least
-            stalled = stalled or (residual <= constants.nearly and state.steps[b] == constants.rays[-1])
+            last = state.steps[b] == constants.rays[-1]
+            stalled = residual <= constants.recentre and residual > constants.stalled * least
+            near = residual <= constants.exact or (residual <= constants.nearly and (stalled or last))
             still = residual > constants.recentre or _still(problem, here, weight, centre, total, room, constants)
-            state.done[b] = (residual <= constants.exact or stalled) and (still or state.steps[b] == constants.rays[-1])
+            state.done[b] = near and (still or last)
             if state.done[b] or (not resumed and (size > constants.far or state.steps[b] in constants.rays)):
                 break
             least, resumed = min(least, residual), False
-            if not still:
-                least = np.inf
+            if stalled or not still:
+                least, problem.smoothed[0] = np.inf, True
                 for i in range(n):
                     weight[i] *= max(constants.softer, constants.softest / state.soft[b])
                 state.soft[b] = max(state.soft[b] * constants.softer, constants.softest)

@@ -47,7 +47,7 @@ class Constants(NamedTuple):
     searches: int
     widenings: int
     singular: float
-    fading: float
+    ridge: float
     held: float
     no_curvature: float
     no_curvature_at_all: float
@@ -92,7 +92,7 @@ def direct(
     """Newton's direction on the prices that are not pinned: the highest point of the quadratic model."""
     k, rows, curvature, moving = problem.factors, len(problem.cost), room.curvature, room.places[MOVING]
     unit, direction = room.vectors[UNIT], room.vectors[DIRECTION]
-    count = 0
+    count, fading = 0, min(residual, 1.0)
     for p in range(len(pinned)):
         direction[p] = 0.0
         if not pinned[p]:
@@ -102,8 +102,10 @@ def direct(
     for a in range(count):
         p = moving[a]
         diagonal, all_free = curvature[a, a], scale[p]
-        ridge = (constants.singular + constants.fading * min(residual, 1.0)) * diagonal if p >= k else 0.0
-        curvature[a, a] += ridge if diagonal > 1e-9 * all_free else constants.held * all_free
+        if diagonal > 1e-9 * all_free:
+            curvature[a, a] += (constants.singular + (constants.ridge * fading if p >= k else 0.0)) * diagonal
+        else:
+            curvature[a, a] += (constants.singular + constants.held * fading) * all_free
         unit[a] = 1.0 / np.sqrt(curvature[a, a])
         room.vectors[LEAST, a] = -(problem.base[p] + point.prices[p]) / unit[a] if k <= p < k + rows else -np.inf
         room.vectors[RIGHT, a] = point.gradient[p] * unit[a]

@@ -49,7 +49,12 @@ class Epigraph:
         own = [c @ split.parts[name] for name, c in piece.row.given.items()]
         self._below = sum([*own, *(term.value for term in self._terms)]) <= upper
         self._link, self._piece, self._cashes = split.constraints[0], piece, list(cashes)
-        self.constraints = [*split.constraints, *(c for term in self._terms for c in term.constraints), self._below]
+        self._auxiliary = [*split.constraints, *(c for term in self._terms for c in term.constraints)]
+
+    def named(self, name: str) -> dict[str, Any]:
+        """Its constraints: those that define its variables, and under the name itself the limit."""
+        defined = {f"{name}, part {k + 1}": constraint for k, constraint in enumerate(self._auxiliary)}
+        return {**defined, name: self._below}
 
     def row(self) -> tuple[Row, float]:
         """After a solve: the row of the planes that the prices choose, and its price."""

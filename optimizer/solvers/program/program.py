@@ -6,23 +6,67 @@ Solvers are asked one after the other, and none is believed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Attempt, Prices, Solution, Status
-from equipoise.optimizer.solvers.program.cvxpy_model import compiled
-from equipoise.optimizer.verification.certificate import certified, cleaned
+from equipoise.optimizer.problem.solution import Attempt, Solution, Status, first_proven
+from equipoise.optimizer.solvers.program.cache import compiled
+from equipoise.optimizer.verification.certificate import judged
 
-#: The solvers in the order in which they are tried, each with its settings: named, never defaulted; one
-#: thread each. A later one is asked only if the earlier ones' answers did not pass our own check.
-LADDER: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    (
-        "CLARABEL",
-        "CLARABEL",
-        {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 200, "max_threads": 1},
-    ),
-    (
+#: The settings with which solvers are asked: named, never defaulted; one thread each.
+SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "CLARABEL": {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 200, "max_threads": 1},
+        "SCS": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iters": 50_000},
+        "OSQP": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iter": 100_000},
+        "HIGHS": {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10, "threads": 1},
+    }
+)
+#: Solvers of every cone that the program can have.
+_EVERY_CONE = ("CLARABEL", "SCS")
+
+
+@dataclass(frozen=True)
+class CvxpySolver:
+    """A solver that cvxpy knows as `solver`, with these settings, asked for the problem's program."""
+
+    name: str
+    solver: str
+    settings: Mapping[str, Any]
+
+    def refuses(self, problem: Problem) -> str:
+        """Why it does not take this kind of program, in cvxpy's words; empty if it does."""
+        if self.solver in _EVERY_CONE:
+            return ""
+        program = compiled(problem)
+        program.fill(problem)
+        try:
+            program.problem.get_problem_data(self.solver)
+        except Exception as error:  # each of cvxpy's own kinds
+            return str(error).strip().splitlines()[0]
+        return ""
+
+    def solve(self, problem: Problem) -> Solution:
+        """Its answer, if it passes our own check, with its certificate."""
+        said, raw, prices, form, _ = compiled(problem).solve(problem, self.solver, self.settings)
+        found = form if form.found else None
+        attempt = Attempt(self.name, said, "no answer")
+        answer = Solution(Status.UNSOLVED, self.name, raw, prices, attempts=(attempt,), problem=found)
+        return judged(problem, answer)
+
+
+def settings_of(solver: str) -> Mapping[str, Any]:
+    """The settings of a solver that cvxpy knows; cvxpy's own where there are none here."""
+    return SETTINGS.get(solver, {})
+
+
+#: The solvers in the order in which they are tried. A later one is asked only if the earlier ones' answers did not pass
+#: our own check.
+LADDER = (
+    CvxpySolver("CLARABEL", "CLARABEL", SETTINGS["CLARABEL"]),
+    CvxpySolver(
         "CLARABEL, regularised",
         "CLARABEL",
         {
@@ -35,40 +79,21 @@ LADDER: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
             "iterative_refinement_max_iter": 50,
         },
     ),
-    ("SCS", "SCS", {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iters": 50_000}),
+    CvxpySolver("SCS", "SCS", SETTINGS["SCS"]),
 )
 
 
-def solve(problem: Problem, *, first: int = 0) -> Solution:
-    """The first answer on the ladder (from rung `first` on) that passes our own check, with its certificate.
+def installed() -> list[str]:
+    """The solvers that cvxpy can ask here, by name."""
+    import cvxpy as cp
+
+    return sorted(map(str, cp.installed_solvers()))
+
+
+def solve(problem: Problem) -> Solution:
+    """The first answer on the ladder that passes our own check, with its certificate.
 
     `status` UNSOLVED means that none did; if a solver called the problem infeasible, `attempts` says so
     (the explanation, which proves it or does not, is made elsewhere).
     """
-    program = compiled(problem)
-    attempts: list[Attempt] = []
-    best: Solution | None = None
-    for name, solver, settings in LADDER[first:]:
-        said, raw, prices, form, _ = program.solve(problem, solver, settings)
-        if raw is None or prices is None:
-            attempts.append(Attempt(name, said, "no answer"))
-            if said == "infeasible" and not first:
-                break  # worth a proof before other solvers are asked
-            continue
-        weights = cleaned(form, raw)
-        violation = problem.violation(weights)
-        if not violation <= FEASIBILITY_TOLERANCE:
-            attempts.append(Attempt(name, said, f"refused: a rule is broken by {violation:.1e} of NAV"))
-            continue
-        answer = certified(form, weights, prices, name)
-        if answer.status is Status.FEASIBLE:  # where no limit is in the way, a solver's prices are its noise
-            answer = min(answer, certified(form, weights, Prices.none(form), name), key=lambda each: each.gap)
-        answer = replace(answer, problem=form if form.found else None)
-        attempts.append(Attempt(name, said, f"accepted: gap {answer.gap:.1e}"))
-        if best is None or answer.gap < best.gap:
-            best = answer
-        if best.status is Status.OPTIMAL:
-            break
-    if best is None:
-        return Solution(Status.UNSOLVED, "none", attempts=tuple(attempts))
-    return replace(best, attempts=tuple(attempts))
+    return first_proven(problem, iter(LADDER))

@@ -28,6 +28,7 @@ from equipoise.optimizer.problem.threshold import PRICED, Separable, absent
 #: The parts of a row that have a kink; their coefficients are added to the asset's own.
 KINKS = ("long", "short", "buy", "sell")
 _TRADING = ("buy", "sell", "quadratic", "impact")
+_SIDES = (("long", "short"), ("buy", "sell"))
 ALL = slice(None)
 NOTHING: dict[str, Any] = dict.fromkeys(("curvature", *PRICED), 0.0)
 
@@ -246,84 +247,116 @@ class Dual:
 
 def of(problem: Problem, at: NDArray[np.intp], *, out: bool, capped: bool) -> Dual:
     """The dual of these problems of a stack; `out`: the cash is taken out, `capped`: under an upper bound."""
-    size, n = len(at), problem.shape[1]
-    account, cost, rows = problem.portfolio, problem.cost, problem.rows
-    item = np.arange(size)
-    cash = np.asarray(account.cash[1])[at]
-
-    def mine(values: Array) -> Array:
-        return np.array(np.broadcast_to(values, problem.shape)[at])
-
-    def coefficients(matrix: Array) -> Array:
-        return matrix[at] if matrix.ndim == 3 else matrix
-
-    yearly = {name: mine(getattr(cost, name)) / problem.horizon for name in _TRADING}
-    yearly |= {name: mine(getattr(cost, name)) for name in ("long", "short")}
-    weight, upper = coefficients(rows.weight), rows.upper[at]
-    kinks = {name: m for name in KINKS if (m := coefficients(getattr(rows, name))).any()}
-    for one, other in (("long", "short"), ("buy", "sell")):
-        if one in kinks or other in kinks:
-            kinks.setdefault(one, np.zeros_like(kinks.get(other)))
-            kinks.setdefault(other, np.zeros_like(kinks[one]))
-    assets = {
-        "curvature": mine(problem.aversion * problem.risk.specific),
-        "centre": mine(problem.target),
-        "before": mine(problem.before),
-        "lower": mine(problem.lower),
-        "upper": mine(problem.upper),
-    }
-    constant, slope = np.zeros(size), 0.0
-    linear = [coefficients(problem.risk.factors)]
-    exposure = times(linear[0], assets["centre"])
-    spends, has, pays = problem.budgets
-    cost_rows = rows.cost[at] if len(has) == 1 else np.matmul(rows.by_cash[at], pays)
+    given = _given(problem, at)
+    factors = _of_stack(problem.risk.factors, at)
+    exposure = times(factors, given.assets["centre"])
     if out:
-        # w_c = 1 − Σ of the others, in every row and in what holding it costs.
-        shared = weight.ndim == 2 and all(m.ndim == 2 for m in kinks.values()) and np.all(cash == cash[0])
-        each, place = (item[:1], cash[:1]) if shared else (item, cash)
-        others = np.ones((len(each), 1, n))
-        others[each, 0, place] = 0.0
-        per_cash = _column(weight, each, place) + (_column(kinks["long"], each, place) if "long" in kinks else 0.0)
-        weight = weight - per_cash[:, :, None]
-        weight[each, :, place] = 0.0
-        upper = upper - per_cash
-        kinks = {name: matrix * others for name, matrix in kinks.items()}
-        constant = yearly["long"][item, cash]
-        slope = -constant[:, None] * others[:, 0] if np.any(constant) else 0.0
-        if capped:
-            weight = np.append(weight, -others, axis=1)
-            upper = np.append(upper, (assets["upper"][item, cash] - 1.0)[:, None], axis=1)
-            cost_rows = np.append(cost_rows, np.zeros((size, 1)), axis=1)
-            kinks = {name: np.append(matrix, np.zeros_like(others), axis=1) for name, matrix in kinks.items()}
-        if shared:
-            weight, kinks = weight[0], {name: matrix[0] for name, matrix in kinks.items()}
-        for values in (*assets.values(), *yearly.values()):
-            values[item, cash] = 0.0
-        assets["curvature"][item, cash] = 1.0
-    limits = [exposure, upper]
-    linear.append(weight)
+        cash = np.asarray(problem.portfolio.cash[1])[at]
+        given = _without_cash(given, cash, capped)
+    linear, limits, has = [factors, given.weight], [exposure, given.upper], problem.budgets.has
     if not out:
-        linear.append(spends)
-        limits.append(np.broadcast_to(has, (size, len(has))))
+        linear.append(problem.budgets.spends)
+        limits.append(np.broadcast_to(has, (len(at), len(has))))
     shape = np.broadcast_shapes(*(matrix.shape[:-2] for matrix in linear))
-    costly = cost_rows.any() and any(yearly[name].any() for name in _TRADING)
-    terms: dict[str, Any] = {name: values if values.any() else 0.0 for name, values in yearly.items()}
-    for one, other in (("long", "short"), ("buy", "sell")):
-        if not (absent(terms[one]) and absent(terms[other])):
-            terms |= {one: yearly[one], other: yearly[other]}
+    costly = given.cost.any() and any(given.yearly[name].any() for name in _TRADING)
+    sided = [*given.kinks.values(), given.cost.reshape(*given.upper.shape, -1)]
     return Dual(
-        assets=Separable(**assets, **terms, slope=slope),
+        assets=Separable(**given.assets, **_terms(given.yearly), slope=given.slope),
         linear=np.concatenate([np.broadcast_to(m, (*shape, *m.shape[-2:])) for m in linear], axis=-2),
         limits=np.concatenate(limits, axis=1),
-        kinks=kinks,
-        cost=cost_rows if costly else None,
-        constant=constant,
+        kinks=given.kinks,
+        cost=given.cost if costly else None,
+        constant=given.constant,
         factors=exposure.shape[1],
         aversion=problem.aversion,
         horizon=problem.horizon,
-        bands=_bands(rows, weight, [*kinks.values(), cost_rows.reshape(*upper.shape, -1)]),
+        bands=_bands(problem.rows, given.weight, sided),
         budget=0 if out else len(has),
     )
+
+
+@dataclass
+class _Given:
+    """What a dual is made of: arrays (B, n) by the names in `Separable`, and rows (m, n), or (B, m, n)."""
+
+    assets: dict[str, Array]
+    yearly: dict[str, Array]  # what trading and holding cost a year
+    weight: Array
+    kinks: dict[str, Array]
+    upper: Array  # (B, m)
+    cost: Array  # (B, m), or (B, m, n): by what a unit of costs raises a row
+    constant: Array  # (B,)
+    slope: Any = 0.0
+
+
+def _given(problem: Problem, at: NDArray[np.intp]) -> _Given:
+    def mine(values: Array) -> Array:
+        return np.array(np.broadcast_to(values, problem.shape)[at])
+
+    rows, cost, (_, has, pays) = problem.rows, problem.cost, problem.budgets
+    kinks = {name: m for name in KINKS if (m := _of_stack(getattr(rows, name), at)).any()}
+    for one, other in _SIDES:
+        if one in kinks or other in kinks:
+            kinks.setdefault(one, np.zeros_like(kinks.get(other)))
+            kinks.setdefault(other, np.zeros_like(kinks[one]))
+    yearly = {name: mine(getattr(cost, name)) / problem.horizon for name in _TRADING}
+    return _Given(
+        assets={
+            "curvature": mine(problem.aversion * problem.risk.specific),
+            "centre": mine(problem.target),
+            "before": mine(problem.before),
+            "lower": mine(problem.lower),
+            "upper": mine(problem.upper),
+        },
+        yearly=yearly | {name: mine(getattr(cost, name)) for name in ("long", "short")},
+        weight=_of_stack(rows.weight, at),
+        kinks=kinks,
+        upper=rows.upper[at],
+        cost=rows.cost[at] if len(has) == 1 else np.matmul(rows.by_cash[at], pays),
+        constant=np.zeros(len(at)),
+    )
+
+
+def _without_cash(given: _Given, cash: NDArray[np.intp], capped: bool) -> _Given:
+    """With w_c = 1 − Σ of the others, in every row and in what holding costs; `capped`: its upper bound is a row."""
+    size, n = given.assets["centre"].shape
+    item, weight, kinks, cost = np.arange(size), given.weight, given.kinks, given.cost
+    shared = weight.ndim == 2 and all(m.ndim == 2 for m in kinks.values()) and bool(np.all(cash == cash[0]))
+    each, place = (item[:1], cash[:1]) if shared else (item, cash)
+    others = np.ones((len(each), 1, n))
+    others[each, 0, place] = 0.0
+    per_cash = _column(weight, each, place) + (_column(kinks["long"], each, place) if "long" in kinks else 0.0)
+    weight = weight - per_cash[:, :, None]
+    weight[each, :, place] = 0.0
+    upper = given.upper - per_cash
+    kinks = {name: matrix * others for name, matrix in kinks.items()}
+    if capped:
+        weight = np.append(weight, -others, axis=1)
+        upper = np.append(upper, (given.assets["upper"][item, cash] - 1.0)[:, None], axis=1)
+        cost = np.append(cost, np.zeros((size, 1)), axis=1)
+        kinks = {name: np.append(matrix, np.zeros_like(others), axis=1) for name, matrix in kinks.items()}
+    if shared:
+        weight, kinks = weight[0], {name: matrix[0] for name, matrix in kinks.items()}
+    constant = given.yearly["long"][item, cash]
+    slope: Any = -constant[:, None] * others[:, 0] if np.any(constant) else 0.0
+    for values in (*given.assets.values(), *given.yearly.values()):
+        values[item, cash] = 0.0
+    given.assets["curvature"][item, cash] = 1.0
+    return _Given(given.assets, given.yearly, weight, kinks, upper, cost, constant, slope)
+
+
+def _terms(yearly: dict[str, Array]) -> dict[str, Any]:
+    """What trading and holding cost, for `Separable`: 0 where nothing does, both sides where one does."""
+    terms: dict[str, Any] = {name: values if values.any() else 0.0 for name, values in yearly.items()}
+    for one, other in _SIDES:
+        if not (absent(terms[one]) and absent(terms[other])):
+            terms |= {one: yearly[one], other: yearly[other]}
+    return terms
+
+
+def _of_stack(matrix: Array, at: NDArray[np.intp]) -> Array:
+    """The matrices of these problems; what all share stays."""
+    return matrix[at] if matrix.ndim == 3 else matrix
 
 
 def _bands(rows: Rows, weight: Array, others: list[Array]) -> tuple[Band, ...]:

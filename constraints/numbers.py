@@ -89,13 +89,7 @@ def floats(cells: NDArray[Any], *, text: bool = True) -> tuple[NDArray[np.float6
     """All cells of an array as floats, NaN or infinite where there is none, and the mask of those that `number`
     refuses. Without `text`, texts are refused too. Arrays of floats or integers are taken as a whole."""
     plain = cells.dtype.kind in "iuf" or (cells.dtype == object and all(map(_plain, set(map(type, cells.flat)))))
-    try:
-        values = cells.astype(np.float64) if plain else None
-    except OverflowError:  # an integer among objects
-        values = None
-    if values is None:
-        found = [None if isinstance(cell, str) and not text else _float(cell) for cell in cells.flat]
-        values = np.array(found, dtype=np.float64).reshape(cells.shape)  # None becomes NaN
+    values = _floats(cells, text=text, plain=plain)
     size = np.abs(values)
     wrong = np.asarray(~(size <= LARGEST))
     small = np.asarray(size < SMALLEST)
@@ -103,6 +97,16 @@ def floats(cells: NDArray[Any], *, text: bool = True) -> tuple[NDArray[np.float6
         given = cells[small]
         wrong[small] = given != 0 if plain else [not _zero(cell) for cell in given]
     return values, wrong
+
+
+def _floats(cells: NDArray[Any], *, text: bool, plain: bool) -> NDArray[np.float64]:
+    if plain:
+        try:
+            return cells.astype(np.float64)
+        except OverflowError:  # an integer among objects
+            pass
+    found = [None if isinstance(cell, str) and not text else _float(cell) for cell in cells.flat]
+    return np.array(found, dtype=np.float64).reshape(cells.shape)  # None becomes NaN
 
 
 def _plain(kind: type) -> bool:

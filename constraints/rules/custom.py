@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,17 +48,22 @@ class Trade:
         return self.assets.index(asset)
 
 
-def _refusal(constraint: Any, own: Collection[int]) -> str | None:
-    """What a user's constraint must be and is not; `own`: the variables that it may use."""
-    from cvxpy import constraints
+def _check(constraint: Any, variables: set[int], title: str) -> None:
+    """That this is a cvxpy constraint that a rule can be."""
+    import cvxpy as cp
 
-    if not isinstance(constraint, constraints.constraint.Constraint):
-        return "must return cvxpy constraints"
-    if not isinstance(constraint, constraints.Inequality | constraints.Zero | constraints.Equality):
-        return "must have the form ≤, ≥ or =="
-    if any(v.id not in own for v in constraint.variables()):
-        return "may use no variables but the trade's own"
-    return None if constraint.is_dcp() else "must be convex by cvxpy's rules (DCP)"
+    if not isinstance(constraint, cp.constraints.constraint.Constraint):
+        what = type(constraint).__name__
+        raise InputError("a custom rule must return cvxpy constraints", column=title, value=what)
+    problem = None
+    if not isinstance(constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality):
+        problem = "must have the form ≤, ≥ or =="
+    elif {v.id for v in constraint.variables()} - variables:
+        problem = "may use no variables but the trade's own"
+    elif not constraint.is_dcp():
+        problem = "must be convex by cvxpy's rules (DCP)"
+    if problem:
+        raise InputError(f"a custom rule {problem}", column=title, value=str(constraint))
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,7 @@ class Custom(Rule):
             constraints = list(made) if isinstance(made, list | tuple) else [made]
             own = {v.id for v in (*weights.variables(), *trades.variables())}
             for constraint in constraints:
-                if (refusal := _refusal(constraint, own)) is not None:
-                    shown = str(constraint) if hasattr(constraint, "violation") else type(constraint).__name__
-                    raise InputError(f"a custom rule {refusal}", column=self.title, value=shown)
+                _check(constraint, own, self.title)
             return constraints
 
         mine = threading.local()  # the expressions on two variables of their own, built when first asked

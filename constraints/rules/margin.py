@@ -106,6 +106,18 @@ class InitialMargin(_Margin, stacks=True, blanks=("rate",), own=("haircut",)):
         return self._pieces(account, "initial margin", rate[..., None], None, self.haircut, self.utilisation)
 
 
+def _columns(asset: str, pairs: Any) -> tuple[Array, Array]:
+    """The notionals and the rates of an asset's brackets."""
+    try:
+        table = np.array([[number(x, asset, "brackets") for x in (floor, rate)] for floor, rate in pairs])
+    except (TypeError, ValueError):  # an InputError is one, too
+        raise InputError(
+            "must be pairs (notional from which on, rate)", asset=asset, column="brackets", value=pairs
+        ) from None
+    floor, rate = table.T if len(table) else (np.zeros(1), np.array([np.nan]))
+    return floor, rate
+
+
 @dataclass(frozen=True)
 class MaintenanceMargin(_Margin, stacks=True, own=("haircut",)):
     """Σᵢ max_j (rateᵢⱼ·|wᵢ| − cumᵢⱼ) ≤ utilisation · (Σ (1 − haircutᵢ)·wᵢ⁺ − Σ wⱼ⁻): tiered maintenance margin.
@@ -128,13 +140,7 @@ class MaintenanceMargin(_Margin, stacks=True, own=("haircut",)):
             self._check(asset, pairs)
 
     def _check(self, asset: str, pairs: Any) -> None:
-        try:
-            table = np.array([[number(x, asset, "brackets") for x in (floor, rate)] for floor, rate in pairs])
-        except (TypeError, ValueError):  # an InputError is one, too
-            raise InputError(
-                "must be pairs (notional from which on, rate)", asset=asset, column="brackets", value=pairs
-            ) from None
-        floor, rate = table.T if len(table) else (np.zeros(1), np.array([np.nan]))
+        floor, rate = _columns(asset, pairs)
         steps = np.diff(floor, prepend=-1.0)
         for j, (at, step, part, rise) in enumerate(zip(floor, steps, rate, np.diff(rate, prepend=0.0), strict=True)):
             first = j == 0

@@ -129,11 +129,14 @@ def rounded(
         way.level(level)
     if spent.exact:
         way.to_the_end()
-    if way.found is None:
-        if strict:  # what a stricter form cannot keep, the rules may
-            reason = reason.replace(_PROVEN, _UNFOUND)
-        return None, reason.replace(_UNFOUND, _PROVEN) if way.tree is not None and way.tree.none else reason
-    return _plan(way.found, way.bound), ""
+    return (None, _why(way, reason)) if way.found is None else (_plan(way.found, way.bound), "")
+
+
+def _why(way: Way, reason: str) -> str:
+    """Why there is no plan, with what is proven."""
+    if way.strict:  # what a stricter form cannot keep, the rules may
+        reason = reason.replace(_PROVEN, _UNFOUND)
+    return reason.replace(_UNFOUND, _PROVEN) if way.tree is not None and way.tree.none else reason
 
 
 def _begun(found: Found | None, start: LotPlan | None) -> Found | None:
@@ -145,9 +148,7 @@ def _begun(found: Found | None, start: LotPlan | None) -> Found | None:
     return replace(found, best=state) if state.better_than(found.best) else found
 
 
-def _plan(found: Found | None, bound: float) -> LotPlan | None:
-    if found is None:
-        return None
+def _plan(found: Found, bound: float) -> LotPlan:
     allowed, best = found.search.allowed, found.best
     return LotPlan(allowed.quantities(best.lots, best.closed), best.weights, bound)
 
@@ -184,8 +185,6 @@ def _searched(
     rounds: int = _SUPPORTED,
 ) -> tuple[Found | None, str]:
     """The best plan within these lower bounds, or None and why; without effort no integer program is asked."""
-    from equipoise.optimizer.lots.feasibility import NODES, feasible
-
     allowed = Lots.of(problem, lower)
     if len(none := allowed.empty()):
         return None, _no_point(problem, int(none[0]), allowed)
@@ -193,20 +192,27 @@ def _searched(
     begun = list(starts(search, optimum))
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]
-    best = best_of(reached)
+    best, proven = best_of(reached), False
     if best.violation > SLACK and rounds and problem.beyond(best.weights) > SLACK:
         return _searched(problem.supported(best.weights), optimum, lower, searching, effort, rounds - 1)
-    if best.violation > SLACK and problem.opaque:
-        best = best_of([best, *_custom_tries(search, best.violation)])
-    if best.violation > SLACK and allowed.jumps:
-        best = best_of(polished(search, state) for state in reached)
-    proven = False
-    if best.violation > SLACK and effort:
-        state, proven = feasible(search, optimum, NODES * effort)
-        best = best if state is None else best_of([best, state])
     if best.violation > SLACK:
-        return None, _unkept(search, best, proven)
-    return Found(search, best), ""
+        best, proven = _mended(search, optimum, reached, effort)
+    return (None, _unkept(search, best, proven)) if best.violation > SLACK else (Found(search, best), "")
+
+
+def _mended(search: Search, optimum: Array, reached: list[State], effort: int) -> tuple[State, bool]:
+    """The plan nearest to the rules, where no search reached them; and whether it is proven that there is none."""
+    from equipoise.optimizer.lots.feasibility import NODES, feasible
+
+    best = best_of(reached)
+    if search.problem.opaque:
+        best = best_of([best, *_custom_tries(search, best.violation)])
+    if best.violation > SLACK and search.allowed.jumps:
+        best = best_of(polished(search, state) for state in reached)
+    if best.violation <= SLACK or not effort:
+        return best, False
+    state, proven = feasible(search, optimum, NODES * effort)
+    return best if state is None else best_of([best, state]), proven
 
 
 def _custom_tries(search: Search, violation: float) -> Iterator[State]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,40 +86,59 @@ class Accounts:
         Nothing is moved that is not there or beyond a transfer's limit, no account without a cash trades, and of each
         underlying the units over all accounts, in transit included, are what they were and what was traded.
         """
-        n, account, after, price = self.rows, self.portfolio, settled.after, settled.price
-
-        def check(slack: Fraction, *what: Any, rule: str = "Transfer", sharp: bool = True) -> Check:
-            slack *= settled.unit
-            return settled.judged((rule, *what), slack.numerator, slack.denominator, exact_limit=sharp)
-
-        for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
-            yield check(moved * price[source], "one way", transfer.label, float(moved), 0.0, True)
-            if np.isfinite(limit := transfer.limit):
-                slack, size = (exact(limit) - abs(moved)) * price[source], float(abs(moved))
-                yield check(slack, "limit of the transfer", transfer.label, size, limit, False, sharp=False)
-            for i in (source, destination):
-                if i not in self.cashes:
-                    left = (-after[i] if self.owed[i] else after[i]) * price[i]
-                    in_nav = float(left) / account.nav
-                    yield check(left, "no more than there is", account.assets[i], in_nav, 0.0, True)
+        yield from self._transferred(trades[self.rows :], settled)
+        account, after = self.portfolio, settled.after
         for i, k in enumerate(self.owner):
             if k < 0 and trades[i]:
-                lacking = -abs(trades[i]) * price[i]
-                yield check(lacking, "no cash to trade with", account.assets[i], float(trades[i]), 0.0, False)
+                lacking = -abs(trades[i]) * settled.price[i]
+                yield _check(settled, lacking, "no cash to trade with", account.assets[i], float(trades[i]))
         underlying = account.labels("underlying")
         for label in sorted(set(map(str, underlying))):
-            rows = [i for i in range(n) if underlying[i] == label]
+            rows = [i for i in range(self.rows) if underlying[i] == label]
             grown = sum((after[i] - account.exact_quantity[i] for i in rows), Fraction(0))
             for i in rows:
                 grown -= trades[i] + (self._spent(self.cashes.index(i), trades, costs) if i in self.cashes else 0)
-            what = "units over all accounts add up", label, float(grown), 0.0, False
-            yield check(-abs(grown), *what, rule="Reconciliation")
+            what = "units over all accounts add up", label, float(grown)
+            yield _check(settled, -abs(grown), *what, rule="Reconciliation")
+
+    def _transferred(self, transferred: Sequence[Fraction], settled: Settlement) -> Iterator[Check]:
+        """What is asked of each transfer, and of the rows that it leaves and reaches."""
+        account, after = self.portfolio, settled.after
+        for transfer, moved, ends in zip(self.transfers, transferred, self.ends, strict=True):
+            worth, limit = settled.price[ends[0]], transfer.limit
+            yield _check(settled, moved * worth, "one way", transfer.label, float(moved), at_least=True)
+            if np.isfinite(limit):
+                what = "limit of the transfer", transfer.label, float(abs(moved))
+                yield _check(settled, (exact(limit) - abs(moved)) * worth, *what, limit=limit, sharp=False)
+            for i in ends:
+                if i not in self.cashes:
+                    left = (-after[i] if self.owed[i] else after[i]) * settled.price[i]
+                    what = "no more than there is", account.assets[i], float(left) / account.nav
+                    yield _check(settled, left, *what, at_least=True)
 
     def _spent(self, k: int, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> Fraction:
         """What trades and costs add to the units of this account's cash."""
         price, cash = self.portfolio.exact_price, self.cashes[k]
         spent = sum((trades[i] * price[i] for i in range(self.rows) if self.owner[i] == k and i != cash), Fraction(0))
         return Fraction(-(spent + self.costs_of(costs)[k]) / price[cash])
+
+
+def _check(
+    settled: Settlement,
+    slack: Fraction,
+    detail: str,
+    asset: str,
+    value: float,
+    *,
+    limit: float = 0.0,
+    at_least: bool = False,
+    rule: str = "Transfer",
+    sharp: bool = True,
+) -> Check:
+    """The check of a slack in cash."""
+    slack *= settled.unit
+    what = rule, detail, asset, value, limit, at_least
+    return settled.judged(what, slack.numerator, slack.denominator, exact_limit=sharp)
 
 
 def of_holdings(coefficients: Array, moves: Array) -> Array:

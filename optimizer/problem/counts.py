@@ -12,7 +12,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Count, Semicontinuous
+from equipoise.constraints.numbers import exact
+from equipoise.constraints.pieces import Array, Count, Semicontinuous, Step
 from equipoise.optimizer.problem.problem import Problem
 
 
@@ -41,6 +42,11 @@ class Counts:
         """What points (…, n) with and without orders and positions add to each row: (c, …, n)."""
         middle = (slice(None), *(None,) * (ordered.ndim - 1))
         return self.orders[middle] * ordered + self.names[middle] * named
+
+
+def order_sizes(step: Step, i: int, price: Fraction) -> tuple[Fraction, Fraction]:
+    """An asset's lot (0: any size), and the least of its orders in units: by the decimals that the user wrote."""
+    return exact(step.lot[i]), max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / price)
 
 
 def least_positions(problem: Problem) -> tuple[Fraction, ...]:

@@ -65,19 +65,8 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     labels = account.labels("account")
     cashes, names = tuple(account.cashes.values()), list(account.cashes)
     owner = tuple(names.index(label) if label in names else -1 for label in labels)
-    size = n + len(ends)
-    moves, spends, pays = np.zeros((n, len(ends))), np.zeros((len(cashes), size)), np.zeros((len(cashes), size))
-    for i, k in enumerate(owner):
-        spends[k, i] = float(k >= 0)
-        pays[max(k, 0), i] = 1.0
-    for e, (transfer, pair) in enumerate(zip(ordered, ends, strict=True)):
-        for i, sign in zip(pair, (-1.0, 1.0), strict=True):
-            if i in cashes:
-                spends[cashes.index(i), n + e] = -sign
-            else:
-                moves[i, e] = sign
-        pays[_payer(transfer, pair, owner, names), n + e] = 1.0
-
+    payers = [_payer(transfer, pair, owner, names) for transfer, pair in zip(ordered, ends, strict=True)]
+    moves, spends, pays = _moved(owner, cashes, ends, payers)
     build = _Joined(asked, moves, cashes)
     pieces = [*build.pieces(), *_limits(ordered, ends, account, np.array(owner) < 0)]
     flows = _Flows(account, ordered, ends)
@@ -87,7 +76,7 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         quantity=np.append(account.quantity, np.zeros(len(ends))),
         price=np.append(account.price, flows.price),
         target=np.append(account.target, np.zeros(len(ends))),
-        order=np.arange(size),
+        order=np.arange(n + len(ends)),
         columns={"quantity": flows.column("quantity"), "price": flows.column("price")},
     )
     accounts = Accounts(
@@ -106,6 +95,25 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     return replace(
         asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts, unjoined=asked
     )
+
+
+def _moved(
+    owner: Sequence[int], cashes: Sequence[int], ends: Sequence[tuple[int, int]], payers: Sequence[int]
+) -> tuple[Array, Array, Array]:
+    """M of `Accounts`, and what each account spends on and pays for of `Budgets`."""
+    n, size = len(owner), len(owner) + len(ends)
+    moves, spends, pays = np.zeros((n, len(ends))), np.zeros((len(cashes), size)), np.zeros((len(cashes), size))
+    for i, k in enumerate(owner):
+        spends[k, i] = float(k >= 0)
+        pays[max(k, 0), i] = 1.0
+    for e, (pair, payer) in enumerate(zip(ends, payers, strict=True)):
+        for i, sign in zip(pair, (-1.0, 1.0), strict=True):
+            if i in cashes:
+                spends[cashes.index(i), n + e] = -sign
+            else:
+                moves[i, e] = sign
+        pays[payer, n + e] = 1.0
+    return moves, spends, pays
 
 
 @dataclass(frozen=True)

@@ -54,19 +54,9 @@ class Policy:
             check_number(number, argument, above=0.0)
             if not 1e-50 <= number <= 1e50:
                 raise InputError("must lie between 1e-50 and 1e50", column=argument, value=number)
-        kinds: tuple[tuple[Any, type, str], ...] = (
-            (self.costs, Cost, "costs"),
-            (self.constraints, Rule, "constraints"),
-            (self.transfers, Transfer, "transfers"),
-        )
-        for given, kind, argument in kinds:
-            for one in given:
-                if isinstance(one, Rule) and not encodable(one.title):
-                    raise InputError(
-                        "has half of a surrogate pair, which no file holds", column="name", value=one.title
-                    )
-                if not isinstance(one, kind):
-                    raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
+        _check_kind(self.costs, Cost, "costs")
+        _check_kind(self.constraints, Rule, "constraints")
+        _check_kind(self.transfers, Transfer, "transfers")
 
     @property
     def accounts(self) -> dict[str, str]:
@@ -140,6 +130,14 @@ class Policy:
         costs = total(self.costs, portfolio), self.aversion, self.horizon
         fees = total_fees(self.costs, portfolio)
         return Problem(portfolio, risk, *costs, pieces, rules, fees=fees, compiled=self.compiled)
+
+
+def _check_kind(given: Iterable[Any], kind: type, argument: str) -> None:
+    for one in given:
+        if isinstance(one, Rule) and not encodable(one.title):
+            raise InputError("has half of a surrogate pair, which no file holds", column="name", value=one.title)
+        if not isinstance(one, kind):
+            raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
 
 
 def _of_asset(one: Declared) -> set[str]:

@@ -21,7 +21,7 @@ and what is said of the cash and its costs holds for each cash and the costs tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 from typing import Any, Literal
@@ -188,19 +188,7 @@ class Problem:
 
     @cached_property
     def rows(self) -> Rows:
-        named = [*self.of_kind(Row), *self.found]
-        # A floor under the cash is a row: it holds after costs.
-        for cash in self.cashes:
-            floors = [
-                (title, b.label, np.broadcast_to(b.lower, self.shape)[cash])
-                for title, b in self.bounds
-                if np.any(np.isfinite(np.broadcast_to(b.lower, self.shape)[cash]))
-            ]
-            if floors:
-                # The highest one; in a stack it may be another rule's from portfolio to portfolio.
-                title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
-                floor = reduce(np.maximum, (found[2] for found in floors))
-                named.append((title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)))
+        named = [*self.of_kind(Row), *self.found, *self._floors()]
         rows = [row for _, row in named]
         stacked = {name: self._stacked([getattr(row, name) for row in rows]) for name in Parts.NAMES}
         figures = self.shape[:-1]
@@ -212,6 +200,17 @@ class Problem:
             by_cash=self._raised(stacked),
             **stacked,
         )
+
+    def _floors(self) -> Iterator[tuple[str, Row]]:
+        """The floor under each cash as a row: it holds after costs."""
+        for cash in self.cashes:
+            levels = ((title, b.label, np.broadcast_to(b.lower, self.shape)[cash]) for title, b in self.bounds)
+            floors = [found for found in levels if np.any(np.isfinite(found[2]))]
+            if floors:
+                # The highest one; in a stack it may be another rule's from portfolio to portfolio.
+                title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
+                floor = reduce(np.maximum, (found[2] for found in floors))
+                yield title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)
 
     def _stacked(self, given: Sequence[Array | None]) -> Array:
         """Coefficients of rows as one matrix: (m, n), or (B, m, n) where those of a stack differ; None is 0."""

@@ -134,8 +134,8 @@ def in_arrays(plan: Outcome, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPT
     if problem.accounts is not None or problem.fees is not None:
         return OPEN, ()
     price = problem.portfolio.exact_price
-    money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
-    costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
+    money = np.array([[nearest(x, p) for x, p in zip(plan.trades, price, strict=True)]])
+    costs = np.array([list(map(float, plan.verified.costs))])
     ranks, codes = listed(problem.as_stack(), money, costs, nav, attempts)
     found = LISTINGS[int(codes[0])]
     if ranks is None or found in (NONE, OPEN):

@@ -177,8 +177,9 @@ class Model:
         for i, by in sorted(self.touching.items()):
             if i in self.place or len(by) == 1:
                 continue
-            found = [(t, -1) for t, b in bounds if b.lower[i] == 0] + [(t, 1) for t, b in bounds if b.upper[i] == 0]
-            yield from ((title, i, sign) for title, sign in found)
+            found = [(title, i, -1) for title, bound in bounds if bound.lower[i] == 0]
+            found += [(title, i, 1) for title, bound in bounds if bound.upper[i] == 0]
+            yield from found
             if not found and any(self.moves[j].at is None for j, _ in by):
                 yield "Transfer", i, -1 if self.worth[i] >= 0 else 1
 

@@ -47,8 +47,12 @@ class InputError(ValueError):
         return _rebuilt, (type(self), self.problem, self.portfolio, self.asset, self.column, self.value)
 
     def within(self, portfolio: Any) -> InputError:
-        """The same error, said of this portfolio."""
-        return InputError(self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value)
+        """The same error, said of this portfolio, if it has a name."""
+        return (
+            self
+            if portfolio is None
+            else InputError(self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value)
+        )
 
 
 class NotStackable(Exception):  # noqa: N818 - a turn in the way, no error of anybody's

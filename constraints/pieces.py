@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from equipoise.constraints.errors import InputError
 
 Array: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
+Indices: TypeAlias = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

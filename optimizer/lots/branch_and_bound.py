@@ -17,11 +17,11 @@ from functools import cached_property
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 from equipoise.optimizer.lots.bounds.bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lots.dive import dived_around
 from equipoise.optimizer.lots.points import risk_split as lot_split
-from equipoise.optimizer.lots.points.points import SLACK, Integers, Lots, Mask, Points
+from equipoise.optimizer.lots.points.points import SLACK, Integers, Lots, Points
 from equipoise.optimizer.lots.polish import FINE, decided, polished
 from equipoise.optimizer.lots.search.neighbours import Search, State
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Bound, Piece, Row
+from equipoise.constraints.pieces import Array, Bound, Mask, Piece, Row
 from equipoise.optimizer.lots.bounds.bound import LotBound, at_convex_prices
-from equipoise.optimizer.lots.points.points import Integers, Lots, Mask
+from equipoise.optimizer.lots.points.points import Integers, Lots
 from equipoise.optimizer.lots.search.neighbours import Search, State
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Solution

@@ -11,9 +11,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 from equipoise.optimizer.portfolio.portfolio import Portfolio, exact
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.risk.factored import FactoredRisk
@@ -46,7 +45,7 @@ class Accounts:
     owner: tuple[int, ...]  #: of each row, the position in `cashes` of its account's cash; −1: it has none
     moves: Array  #: M (rows, transfers), zero at the cashes
     budgets: Budgets  #: over rows and transfers
-    owed: NDArray[np.bool_]  #: rows that transfers touch and that are debts
+    owed: Mask  #: rows that transfers touch and that are debts
     edges: tuple[Array, Array]  #: the least and the most of each row at the end; infinite where it has no limit
     #: For bounds that became rows: the bound's own label and asset.
     bound_rows: Mapping[tuple[str, str], tuple[str, str]]

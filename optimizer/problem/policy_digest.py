@@ -13,7 +13,7 @@ import importlib.metadata
 import platform
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import chain
@@ -95,37 +95,36 @@ class _Walk:
         self.digest.update(content)
 
 
+def _of_array(value: Any) -> Iterable[Any]:
+    array = np.asarray(value)
+    cells = array.ravel().tolist() if array.dtype.hasobject else memoryview(array.tobytes())
+    return [array.dtype.str, list(array.shape), cells]
+
+
+#: What values of these kinds are made of, in a fixed order; the first that fits counts.
+_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
+    (np.ndarray | np.generic, _of_array),
+    (Enum, lambda value: [value.name]),
+    (types.FunctionType, lambda value: [*_name(value), *([] if _known(value) else _of_function(value))]),
+    (types.CodeType, lambda value: [value.co_code, value.co_names, value.co_varnames, list(value.co_consts)]),
+    (type, lambda value: [*_name(value), *([] if _known(value) else _of_class(value))]),
+    (types.ModuleType | types.BuiltinFunctionType | np.ufunc, lambda value: [value.__name__]),
+    (types.MethodType, lambda value: [value.__func__, value.__self__]),
+    (Mapping, lambda value: [part for key in sorted(value, key=_order) for part in (key, value[key])]),
+    (Set, lambda value: sorted(value, key=_order)),
+    (list | tuple, lambda value: value),
+)
+
+
 def _parts(value: Any) -> Iterable[Any]:
-    """What a value is made of, in a fixed order."""
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
-        cells = array.ravel().tolist() if array.dtype.hasobject else memoryview(array.tobytes())
-        return [array.dtype.str, list(array.shape), cells]
-    if isinstance(value, Enum):
-        return [value.name]
-    if isinstance(value, types.FunctionType):
-        return [*_name(value), *([] if _known(value) else _of_function(value))]
-    if isinstance(value, types.CodeType):
-        return [value.co_code, value.co_names, value.co_varnames, list(value.co_consts)]
-    if isinstance(value, type):
-        return [*_name(value), *([] if _known(value) else _of_class(value))]
-    if isinstance(value, types.ModuleType | types.BuiltinFunctionType | np.ufunc):
-        return [value.__name__]
-    if isinstance(value, types.MethodType):
-        return [value.__func__, value.__self__]
-    if isinstance(value, Mapping):
-        return [part for key in sorted(value, key=_order) for part in (key, value[key])]
-    if isinstance(value, Set):
-        return sorted(value, key=_order)
-    if isinstance(value, list | tuple):
-        return value
-    if is_dataclass(value):
-        return [type(value), *chain.from_iterable((f.name, getattr(value, f.name)) for f in fields(value))]
-    return _of_object(value)
+    of = next((of for kind, of in _PARTS if isinstance(value, kind)), _of_object)
+    return of(value)
 
 
 def _of_object(value: Any) -> Iterable[Any]:
-    """What an object says about itself to be copied."""
+    """The fields of a dataclass, or what an object says about itself to be copied."""
+    if is_dataclass(value):
+        return [type(value), *chain.from_iterable((f.name, getattr(value, f.name)) for f in fields(value))]
     try:
         made = value.__reduce_ex__(4)
     except Exception as error:

@@ -13,13 +13,14 @@ import importlib.metadata
 import platform
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 
@@ -95,36 +96,54 @@ class _Walk:
         self.digest.update(content)
 
 
-def _of_array(value: Any) -> Iterable[Any]:
+def _parts(value: Any) -> Iterable[Any]:
+    """What a value is made of, in a fixed order."""
+    for kind, parts in _PARTS:
+        if isinstance(value, kind):
+            return parts(value)
+    return _of_dataclass(value) if is_dataclass(value) else _of_object(value)
+
+
+def _of_array(value: NDArray[Any] | np.generic) -> Iterable[Any]:
     array = np.asarray(value)
     cells = array.ravel().tolist() if array.dtype.hasobject else memoryview(array.tobytes())
     return [array.dtype.str, list(array.shape), cells]
 
 
-#: What values of these kinds are made of, in a fixed order; the first that fits counts.
-_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
-    (np.ndarray | np.generic, _of_array),
-    (Enum, lambda value: [value.name]),
-    (types.FunctionType, lambda value: [*_name(value), *([] if _known(value) else _of_function(value))]),
-    (types.CodeType, lambda value: [value.co_code, value.co_names, value.co_varnames, list(value.co_consts)]),
-    (type, lambda value: [*_name(value), *([] if _known(value) else _of_class(value))]),
-    (types.ModuleType | types.BuiltinFunctionType | np.ufunc, lambda value: [value.__name__]),
-    (types.MethodType, lambda value: [value.__func__, value.__self__]),
-    (Mapping, lambda value: [part for key in sorted(value, key=_order) for part in (key, value[key])]),
-    (Set, lambda value: sorted(value, key=_order)),
-    (list | tuple, lambda value: value),
-)
+def _of_enum(value: Enum) -> Iterable[Any]:
+    return [value.name]
 
 
-def _parts(value: Any) -> Iterable[Any]:
-    of = next((of for kind, of in _PARTS if isinstance(value, kind)), _of_object)
-    return of(value)
+def _of_code(value: types.CodeType) -> Iterable[Any]:
+    return [value.co_code, value.co_names, value.co_varnames, list(value.co_consts)]
+
+
+def _of_named(value: Any) -> Iterable[Any]:
+    return [value.__name__]
+
+
+def _of_method(value: types.MethodType) -> Iterable[Any]:
+    return [value.__func__, value.__self__]
+
+
+def _of_mapping(value: Mapping[Any, Any]) -> Iterable[Any]:
+    return [part for key in sorted(value, key=_order) for part in (key, value[key])]
+
+
+def _of_set(value: Set[Any]) -> Iterable[Any]:
+    return sorted(value, key=_order)
+
+
+def _of_sequence(value: Sequence[Any]) -> Iterable[Any]:
+    return value
+
+
+def _of_dataclass(value: Any) -> Iterable[Any]:
+    return [type(value), *chain.from_iterable((f.name, getattr(value, f.name)) for f in fields(value))]
 
 
 def _of_object(value: Any) -> Iterable[Any]:
-    """The fields of a dataclass, or what an object says about itself to be copied."""
-    if is_dataclass(value):
-        return [type(value), *chain.from_iterable((f.name, getattr(value, f.name)) for f in fields(value))]
+    """What an object says about itself to be copied."""
     try:
         made = value.__reduce_ex__(4)
     except Exception as error:
@@ -140,12 +159,24 @@ def _of_object(value: Any) -> Iterable[Any]:
 
 
 def _of_function(function: types.FunctionType) -> Iterable[Any]:
+    yield from _name(function)
+    if not _known(function):
+        yield from _inside_function(function)
+
+
+def _inside_function(function: types.FunctionType) -> Iterable[Any]:
     cells = function.__closure__ or ()
     used = {name: function.__globals__[name] for name in _global_names(function.__code__, function.__globals__)}
     return [function.__code__, function.__defaults__, function.__kwdefaults__, [c.cell_contents for c in cells], used]
 
 
 def _of_class(kind: type) -> Iterable[Any]:
+    yield from _name(kind)
+    if not _known(kind):
+        yield from _inside_class(kind)
+
+
+def _inside_class(kind: type) -> Iterable[Any]:
     """Its bases, methods and constants."""
     yield kind.__bases__
     for name, value in sorted(vars(kind).items()):
@@ -176,3 +207,18 @@ def _known(value: Any) -> bool:
 
 def _order(key: Any) -> str:
     return _Walk(key).digest.hexdigest()
+
+
+#: What a value of each kind is made of; the first kind that it is of counts.
+_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
+    ((np.ndarray, np.generic), _of_array),
+    (Enum, _of_enum),
+    (types.FunctionType, _of_function),
+    (types.CodeType, _of_code),
+    (type, _of_class),
+    ((types.ModuleType, types.BuiltinFunctionType, np.ufunc), _of_named),
+    (types.MethodType, _of_method),
+    (Mapping, _of_mapping),
+    (Set, _of_set),
+    ((list, tuple), _of_sequence),
+)

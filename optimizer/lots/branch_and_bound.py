@@ -185,7 +185,7 @@ class Tree:
         if best is None or drawn is None:
             return found.likeliest()
         stays = self.rng.random(len(best.lots)) < _STAYING
-        return np.where(stays, best.lots, drawn[0]), np.where(stays, best.closed, drawn[1])
+        return best.kept(stays, *drawn)
 
 
 def _jump(found: LotBound, spread: Array, *, mixed: bool = True) -> list[Lots] | None:

@@ -34,9 +34,8 @@ def polished(search: Search, state: State) -> State:
     stays = ~search.allowed.indicators(state.lots, state.closed)[0] | state.closed
     exactly = trades / search.allowed.size
     for upwards in (answer.weights < 0, np.round(exactly) > exactly):
-        lots, closed = search.allowed.nearest(trades, upwards)
-        begun = search.state(np.where(stays, state.lots, lots), np.where(stays, state.closed, closed))
-        reached = search.run(begun)
+        begun = state.kept(stays, *search.allowed.nearest(trades, upwards))
+        reached = search.run(search.state(*begun))
         best = reached if reached.better_than(best) else best
     return best
 

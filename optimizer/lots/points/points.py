@@ -120,8 +120,13 @@ class Lots:
         low, high = np.maximum(low, -whole_most), np.minimum(high, whole_most)
         low[problem.cash] = high[problem.cash] = 0
         holds, apart, long_from, short_to = _zero(problem, lots)
-        each = zip(portfolio.exact_quantity, lots, least, most, apart, strict=True)
-        closes = [(q % lot != 0 or abs(q) < k * lot or zero) and abs(q) <= many * lot for q, lot, k, many, zero in each]
+        # A close is a point of its own off the grid, below the minimum, or apart; it may be as large as an order.
+        closes = [
+            (held % lot != 0 or abs(held) < fewest * lot or zero_apart) and abs(held) <= largest * lot
+            for held, lot, fewest, largest, zero_apart in zip(
+                portfolio.exact_quantity, lots, least, most, apart, strict=True
+            )
+        ]
         closable = (lower <= SLACK) & (problem.upper >= -SLACK) & (problem.before != 0) & np.array(closes, dtype=bool)
         closable[problem.cash] = False
         least_lots = np.array(least, dtype=np.int64)

@@ -43,6 +43,10 @@ class State:
         worth = max(worth, TIE * abs(other.objective))
         return other.violation > SLACK or self.objective < other.objective - worth
 
+    def kept(self, stays: Mask, lots: Integers, closed: Mask) -> tuple[Integers, Mask]:
+        """Its points at the assets that stay, and these at the others."""
+        return np.where(stays, self.lots, lots), np.where(stays, self.closed, closed)
+
 
 def best_of(states: Iterable[State]) -> State:
     """The best one, of equals the first."""

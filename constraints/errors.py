@@ -48,11 +48,9 @@ class InputError(ValueError):
 
     def within(self, portfolio: Any) -> InputError:
         """The same error, said of this portfolio, if it has a name."""
-        return (
-            self
-            if portfolio is None
-            else InputError(self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value)
-        )
+        if portfolio is None:
+            return self
+        return InputError(self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value)
 
 
 class NotStackable(Exception):  # noqa: N818 - a turn in the way, no error of anybody's

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from numbers import Real
 from typing import Any
 
@@ -21,6 +22,8 @@ from equipoise.constraints.errors import InputError
 SMALLEST, LARGEST = 1e-100, 1e100
 #: What the rounding of limits and weights to floating point may explain, in fractions of NAV.
 ROUNDING_TOLERANCE = 1e-12
+#: A convex answer counts only if no rule is broken by more than this fraction of NAV.
+FEASIBILITY_TOLERANCE = 1e-9
 _LONGEST = 1000  # characters of a number that is written as text
 _SHOWN = 40  # characters of a cell in a message
 _TEXT = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")
@@ -64,6 +67,13 @@ def check_number(value: Any, argument: str, *, at_least: float | None = None, ab
         raise InputError(f"must be at least {at_least:g}", column=argument, value=value)
     if above is not None and value <= above:
         raise InputError(f"must be above {above:g}", column=argument, value=value)
+
+
+def exact(value: Any) -> Fraction:
+    """The decimal number that a person sees: 0.1 is 1/10, whatever the float behind it is."""
+    if isinstance(value, int | Decimal | Fraction | str) and not isinstance(value, bool):
+        return Fraction(value)
+    return Fraction(Decimal(repr(float(value))))  # much faster than from text
 
 
 def entries(given: Any) -> NDArray[Any]:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from equipoise.constraints.bands import DriftBand, Width, outside
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Array
+from equipoise.constraints.rules.bands import DriftBand, Width, outside
 from equipoise.optimizer.plans.report import clean
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE

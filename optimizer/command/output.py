@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import exact
 from equipoise.optimizer.batches import whole_files
 from equipoise.optimizer.batches.csv_cells import SCHEMA_VERSION, csv_text, plain
 from equipoise.optimizer.batches.solve import Plans
 from equipoise.optimizer.command.policy_file import PolicyFile
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, TRANSFER_COLUMNS, Plan
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.sequence.listing import NONE, SLICES
 
 if TYPE_CHECKING:

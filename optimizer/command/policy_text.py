@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.rule import Rule
+from equipoise.constraints.rules.rule import Rule
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.problem.costs import Cost
 from equipoise.optimizer.rebalancer import Rebalancer

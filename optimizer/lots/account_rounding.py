@@ -16,9 +16,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Bound, Step
 from equipoise.optimizer.lots.account_least import solved
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.counts import order_sizes
 from equipoise.optimizer.problem.effort import ENDLESS, Clock
 from equipoise.optimizer.problem.problem import Problem

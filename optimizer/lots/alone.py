@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.custom import tightened
-from equipoise.constraints.pieces import Array, Bound, Cone, Opaque, Piece, Row, Semicontinuous
+from equipoise.constraints.pieces import Array, Rounding, Semicontinuous
 from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots
@@ -85,36 +84,13 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
     cost = size * (np.maximum(rates.buy, rates.sell) + 2.0 * rates.quadratic + 1.5 * rates.impact)
     size, cost = (np.where(np.arange(len(size)) == cash, 0.0, x) for x in (size, cost))
 
-    def margin(row: Row) -> float:
-        slope = np.zeros(len(size))
-        for names in (("weight",), ("long", "short"), ("buy", "sell")):
-            parts = [np.abs(c) for name in names if (c := getattr(row, name)) is not None]
-            slope += np.max([np.zeros(len(size)), *parts], axis=0)
-        return float(slope @ size + slope[cash] * (np.sum(size) + np.sum(cost)))
-
-    def tighter(piece: Piece) -> Piece:
-        if isinstance(piece, Row):
-            return replace(piece, upper=piece.upper - margin(piece))
-        if isinstance(piece, Bound):
-            floor = np.where(np.arange(len(size)) == cash, np.sum(size) + np.sum(cost), 0.0)
-            return replace(piece, lower=piece.lower + floor, upper=piece.upper - floor)
-        if isinstance(piece, Cone):
-            return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
-        return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
-
-    found = tuple((title, replace(row, upper=row.upper - margin(row))) for title, row in problem.found)
-    pieces = tuple((title, tighter(piece)) for title, piece in problem.pieces)
+    rounding = Rounding(size, cost, cash, custom)
+    pieces, found = (tuple((title, p.tightened(rounding)) for title, p in of) for of in (problem.pieces, problem.found))
     inner = replace(problem.relaxation, pieces=pieces, found=found)
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None
     answer = None if search.clock.over else solved(inner)
     return None if answer is None else answer.weights
-
-
-def _norms(cone: Cone, cash: int) -> Array:
-    """By how much a unit of each asset's trade, paid from the cash, can move a cone's norm."""
-    relative = cone.matrix - cone.matrix[:, [cash]]
-    return np.asarray(np.sqrt(np.sum(relative**2, axis=0) + cone.diagonal**2 + cone.diagonal[cash] ** 2))
 
 
 def rounded(
@@ -256,7 +232,7 @@ def _no_point(problem: Problem, i: int, allowed: Lots) -> str:
         {title for title, b in problem.bounds if b.lower[i] == problem.lower[i] or b.upper[i] == problem.upper[i]}
     )
     if allowed.apart[i]:
-        named += [title for title, piece in problem.pieces if isinstance(piece, Semicontinuous)]
+        named += [title for title, _ in problem.of_kind(Semicontinuous)]
     lot = f"one lot of {problem.step.lot[i]:g} is {100 * allowed.size[i]:.3g} % of NAV, and " if problem.step else ""
     return (
         f"{' and '.join(named)} leave {problem.assets[i]} no {'whole number of lots' if lot else 'quantity'}: {lot}the "
@@ -281,7 +257,7 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
     broken += [
         title
         for title, piece in search.problem.opaque
-        if piece.violation(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
+        if piece.excess(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
     ]
     broken += [t for t, e in search.problem.envelopes if e.excess(weights, weights - search.problem.before) > SLACK]
     how = _PROVEN if proven else _UNFOUND

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.pieces import Array, Indices, Mask
-from equipoise.constraints.trading import KINDS
+from equipoise.constraints.rules.trading import KINDS
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.plans.reasons import reasons
 from equipoise.optimizer.plans.shortfall import shortfalls

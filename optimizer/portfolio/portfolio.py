@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, floats, number
+from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, exact, floats, number
 from equipoise.constraints.pieces import Array, Indices, Mask
-from equipoise.constraints.rule import Numbers
+from equipoise.constraints.rules.rule import Numbers
 from equipoise.optimizer.portfolio.columns import WRONG
 from equipoise.optimizer.portfolio.columns import label as label_of
 from equipoise.optimizer.risk.labelled_arrays import is_frame
@@ -275,13 +274,6 @@ def known(named: Any, argument: str, universe: frozenset[str]) -> set[str]:
             column=argument,
         )
     return labels
-
-
-def exact(value: Any) -> Fraction:
-    """The decimal number that a person sees: 0.1 is 1/10, whatever the float behind it is."""
-    if isinstance(value, int | Decimal | Fraction | str) and not isinstance(value, bool):
-        return Fraction(value)
-    return Fraction(Decimal(repr(float(value))))  # much faster than from text
 
 
 def _checked_labels(labels: list[Any], cash: str) -> list[str]:

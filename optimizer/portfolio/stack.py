@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, number
 from equipoise.constraints.pieces import Array, Indices, Mask
-from equipoise.constraints.rule import Numbers
+from equipoise.constraints.rules.rule import Numbers
 from equipoise.optimizer.portfolio.columns import BLANK, WRONG, Coded, coded, floats
 from equipoise.optimizer.portfolio.portfolio import TARGET_SUM_TOLERANCE, Portfolio
 from equipoise.optimizer.portfolio.portfolio import known as checked_names

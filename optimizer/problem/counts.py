@@ -11,8 +11,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Count, Mask, Semicontinuous, Step
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.problem import Problem
 
 
@@ -30,7 +30,7 @@ class Counts:
 
     @classmethod
     def of(cls, problem: Problem) -> Counts:
-        given = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Count)]
+        given = problem.of_kind(Count)
         shape = (len(given), len(problem.assets))
         orders, names = np.zeros(shape), np.zeros(shape)
         for j, (_, piece) in enumerate(given):
@@ -51,12 +51,11 @@ def order_sizes(step: Step, i: int, price: Fraction) -> tuple[Fraction, Fraction
 def least_positions(problem: Problem) -> tuple[Fraction, ...]:
     """The least size of each position that is not zero, in cash; 0 where there is none."""
     account, least = problem.portfolio, [Fraction(0)] * len(problem.assets)
-    given = [piece for _, piece in problem.pieces if isinstance(piece, Semicontinuous)]
-    if given:
+    if given := problem.of_kind(Semicontinuous):
         nav = sum((q * p for q, p in zip(account.exact_quantity, account.exact_price, strict=True)), Fraction(0))
-        for piece in given:
-            for i in np.flatnonzero((piece.weight > 0) | (piece.notional > 0)).tolist():
-                least[i] = max(least[i], exact(float(piece.weight[i])) * nav, exact(float(piece.notional[i])))
+        for _, piece in given:
+            for i, size in piece.least(nav).items():
+                least[i] = max(least[i], size)
     return tuple(least)
 
 

@@ -30,16 +30,11 @@ from equipoise.constraints.errors import InputError
 from equipoise.constraints.pieces import (
     Array,
     Bound,
-    Cone,
-    Envelope,
     Modelled,
-    Opaque,
     Parts,
     Piece,
     Plane,
     Row,
-    Semicontinuous,
-    Step,
     Term,
 )
 from equipoise.optimizer.portfolio.portfolio import Portfolio
@@ -208,7 +203,7 @@ class _Term:
     def _of_all(self, plane: Plane) -> Plane:
         slopes, constant = plane
         own = Parts(**{name: np.reshape(slope, -1) for name, slope in slopes.items()})  # one problem, or a stack of one
-        return {name: c for name, c in self.joined._parts(own).items() if c is not None}, constant
+        return {name: c for name, c in self.joined.parts(own).items() if c is not None}, constant
 
     def shocked(self, low: Array, high: Array) -> Term:
         raise InputError("a rule is stressed before its accounts are joined", column="rule")
@@ -254,53 +249,15 @@ class _Joined:
     def pieces(self) -> list[tuple[str, Piece]]:
         found: list[tuple[str, Piece]] = []
         for title, piece in self.asked.pieces:
-            match piece:
-                case Row():
-                    per = None if piece.per is None else Parts(**self._parts(piece.per))
-                    found.append((title, replace(piece, per=per, **self._parts(piece))))
-                case Bound():
-                    open_ = self.touched & (not piece.of_trade)
-                    low, high = np.where(open_, -np.inf, piece.lower), np.where(open_, np.inf, piece.upper)
-                    wide = replace(piece, lower=self.wide(low, -np.inf), upper=self.wide(high, np.inf))
-                    found.append((title, wide))
-                case Cone():
-                    own = np.diag(piece.diagonal)[self.touched & (piece.diagonal != 0)]
-                    matrix = np.concatenate([piece.matrix, own])
-                    wide_matrix = np.concatenate([matrix, matrix @ self.moves], axis=1)
-                    left = np.where(self.touched, 0.0, piece.diagonal)
-                    found.append(
-                        (
-                            title,
-                            replace(
-                                piece, matrix=wide_matrix, diagonal=self.wide(left), centre=self.wide(piece.centre)
-                            ),
-                        )
-                    )
-                case Step():
-                    given = {f.name: getattr(piece, f.name) for f in fields(piece) if f.name != "label"}
-                    wide_of: dict[str, Any] = {k: c if c is None else self.wide(c) for k, c in given.items()}
-                    found.append((title, replace(piece, **wide_of)))
-                case Semicontinuous():
-                    weight, notional = self.wide(piece.weight), self.wide(piece.notional)
-                    found.append((title, replace(piece, weight=weight, notional=notional)))
-                case Opaque():
-                    found.append((title, self._opaque(piece)))
-                case Envelope():
-                    terms = tuple(_Term(term, self) for term in piece.terms)
-                    row = replace(
-                        piece.row, **self._parts(piece.row), per=piece.row.per and Parts(**self._parts(piece.row.per))
-                    )
-                    found.append((title, Envelope(row, terms)))
-                case _:
-                    raise InputError("this rule cannot be asked of a portfolio in several accounts yet", column=title)
+            if (wide := piece.joined(self)) is None:
+                raise InputError("this rule cannot be asked of a portfolio in several accounts yet", column=title)
+            found.append((title, wide))
         return [*found, *self._bounds()]
 
-    def _parts(self, parts: Parts) -> dict[str, Any]:
+    def parts(self, parts: Parts) -> dict[str, Any]:
         """The coefficients of (y, T): a long or short part is linear where a row keeps its sign."""
         n, zero = len(self.asked.assets), np.zeros(len(self.asked.assets))
-        given = {
-            name: np.broadcast_to(zero if (c := getattr(parts, name)) is None else c, (n,)) for name in Parts.NAMES
-        }
+        given = {name: np.broadcast_to(parts.given.get(name, zero), (n,)) for name in Parts.NAMES}
         long, short = given["long"], given["short"]
         straight = self.touched | ((long != 0) & (long + short == 0))
         linear = given["weight"] + np.where(straight, np.where(self.owed, -short, long), 0.0)
@@ -313,18 +270,8 @@ class _Joined:
         found |= {name: self.wide(values) for name, values in bent.items()}
         return {name: values if values.any() else None for name, values in found.items()}
 
-    def _opaque(self, piece: Opaque) -> Opaque:
-        n, moves = len(self.asked.assets), self.moves
-
-        def build(weights: Any, trades: Any) -> Sequence[Any]:
-            return piece.build(weights[:n] + moves @ weights[n:], trades[:n])
-
-        def violation(weights: Array, trades: Array) -> float:
-            # One problem, or a stack of one.
-            x, z = np.reshape(weights, -1), np.reshape(trades, -1)
-            return piece.violation(x[:n] + moves @ x[n:], z[:n])
-
-        return replace(piece, build=build, violation=violation)
+    def term(self, term: Term) -> _Term:
+        return _Term(term, self)
 
     def _bounds(self) -> list[tuple[str, Piece]]:
         """The narrowest bounds on rows that transfers touch, as rows; what is held stays held, what is owed owed."""

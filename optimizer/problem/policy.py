@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
-from equipoise.constraints.pieces import Step
-from equipoise.constraints.rule import Declared, Rule
+from equipoise.constraints.pieces import Step, of_kind
+from equipoise.constraints.rules.cash import CashBand, CashFloor
+from equipoise.constraints.rules.rule import Declared, Rule
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.portfolio.transfers import portfolio as in_accounts
@@ -125,7 +125,7 @@ class Policy:
             if account not in floored:
                 rules = (*rules, CashFloor(account=account))
         pieces = tuple((rule.title, piece) for rule in rules for piece in told(rule, rule.pieces, portfolio))
-        if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
+        if len(of_kind(pieces, Step)) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
         costs = total(self.costs, portfolio), self.aversion, self.horizon
         fees = total_fees(self.costs, portfolio)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.optimizer.portfolio.portfolio import exact
+from equipoise.constraints.numbers import exact
 from equipoise.optimizer.problem.counts import order_sizes
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.verification.exact import convex_cost

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Mask
 from equipoise.optimizer.lots.points.points import QUANTUM, SLACK, Integers, to_lots
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.problem import Problem
 
 _DIGITS = 1e15

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Indices, Mask, Step
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.counts import Counts, least_positions, order_sizes
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE

@@ -115,7 +115,7 @@ class Search:
         excess = np.append(self.sides(weights) - self.upper, self.counted(lots, closed) - self.counts.upper)
         forms = [form.value(weights) - limit for form, limit in self.cones]
         # A custom rule is no data: it is asked itself, at each point that the search would go to.
-        custom = [p.violation(weights, weights - self.problem.before) for _, p in self.problem.opaque]
+        custom = [p.excess(weights, weights - self.problem.before) for _, p in self.problem.opaque]
         custom = [v for v in custom if v > FEASIBILITY_TOLERANCE]
         custom += [max(0.0, self.problem.beyond(weights))] if self.problem.envelopes else []
         violation = float(np.sum(np.maximum(excess, 0.0)) + sum(max(f, 0.0) for f in forms) + sum(custom))

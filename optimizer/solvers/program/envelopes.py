@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Envelope, Modelled, Parts, Row
+from equipoise.constraints.pieces import Envelope, Modelled, Row
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class Epigraph:
     def __init__(self, piece: Envelope, weights: Any, trades: Any, upper: Any, cashes: Sequence[int]) -> None:
         split = Split(weights, trades)
         self._terms: list[Modelled] = [term.modelled(split.parts) for term in piece.terms]
-        own = [c @ split.parts[name] for name in Parts.NAMES if (c := getattr(piece.row, name)) is not None]
+        own = [c @ split.parts[name] for name, c in piece.row.given.items()]
         self._below = sum([*own, *(term.value for term in self._terms)]) <= upper
         self._link, self._piece, self._cashes = split.constraints[0], piece, list(cashes)
         self._auxiliary = [*split.constraints, *(c for term in self._terms for c in term.constraints)]

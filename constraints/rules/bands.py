@@ -12,7 +12,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE, check_number
 from equipoise.constraints.pieces import Array, Bound, Mask, Piece, Row, dot
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
 
 
 def outside(weight: Any, low: Any, high: Any) -> Any:

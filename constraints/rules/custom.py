@@ -11,7 +11,7 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.pieces import Array, Opaque, Piece
-from equipoise.constraints.rule import Account, Rule
+from equipoise.constraints.rules.rule import Account, Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +46,6 @@ class Trade:
         if asset not in self.assets:
             raise InputError("a custom rule names an asset that the portfolio does not have", asset=asset)
         return self.assets.index(asset)
-
-
-def tightened(piece: Opaque, margin: float) -> Opaque:
-    """The same rule with its inequalities kept by `margin` more; its own violation is unchanged."""
-
-    def build(weights: Any, trades: Any) -> Sequence[Any]:
-        import cvxpy as cp
-
-        return [
-            c.args[0] + margin <= c.args[1] if isinstance(c, cp.constraints.Inequality) else c
-            for c in piece.build(weights, trades)
-        ]
-
-    return Opaque(label=piece.label, build=build, violation=piece.violation)
 
 
 def _check(constraint: Any, variables: set[int], title: str) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.accounts import counted, labelled, of_account
-from equipoise.constraints.collateral import check_share, limited
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number, number
 from equipoise.constraints.pieces import Array, Envelope, Parts, Piece, Row
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range
-from equipoise.constraints.terms import Brackets, Counted
+from equipoise.constraints.rules.accounts import counted, labelled, of_account
+from equipoise.constraints.rules.collateral import check_share, limited
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
+from equipoise.constraints.rules.terms import Brackets, Counted
 
 _LARGEST_RATE = 100.0  # a margin of a hundred times the position: an infinite one would not be a number
 

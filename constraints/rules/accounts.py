@@ -8,7 +8,7 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.pieces import Array, Bound, Mask
-from equipoise.constraints.rule import Account, unbounded
+from equipoise.constraints.rules.rule import Account, unbounded
 
 
 def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> Mask:

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces.parts import Array
+from equipoise.constraints.pieces.parts import Array, Mask
 from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
 from equipoise.constraints.pieces.states import Check, Settlement
 
@@ -30,7 +29,7 @@ class Bound(Piece):
         return self.relaxed
 
     @property
-    def bounded(self) -> NDArray[np.bool_]:
+    def bounded(self) -> Mask:
         """The mask of the assets that it limits."""
         return np.asarray(np.isfinite(self.lower) | np.isfinite(self.upper))
 

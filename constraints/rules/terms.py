@@ -19,10 +19,9 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Array, Modelled, Plane
+from equipoise.constraints.pieces import Array, Mask, Modelled, Plane
 
 _TINY = 1e-300
 _NORM = 1e-13  # far more than the rounding error of a norm
@@ -276,7 +275,7 @@ class Proceeds:
 
     of_holdings: ClassVar[bool] = False
 
-    member: tuple[NDArray[np.bool_], ...]
+    member: tuple[Mask, ...]
     early: Array
 
     def _left(self, trades: Array) -> list[Any]:

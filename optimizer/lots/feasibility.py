@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 from equipoise.optimizer.lots.points.points import SLACK
 from equipoise.optimizer.problem.counts import least_positions
 
 if TYPE_CHECKING:
-    from equipoise.optimizer.lots.points.points import Integers, Mask
+    from equipoise.optimizer.lots.points.points import Integers
     from equipoise.optimizer.lots.search.neighbours import Search, State
 
 #: Nodes: of the program for a point near the convex optimum, and of that for any point, unless asked for more.

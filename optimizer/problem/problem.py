@@ -27,13 +27,13 @@ from functools import cached_property, reduce
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.pieces import (
     Array,
     Bound,
     Cone,
     Envelope,
+    Indices,
     Kind,
     Parts,
     Piece,
@@ -65,7 +65,7 @@ class _Alone:
 
     before: Array
     target: Array
-    cash: tuple[NDArray[np.intp], NDArray[np.intp]]
+    cash: tuple[Indices, Indices]
 
 
 @dataclass(frozen=True, eq=False)

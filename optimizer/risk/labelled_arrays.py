@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import blank, entries, floats, number
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 
 Labels: TypeAlias = tuple[Any, ...]
 
@@ -99,7 +99,7 @@ def risky(labels: Labels, riskless: Labels) -> tuple[Labels, list[int]]:
 
 
 def forbid(
-    bad: NDArray[np.bool_],
+    bad: Mask,
     values: Array,
     column: str,
     problem: str,

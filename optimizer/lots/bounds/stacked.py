@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, part
+from equipoise.constraints.pieces import Array, Mask, part
 from equipoise.optimizer.lots.points.grid import Grid
-from equipoise.optimizer.lots.points.points import Mask
 from equipoise.optimizer.lots.search.descent import between
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
 from equipoise.optimizer.problem.threshold import Separable

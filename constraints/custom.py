@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.pieces import Array, Opaque, Piece
 from equipoise.constraints.rule import Account, Rule
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,16 +27,16 @@ class Trade:
     """
 
     assets: tuple[str, ...]
-    weights: Any
-    trades: Any
+    weights: cp.Expression
+    trades: cp.Expression
     before: Array
     target: Array
     nav: float
 
-    def weight(self, asset: str) -> Any:
+    def weight(self, asset: str) -> cp.Expression:
         return self.weights[self._position(asset)]
 
-    def trade(self, asset: str) -> Any:
+    def trade(self, asset: str) -> cp.Expression:
         return self.trades[self._position(asset)]
 
     def vector(self, numbers: Mapping[str, float]) -> Array:
@@ -51,7 +54,7 @@ class Trade:
 def tightened(piece: Opaque, margin: float) -> Opaque:
     """The same rule with its inequalities kept by `margin` more; its own violation is unchanged."""
 
-    def build(weights: Any, trades: Any) -> Sequence[Any]:
+    def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
         import cvxpy as cp
 
         return [
@@ -72,7 +75,7 @@ class Custom(Rule):
     only, and checked by cvxpy's own `violation()` on the final orders.
     """
 
-    build: Callable[[Trade], Any]
+    build: Callable[[Trade], cp.Constraint | Sequence[cp.Constraint]]
 
     def __post_init__(self) -> None:
         if not callable(self.build):
@@ -82,7 +85,7 @@ class Custom(Rule):
         if len(account.shape) > 1:
             raise NotStackable
 
-        def build(weights: Any, trades: Any) -> Sequence[Any]:
+        def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
             import cvxpy as cp
 
             trade = Trade(account.assets, weights, trades, account.before, account.target, account.nav)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import EllipsisType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -32,6 +33,10 @@ from numpy.typing import NDArray
 from equipoise.constraints.errors import InputError
 
 Array: TypeAlias = NDArray[np.float64]
+#: A float of one portfolio, an array (B,) of a stack, or a Fraction: no type follows all three through one formula.
+Figure: TypeAlias = Any
+#: Some of the portfolios, assets or rows along an axis.
+Index: TypeAlias = slice | EllipsisType | NDArray[np.bool_] | NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -75,7 +75,7 @@ class Custom(Rule):
     only, and checked by cvxpy's own `violation()` on the final orders.
     """
 
-    build: Callable[[Trade], cp.Constraint | Sequence[cp.Constraint]]
+    build: Callable[[Trade], object]
 
     def __post_init__(self) -> None:
         if not callable(self.build):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +20,7 @@ from equipoise.constraints.accounts import counted, labelled, of_account
 from equipoise.constraints.collateral import check_share, limited
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number, number
-from equipoise.constraints.pieces import Array, Envelope, Parts, Piece, Row
+from equipoise.constraints.pieces import Array, Envelope, Fields, Parts, Piece, Row, Term
 from equipoise.constraints.rule import Account, Numbers, Rule, check_range
 from equipoise.constraints.terms import Brackets, Counted
 
@@ -62,10 +61,10 @@ class _Margin(Rule, blanks=("cap",)):
         check_range(np.where(rows, haircut, 0.0), account, "haircut", at_least=0.0, at_most=1.0, of=self.account)
         kept, owed = np.where(rows, 1.0 - haircut, 0.0), rows.astype(float)
         rate = np.where(rows[..., None], rate, 0.0)
-        shown: dict[str, Any] = {"label": labelled(label, self.account), "upper": 0.0, "limit": utilisation}
+        shown: Fields = {"label": labelled(label, self.account), "upper": 0.0, "limit": utilisation}
         shown["per"] = Parts(long=kept, short=-owed)
         bounds: list[Piece] = []
-        terms: list[Any] = []
+        terms: list[Term] = []
         straight = kept
         if self.cap is not None or self.share is not None:
             posted = np.where(np.any(rate > 0, axis=-1), 0.0, kept)
@@ -127,7 +126,7 @@ class MaintenanceMargin(_Margin, stacks=True, own=("haircut",)):
         for asset, pairs in self.brackets.items():
             self._check(asset, pairs)
 
-    def _check(self, asset: str, pairs: Any) -> None:
+    def _check(self, asset: str, pairs: Sequence[tuple[float, float]]) -> None:
         try:
             table = np.array([[number(x, asset, "brackets") for x in (floor, rate)] for floor, rate in pairs])
         except (TypeError, ValueError):  # an InputError is one, too

@@ -35,6 +35,10 @@ from equipoise.constraints.errors import InputError
 Array: TypeAlias = NDArray[np.float64]
 #: A float of one portfolio, an array (B,) of a stack, or a Fraction: no type follows all three through one formula.
 Figure: TypeAlias = Any
+#: Arguments of a dataclass by name: no type says which names have which type.
+Fields: TypeAlias = dict[str, Any]
+#: The entry of a cash: a position, or of a stack an index (B,), (B,).
+Place: TypeAlias = int | tuple[NDArray[np.intp], NDArray[np.intp]]
 #: Some of the portfolios, assets or rows along an axis.
 Index: TypeAlias = slice | EllipsisType | NDArray[np.bool_] | NDArray[np.intp]
 

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.margin import deductions
-from equipoise.constraints.pieces import Array
-from equipoise.optimizer.formulas.arguments import Figure, Label, checked, ratio, refusal, together
+from equipoise.constraints.pieces import Array, Figure
+from equipoise.optimizer.formulas.arguments import Label, checked, ratio, refusal, together
 
 
 def bracket_amounts(

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.custom import tightened
-from equipoise.constraints.pieces import Array, Bound, Cone, Opaque, Piece, Row, Semicontinuous
+from equipoise.constraints.pieces import Array, Bound, Cone, Figure, Opaque, Piece, Row, Semicontinuous
 from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots
@@ -194,7 +193,7 @@ def _first(
     return second, reason
 
 
-def worth(objective: Any) -> Any:
+def worth(objective: Figure) -> Figure:
     """What may be given for less debt: a hundredth of the objective, or a thousandth of a basis point of NAV."""
     return objective + np.maximum(0.01 * abs(objective), 1e-7)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from equipoise.constraints.pieces import Array
 if TYPE_CHECKING:
     import pandas as pd
 
+Column: TypeAlias = "pd.Series[Any]"
 #: Codes of cells that are empty, and of those that are no labels.
 BLANK, WRONG = -1, -2
 _LARGEST_WHOLE = 2**53  # beyond, not every integer is a float
@@ -36,7 +37,7 @@ class Coded:
         return Coded(tuple(self.names[i] for i in order), places[self.codes])
 
 
-def coded(column: pd.Series[Any], *, whole: bool = False) -> Coded:
+def coded(column: Column, *, whole: bool = False) -> Coded:
     """The labels of a column: text, and with `whole` integers too, which are the text that shows them."""
     import pandas as pd
 
@@ -58,7 +59,7 @@ def coded(column: pd.Series[Any], *, whole: bool = False) -> Coded:
     return Coded(tuple(seen), np.array(each, dtype=np.intp))
 
 
-def _label(cell: Any, whole: bool) -> str | int:
+def _label(cell: object, whole: bool) -> str | int:
     if blank(cell):
         return BLANK
     if isinstance(cell, str) or (whole and (type(cell) is int or isinstance(cell, np.integer))):
@@ -66,7 +67,7 @@ def _label(cell: Any, whole: bool) -> str | int:
     return WRONG
 
 
-def floats(column: pd.Series[Any]) -> tuple[Array, NDArray[np.bool_]]:
+def floats(column: Column) -> tuple[Array, NDArray[np.bool_]]:
     """The numbers of a column, NaN where the cell is blank, and the mask of cells that are no plain numbers.
 
     A plain number is one whose decimal value its float alone tells: a float, an integer up to 2⁵³, or a text of
@@ -78,7 +79,7 @@ def floats(column: pd.Series[Any]) -> tuple[Array, NDArray[np.bool_]]:
     return values, strange | (size > LARGEST) | ((size < SMALLEST) & (size > 0))
 
 
-def _floats(column: pd.Series[Any]) -> tuple[Array, NDArray[np.bool_]]:
+def _floats(column: Column) -> tuple[Array, NDArray[np.bool_]]:
     import pandas as pd
 
     whole = pd.api.types.is_integer_dtype(column.dtype)
@@ -91,7 +92,7 @@ def _floats(column: pd.Series[Any]) -> tuple[Array, NDArray[np.bool_]]:
     return np.array(found, dtype=np.float64), strange  # None becomes NaN
 
 
-def _plain(cell: Any) -> float | None:
+def _plain(cell: object) -> float | None:
     if type(cell) is float:
         return cell
     if blank(cell):

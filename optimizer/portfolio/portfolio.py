@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, number
+from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, number
 from equipoise.constraints.pieces import Array
 from equipoise.constraints.rule import Numbers
 
@@ -80,7 +80,7 @@ class Portfolio:
     target: Array
     nav: float
     order: NDArray[np.intp]
-    columns: Mapping[str, NDArray[Any]] = field(repr=False)
+    columns: Mapping[str, Cells] = field(repr=False)
     universe: frozenset[str] = field(repr=False, default=frozenset())
     risk: FactoredRisk | None = field(repr=False, default=None)
     #: With several accounts: the cash of each, the settlement cash first (see `accounts`).
@@ -283,7 +283,7 @@ class Portfolio:
         return int(np.argmax(wrong))
 
 
-def known(named: Any, argument: str, universe: frozenset[str]) -> set[str]:
+def known(named: object, argument: str, universe: frozenset[str]) -> set[str]:
     """The labels that a rule names. It may name assets of the universe that a portfolio does not hold, but not a
     slip of the pen."""
     if isinstance(named, str) or not isinstance(named, Iterable):
@@ -298,7 +298,7 @@ def known(named: Any, argument: str, universe: frozenset[str]) -> set[str]:
     return labels
 
 
-def exact(value: Any) -> Fraction:
+def exact(value: float | Decimal | Fraction | str) -> Fraction:
     """The decimal number that a person sees: 0.1 is 1/10, whatever the float behind it is."""
     if isinstance(value, int | Decimal | Fraction | str) and not isinstance(value, bool):
         return Fraction(value)
@@ -344,7 +344,7 @@ def _checked_labels(labels: list[Any], cash: str) -> list[str]:
 
 
 def _column(
-    columns: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Cells],
     column: str,
     assets: tuple[str, ...],
     *,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import blank, check_number, encodable, floats
@@ -196,7 +196,7 @@ def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer], asset_colum
     """
     import pandas as pd
 
-    new: dict[str, dict[Any, object]] = {}
+    new: dict[str, dict[str, object]] = {}
     for transfer in transfers:
         if not transfer.delay or transfer.arrival in rows.index or transfer.source not in rows.index:
             continue
@@ -219,7 +219,7 @@ def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer], asset_colum
     return joined
 
 
-def _moving(rows: pd.DataFrame, source: str, column: Any, asset_columns: Collection[str]) -> object:
+def _moving(rows: pd.DataFrame, source: str, column: str, asset_columns: Collection[str]) -> object:
     """What the row in transit has in this column."""
     if column in ("price", "underlying") or column in asset_columns:
         return rows.at[source, column]

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Fields
 from equipoise.optimizer.portfolio.portfolio import Portfolio, exact
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.risk.factored import FactoredRisk
@@ -81,7 +81,7 @@ class Accounts:
 
     def checks(
         self, trades: Sequence[Fraction], costs: Sequence[Fraction], after: Sequence[Fraction]
-    ) -> Iterator[tuple[Fraction, bool, dict[str, Any]]]:
+    ) -> Iterator[tuple[Fraction, bool, Fields]]:
         """What must be true of transfers, as (slack in money, whether its limit is exact, the rest of a Check).
 
         Nothing is moved that is not there or beyond a transfer's limit, no account without a cash trades, and of each
@@ -123,7 +123,7 @@ class Accounts:
         return Fraction(-(spent + self.costs_of(costs)[k]) / price[cash])
 
 
-def _check(detail: str, asset: str, value: Any, limit: float, at_least: bool = False) -> dict[str, Any]:
+def _check(detail: str, asset: str, value: float | Fraction, limit: float, at_least: bool = False) -> Fields:
     return {
         "rule": "Transfer",
         "detail": detail,

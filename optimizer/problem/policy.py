@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
@@ -54,7 +54,7 @@ class Policy:
             check_number(number, argument, above=0.0)
             if not 1e-50 <= number <= 1e50:
                 raise InputError("must lie between 1e-50 and 1e50", column=argument, value=number)
-        kinds: tuple[tuple[Any, type, str], ...] = (
+        kinds: tuple[tuple[Sequence[object], type, str], ...] = (
             (self.costs, Cost, "costs"),
             (self.constraints, Rule, "constraints"),
             (self.transfers, Transfer, "transfers"),

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -68,12 +68,12 @@ def text_digest(texts: Iterable[str]) -> str:
 class _Walk:
     """Through a value and all that it is made of."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.digest = hashlib.sha256()
         self._met: dict[types.FunctionType | type, int] = {}  # functions call each other in circles
         self._visit(value)
 
-    def _visit(self, value: Any) -> None:
+    def _visit(self, value: object) -> None:
         if isinstance(value, bool | int | str | bytes | complex | types.NoneType):
             self._add(f"{type(value).__name__} {value!r}".encode("utf-8", "backslashreplace"))
         elif isinstance(value, float):
@@ -95,7 +95,7 @@ class _Walk:
         self.digest.update(content)
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _parts(value: object) -> Iterable[object]:
     """What a value is made of, in a fixed order."""
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
@@ -124,7 +124,7 @@ def _parts(value: Any) -> Iterable[Any]:
     return _of_object(value)
 
 
-def _of_object(value: Any) -> Iterable[Any]:
+def _of_object(value: object) -> Iterable[object]:
     """What an object says about itself to be copied."""
     try:
         made = value.__reduce_ex__(4)
@@ -140,13 +140,13 @@ def _of_object(value: Any) -> Iterable[Any]:
     return [*_name(type(value)), *(list(part) if isinstance(part, Iterator) else part for part in made[1:5])]
 
 
-def _of_function(function: types.FunctionType) -> Iterable[Any]:
+def _of_function(function: types.FunctionType) -> Iterable[object]:
     cells = function.__closure__ or ()
     used = {name: function.__globals__[name] for name in _global_names(function.__code__, function.__globals__)}
     return [function.__code__, function.__defaults__, function.__kwdefaults__, [c.cell_contents for c in cells], used]
 
 
-def _of_class(kind: type) -> Iterable[Any]:
+def _of_class(kind: type) -> Iterable[object]:
     """Its bases, methods and constants."""
     yield kind.__bases__
     for name, value in sorted(vars(kind).items()):
@@ -157,16 +157,16 @@ def _of_class(kind: type) -> Iterable[Any]:
             yield inner
 
 
-def _global_names(code: types.CodeType, known: Mapping[str, Any]) -> set[str]:
+def _global_names(code: types.CodeType, known: Mapping[str, object]) -> set[str]:
     inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
     return {name for name in code.co_names if name in known}.union(*(_global_names(c, known) for c in inner))
 
 
-def _name(value: Any) -> list[str]:
+def _name(value: types.FunctionType | type) -> list[str]:
     return [value.__module__ or "", value.__qualname__]
 
 
-def _known(value: Any) -> bool:
+def _known(value: types.FunctionType | type) -> bool:
     """Whether it is not of the user's own making: a version, or at least its name, says what it does."""
     name = value.__module__ or ""
     file = getattr(sys.modules.get(name), "__file__", None) or ""
@@ -175,5 +175,5 @@ def _known(value: Any) -> bool:
     return root in PACKAGES or root in sys.stdlib_module_names - {"__main__"} or installed
 
 
-def _order(key: Any) -> str:
+def _order(key: object) -> str:
     return _Walk(key).digest.hexdigest()

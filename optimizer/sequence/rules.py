@@ -20,7 +20,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.exposure import Leverage
 from equipoise.constraints.numbers import check_number
-from equipoise.constraints.pieces import Bound, Cone, Envelope, Opaque, Parts, Piece, Row
+from equipoise.constraints.pieces import Array, Bound, Cone, Envelope, Fields, Figure, Opaque, Parts, Piece, Row
 from equipoise.optimizer.problem.problem import Problem
 
 #: A ratio that is broken at the start may use up this part of what it is above the venue's liquidation.
@@ -115,16 +115,16 @@ def _loosened(piece: Any, limit: float) -> Any:
     by = piece.stated - limit if piece.at_least else limit - piece.stated
     if piece.per is None:
         return replace(piece, upper=piece.upper + by)
-    parts: dict[str, Any] = {"limit": limit}
+    parts: Fields = {"limit": limit}
     for name in Parts.NAMES:
         own, per = getattr(piece, name), getattr(piece.per, name)
         parts[name] = own if per is None else -by * per if own is None else own - by * per
     return replace(piece, **parts)
 
 
-def ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], Any]:
+def ratios(pieces: Sequence[Titled], weights: Array) -> dict[tuple[str, str], Figure]:
     """The value of each watched ratio at these weights (…, n), in the rule's own words: floats, or (…,)."""
-    found: dict[tuple[str, str], Any] = {}
+    found: dict[tuple[str, str], Figure] = {}
     still = 0.0 * weights
     for title, piece in pieces:
         row = piece.row if isinstance(piece, Envelope) else piece
@@ -134,14 +134,14 @@ def ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], Any]
     return found
 
 
-def worst_ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], float]:
+def worst_ratios(pieces: Sequence[Titled], weights: Array) -> dict[tuple[str, str], float]:
     """The worst value of each at any of these weights (S, n): the lowest of a floor, the highest of a cap."""
     rows = {(title, row.label): row for title, piece in pieces if isinstance(row := getattr(piece, "row", piece), Row)}
     found = ratios(pieces, weights)
     return {key: float((np.min if rows[key].at_least else np.max)(values)) for key, values in found.items()}
 
 
-def repair_limits(pieces: Sequence[Titled], weights: Any) -> Limits:
+def repair_limits(pieces: Sequence[Titled], weights: Array) -> Limits:
     """For ratios that are broken at the start: a limit on the way that keeps most of what is left to liquidation."""
     found: dict[tuple[str, str], float] = {}
     now = ratios(pieces, weights)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Bound, Cone, Envelope, Parts, Row
+from equipoise.constraints.pieces import Bound, Cone, Envelope, Fields, Parts, Row
 from equipoise.constraints.terms import Brackets
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Status
@@ -200,7 +200,7 @@ def _restated(row: Row, limit: float) -> Row:
     change = (limit - row.stated) if row.at_least else (row.stated - limit)
     if row.per is None:
         return replace(row, upper=row.upper - change, limit=limit)
-    parts: dict[str, Any] = {name: getattr(row, name) for name in Parts.NAMES}
+    parts: Fields = {name: getattr(row, name) for name in Parts.NAMES}
     for name in Parts.NAMES:
         if (c := getattr(row.per, name)) is not None:
             parts[name] = change * c + (0.0 if parts[name] is None else parts[name])

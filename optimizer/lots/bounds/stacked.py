@@ -13,11 +13,11 @@ they are. exp(−fᵢ/τ) also says how each asset's lots would be mixed: draws 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, part
+from equipoise.constraints.pieces import Array, Index, part
 from equipoise.optimizer.lots.points.grid import Grid
 from equipoise.optimizer.lots.points.points import Mask
 from equipoise.optimizer.lots.search.descent import between
@@ -42,10 +42,10 @@ class Priced:
     closed: Mask
     parts: Array
 
-    def take(self, at: Any) -> Priced:
+    def take(self, at: Index) -> Priced:
         return Priced(*(getattr(self, f.name)[at] for f in fields(self)))
 
-    def put(self, at: Any, other: Priced) -> None:
+    def put(self, at: Index, other: Priced) -> None:
         for f in fields(self):
             getattr(self, f.name)[at] = getattr(other, f.name)
 
@@ -68,7 +68,7 @@ class Priced:
         last = self.parts.shape[1] - 1 - np.argmax(self.parts[:, ::-1] > 0, axis=1)
         return self._picked(np.minimum(below.sum(axis=1), last)[:, None, :])
 
-    def _picked(self, which: Any) -> tuple[Array, Mask]:
+    def _picked(self, which: NDArray[np.intp]) -> tuple[Array, Mask]:
         lots = np.take_along_axis(self.lots, which, axis=1)[:, 0]
         return lots, np.take_along_axis(self.closed, which, axis=1)[:, 0]
 

@@ -1,7 +1,9 @@
 """The rules a rebalance can be given, each as data (see `equipoise.constraints.pieces`)."""
 
-from equipoise.constraints.bands import DriftBand
-from equipoise.constraints.bounds import (
+from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Bound, Cone, Count, Envelope, Opaque, Parts, Piece, Row, Semicontinuous, Step
+from equipoise.constraints.rules.bands import DriftBand
+from equipoise.constraints.rules.bounds import (
     BuyOnly,
     LongOnly,
     NoTrade,
@@ -12,16 +14,14 @@ from equipoise.constraints.bounds import (
     TradeLimit,
     WeightBounds,
 )
-from equipoise.constraints.cash import CashBand, CashFloor, SettledCash
-from equipoise.constraints.collateral import BorrowLimit, CollateralRatio, HealthFactor, LoanToValue
-from equipoise.constraints.custom import Custom, Trade
-from equipoise.constraints.errors import InputError
-from equipoise.constraints.exposure import FactorLimit, GreekLimit, GroupLimit, Leverage, TrackingErrorLimit
-from equipoise.constraints.margin import InitialMargin, MaintenanceMargin
-from equipoise.constraints.pieces import Bound, Cone, Count, Envelope, Opaque, Parts, Piece, Row, Semicontinuous, Step
-from equipoise.constraints.rule import Account, Rule
-from equipoise.constraints.stress import AfterMove, AfterScenarios, AfterShock, CVaR
-from equipoise.constraints.trading import LotSize, MinimumPosition, NameLimit, OrderLimit, Turnover
+from equipoise.constraints.rules.cash import CashBand, CashFloor, SettledCash
+from equipoise.constraints.rules.collateral import BorrowLimit, CollateralRatio, HealthFactor, LoanToValue
+from equipoise.constraints.rules.custom import Custom, Trade
+from equipoise.constraints.rules.exposure import FactorLimit, GreekLimit, GroupLimit, Leverage, TrackingErrorLimit
+from equipoise.constraints.rules.margin import InitialMargin, MaintenanceMargin
+from equipoise.constraints.rules.rule import Account, Rule
+from equipoise.constraints.rules.stress import AfterMove, AfterScenarios, AfterShock, CVaR
+from equipoise.constraints.rules.trading import LotSize, MinimumPosition, NameLimit, OrderLimit, Turnover
 
 __all__ = [
     "Account",

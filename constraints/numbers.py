@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -24,6 +25,8 @@ Cells: TypeAlias = NDArray[Any]
 SMALLEST, LARGEST = 1e-100, 1e100
 #: What the rounding of limits and weights to floating point may explain, in fractions of NAV.
 ROUNDING_TOLERANCE = 1e-12
+#: A convex answer counts only if no rule is broken by more than this fraction of NAV.
+FEASIBILITY_TOLERANCE = 1e-9
 _LONGEST = 1000  # characters of a number that is written as text
 _SHOWN = 40  # characters of a cell in a message
 _TEXT = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")
@@ -69,6 +72,13 @@ def check_number(value: object, argument: str, *, at_least: float | None = None,
         raise InputError(f"must be above {above:g}", column=argument, value=value)
 
 
+def exact(value: float | Decimal | Fraction | str) -> Fraction:
+    """The decimal number that a person sees: 0.1 is 1/10, whatever the float behind it is."""
+    if isinstance(value, int | Decimal | Fraction | str) and not isinstance(value, bool):
+        return Fraction(value)
+    return Fraction(Decimal(repr(float(value))))  # much faster than from text
+
+
 def entries(given: ArrayLike) -> Cells:
     """An argument as an array of what it holds: True stays True beside floats, and what is masked is None."""
     if isinstance(given, np.ma.MaskedArray):
@@ -82,13 +92,7 @@ def floats(cells: Cells, *, text: bool = True) -> tuple[NDArray[np.float64], NDA
     """All cells of an array as floats, NaN or infinite where there is none, and the mask of those that `number`
     refuses. Without `text`, texts are refused too. Arrays of floats or integers are taken as a whole."""
     plain = cells.dtype.kind in "iuf" or (cells.dtype == object and all(map(_plain, set(map(type, cells.flat)))))
-    try:
-        values = cells.astype(np.float64) if plain else None
-    except OverflowError:  # an integer among objects
-        values = None
-    if values is None:
-        found = [None if isinstance(cell, str) and not text else _float(cell) for cell in cells.flat]
-        values = np.array(found, dtype=np.float64).reshape(cells.shape)  # None becomes NaN
+    values = _floats(cells, text=text, plain=plain)
     size = np.abs(values)
     wrong = np.asarray(~(size <= LARGEST))
     small = np.asarray(size < SMALLEST)
@@ -96,6 +100,16 @@ def floats(cells: Cells, *, text: bool = True) -> tuple[NDArray[np.float64], NDA
         given = cells[small]
         wrong[small] = given != 0 if plain else [not _zero(cell) for cell in given]
     return values, wrong
+
+
+def _floats(cells: Cells, *, text: bool, plain: bool) -> NDArray[np.float64]:
+    if plain:
+        try:
+            return cells.astype(np.float64)
+        except OverflowError:  # an integer among objects
+            pass
+    found = [None if isinstance(cell, str) and not text else _float(cell) for cell in cells.flat]
+    return np.array(found, dtype=np.float64).reshape(cells.shape)  # None becomes NaN
 
 
 def _plain(kind: type) -> bool:

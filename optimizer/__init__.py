@@ -1,5 +1,6 @@
 """Portfolios, risk, costs, solvers and plans (see `equipoise` for the front door)."""
 
+from equipoise.constraints.pieces import Check
 from equipoise.optimizer.batches.solve import Plans
 from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.portfolio.portfolio import Portfolio, read_table
@@ -22,7 +23,7 @@ from equipoise.optimizer.risk.models import CovarianceRisk, FactoredRisk, Factor
 from equipoise.optimizer.sequence.steps import OrderSequence, OrderStep, sequenced
 from equipoise.optimizer.solvers.choose import Choice, choose, register_solver
 from equipoise.optimizer.triggers import Calendar, Drift, Due, Trigger
-from equipoise.optimizer.verification.exact import Check, Verified, verify
+from equipoise.optimizer.verification.exact import Verified, verify
 
 __all__ = [
     "Attempt",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.pieces import Fields
-from equipoise.constraints.rule import Rule
+from equipoise.constraints.rules.rule import Rule
 from equipoise.optimizer.plans.make import finished
 from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.portfolio.portfolio import Portfolio

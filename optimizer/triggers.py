@@ -8,7 +8,7 @@ class derived from `Trigger` with the one method `due`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from datetime import date, datetime, tzinfo
 from math import inf
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.bands import DriftBand, Width, outside
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
+from equipoise.constraints.pieces import Array
+from equipoise.constraints.rules.bands import DriftBand, Width, outside
 from equipoise.optimizer.plans.report import clean
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -157,18 +158,7 @@ class Calendar(Trigger):
     def due(self, problem: Problem, *, now: Moment = None, last: Moment = None) -> Due:
         if now is None:
             raise InputError("is needed, no clock is read here: now=pd.Timestamp.now(tz=...)", column="now")
-        at, since = _moment(now, "now"), _moment(now if last is None else last, "last")
-        zone = self.tz or at.tz or since.tz
-        for argument, moment in (("now", at), ("last", since)):
-            if zone is not None and moment.tz is None:
-                raise InputError(
-                    "has no time zone while another of now, last and tz has one; say where this clock hangs: "
-                    f"pd.Timestamp(..., tz={str(zone)!r})",
-                    column=argument,
-                    value=str(moment),
-                )
-        if zone is not None:
-            at, since = at.tz_convert(zone), since.tz_convert(zone)
+        at, since = self._by_one_clock(_moment(now, "now"), _moment(now if last is None else last, "last"))
         if at < since:
             raise InputError(f"is before last, {since}; are they swapped?", column="now", value=str(at))
         if last is None:
@@ -177,6 +167,20 @@ class Calendar(Trigger):
         value, threshold = ((moment - since).total_seconds() / 86400 for moment in (at, then))
         reason = f"due since {then}" if at >= then else f"next due at {then}, in {then - at}"
         return Due(repr(self), bool(at >= then), value, threshold, "days", f"{reason} (last: {since})")
+
+    def _by_one_clock(self, at: pd.Timestamp, since: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
+        zone = self.tz or at.tz or since.tz
+        if zone is None:
+            return at, since
+        for argument, moment in (("now", at), ("last", since)):
+            if moment.tz is None:
+                raise InputError(
+                    "has no time zone while another of now, last and tz has one; say where this clock hangs: "
+                    f"pd.Timestamp(..., tz={str(zone)!r})",
+                    column=argument,
+                    value=str(moment),
+                )
+        return at.tz_convert(zone), since.tz_convert(zone)
 
     def _after(self, last: pd.Timestamp) -> pd.Timestamp:
         """The first time at which it is due after this one."""
@@ -288,17 +292,7 @@ class Drift(Trigger):
         bands = [own] if own else [rule for rule in problem.rules if isinstance(rule, DriftBand)]
         if not bands:
             raise InputError("finds no DriftBand among the constraints; give it a width", column="Drift")
-        names: list[str] = []
-        columns = []  # weight, target, lower and upper edge of every asset or label
-        for band in bands:
-            if band.by is None:
-                names += problem.assets
-                columns.append(np.array([problem.before, problem.target, *band.band(problem.portfolio)]))
-                continue
-            for label, member, centre, lower, upper in band.groups(problem.portfolio):
-                names.append(label)
-                columns.append(np.array([[member @ problem.before], [centre], [lower], [upper]]))
-        w, b, low, high = np.hstack([np.empty((4, 0)), *columns])
+        names, (w, b, low, high) = _in_bands(problem, bands)
         value = np.abs(w - b)
         width = np.where(w > b, high - b, np.where(w < b, b - low, np.minimum(high - b, b - low)))
         if not np.isfinite(width).any():
@@ -312,6 +306,20 @@ class Drift(Trigger):
         )
         reason += f" ({fired - 1} more outside)" if fired > 1 else ""
         return Due(repr(self), fired > 0, float(value[i]), float(width[i]), "NAV", reason, names[i])
+
+
+def _in_bands(problem: Problem, bands: Iterable[DriftBand]) -> tuple[list[str], Array]:
+    """Every asset or label, and its weight, target, lower and upper edge (4, N)."""
+    names, columns = list[str](), [np.empty((4, 0))]
+    for band in bands:
+        if band.by is None:
+            names += problem.assets
+            columns.append(np.array([problem.before, problem.target, *band.band(problem.portfolio)]))
+            continue
+        for label, member, centre, lower, upper in band.groups(problem.portfolio):
+            names.append(label)
+            columns.append(np.array([[member @ problem.before], [centre], [lower], [upper]]))
+    return names, np.hstack(columns)
 
 
 def _percent(share: float) -> str:

@@ -15,7 +15,7 @@ from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, LongOnly
 from equipoise.constraints.errors import NotStackable
 from equipoise.constraints.pieces import Piece
-from equipoise.constraints.rule import Account, Rule
+from equipoise.constraints.rules.rule import Account, Rule
 from equipoise.optimizer import ProportionalCost
 from equipoise.optimizer.batches.chunk import Chunk, flat
 from equipoise.optimizer.batches.plain_tables import encode, to_bytes

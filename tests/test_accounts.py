@@ -523,7 +523,7 @@ def test_a_batch_of_portfolios_in_accounts(tmp_path: Path) -> None:
 
 def test_the_command_line_writes_transfers(tmp_path: Path) -> None:
     from equipoise.optimizer.command.main import main
-    from equipoise.optimizer.command.policy_file import dumps
+    from equipoise.optimizer.command.policy_text import dumps
 
     signs = list(SIGNS)
     made = Rebalancer(

@@ -14,10 +14,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for folder in ("constraints", "optimizer") for path in (ROOT / folder).rglob("*.py"))
-MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in FILES if path.stem != "__init__"}
+PIECES = "constraints/pieces/__init__"  # imported by the others, as one module
+MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in FILES}
+MODULES = {name: path for name, path in MODULES.items() if path.stem != "__init__" or name == PIECES}
 CVXPY = {
-    "constraints/custom.py",
-    "constraints/terms.py",
+    "constraints/pieces/envelope.py",
+    "constraints/pieces/shape.py",
+    "constraints/rules/custom.py",
+    "constraints/rules/terms.py",
     "optimizer/batches/workers.py",
     "optimizer/problem/joint.py",
     "optimizer/solvers/program/cvxpy_model.py",
@@ -30,6 +34,8 @@ CVXPY = {
 #: The folders on the way of the data: a file imports from its own folder and those before it, types included.
 ORDER = (
     "constraints",
+    "constraints/pieces",
+    "constraints/rules",
     "optimizer/risk",
     "optimizer/formulas",
     "optimizer/portfolio",
@@ -94,7 +100,7 @@ def own(name: str) -> str | None:
     """The module of this project that an imported name is of or in."""
     parts = name.removeprefix("equipoise.").split(".") if within(name, "equipoise") else []
     paths = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((path for path in paths if path in MODULES), None)
+    return next((name for path in paths for name in (path, f"{path}/__init__") if name in MODULES), None)
 
 
 def arrows(name: str) -> set[str]:

@@ -45,8 +45,8 @@ from equipoise.constraints import (
     SettledCash,
     ShortOnly,
 )
-from equipoise.constraints.margin import deductions
-from equipoise.constraints.terms import Brackets, Counted, Spread, Tail
+from equipoise.constraints.rules.margin import deductions
+from equipoise.constraints.rules.terms import Brackets, Counted, Spread, Tail
 from equipoise.optimizer import CovarianceRisk, HoldingCost, ProportionalCost, Status, sequenced
 from equipoise.optimizer.formulas import lending, leverage, liquidation, margin
 from equipoise.optimizer.portfolio.portfolio import Portfolio

@@ -25,7 +25,7 @@ from batches import accounts, content, harmed, joined, rebalancer, without
 from equipoise import InputError, Rebalancer
 from equipoise.constraints import Custom, WeightBounds
 from equipoise.constraints.pieces import Piece
-from equipoise.constraints.rule import Account, Rule
+from equipoise.constraints.rules.rule import Account, Rule
 from equipoise.optimizer import CovarianceRisk
 from equipoise.optimizer.batches import run as engine
 from equipoise.optimizer.batches.chunk import empty

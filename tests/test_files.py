@@ -13,7 +13,7 @@ import pytest
 from batches import accounts, rebalancer
 
 from equipoise import InputError
-from equipoise.optimizer.batches import whole_files as files
+from equipoise.optimizer.batches import whole_files
 from equipoise.optimizer.batches.run import run, write
 
 
@@ -22,7 +22,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def put(paths: list[Path], text: bytes) -> None:
-    with files.replaced(paths) as opened:
+    with whole_files.replaced(paths) as opened:
         for file in opened:
             file.write(text)
 
@@ -41,7 +41,7 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 
 def test_files_appear_when_the_context_ends(tmp_path: Path) -> None:
     put([tmp_path / "a"], b"old")
-    with files.replaced([tmp_path / "a", tmp_path / "new" / "b"]) as (a, b):
+    with whole_files.replaced([tmp_path / "a", tmp_path / "new" / "b"]) as (a, b):
         a.write(b"1")
         b.write(b"2")
         assert (tmp_path / "a").read_bytes() == b"old"
@@ -76,7 +76,7 @@ def test_if_one_cannot_be_renamed_none_is(
         put(paths, b"new")
     if links:
         assert content(tmp_path) == {"a": b"old", "b": b"old"}
-    assert not [name for name in content(tmp_path) if files.is_part(name)]
+    assert not [name for name in content(tmp_path) if whole_files.is_part(name)]
 
 
 def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_pa
     others = [tmp_path / ".orders.csv.part", tmp_path / f"orders.csv.{'0' * 32}.part", tmp_path / f".x.{'0' * 31}.part"]
     for path in others:
         path.write_text("not ours")
-    with files.replaced([tmp_path / "orders.csv"]) as (file,):
+    with whole_files.replaced([tmp_path / "orders.csv"]) as (file,):
         file.write(b"whole")
-        files.clean(tmp_path)
+        whole_files.clean(tmp_path)
         assert not left.exists()
     assert (tmp_path / "orders.csv").read_bytes() == b"whole"
     assert all(path.exists() for path in others)
-    files.clean(tmp_path / "not there")
+    whole_files.clean(tmp_path / "not there")
 
 
 def test_every_writer_cleans_up_after_a_run_that_was_killed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from test_every_rule import EVERY, RISK, TABLE, rule_classes
 from equipoise import Rebalancer
 from equipoise.constraints import BorrowLimit, CashBand, Custom, InputError, Rule
 from equipoise.constraints.numbers import number
-from equipoise.constraints.rule import Declared
+from equipoise.constraints.rules.rule import Declared
 from equipoise.optimizer.formulas.lending import health_factor
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer

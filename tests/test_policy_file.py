@@ -17,7 +17,8 @@ from equipoise import Calendar, Drift, InputError, Rebalancer, read_table
 from equipoise import constraints as rules
 from equipoise.constraints import Custom, Rule
 from equipoise.optimizer import CovarianceRisk, FactorRisk, Transfer, triggers
-from equipoise.optimizer.command.policy_file import dumps, load
+from equipoise.optimizer.command.policy_file import load
+from equipoise.optimizer.command.policy_text import dumps
 from equipoise.optimizer.problem import costs
 from equipoise.optimizer.problem.costs import Cost
 from equipoise.optimizer.triggers import Joined, Trigger

@@ -24,7 +24,8 @@ from equipoise.constraints import (
     Rule,
     WeightBounds,
 )
-from equipoise.optimizer.portfolio.portfolio import Portfolio, exact, read_table
+from equipoise.constraints.numbers import exact
+from equipoise.optimizer.portfolio.portfolio import Portfolio, read_table
 from equipoise.optimizer.problem.costs import Cost, HoldingCost, ImpactCost, ProportionalCost, QuadraticCost
 from equipoise.optimizer.problem.policy import Policy
 

@@ -29,10 +29,10 @@ from equipoise.constraints import (
     TrackingErrorLimit,
     Turnover,
 )
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Bound, Opaque, Piece, Row
-from equipoise.constraints.rule import Account
+from equipoise.constraints.rules.rule import Account
 from equipoise.optimizer import CovarianceRisk, FixedFee, ImpactCost, MinimumCommission, ProportionalCost
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.sequence.rules import watched
 from equipoise.optimizer.sequence.slices import Orders
 from equipoise.optimizer.sequence.steps import OrderSequence, sequenced
@@ -681,6 +681,17 @@ def test_bad_arguments(given: dict[str, Any], message: str) -> None:
     assert plan.status.ok
     with pytest.raises(InputError, match=message):
         sequenced(plan, **given)
+
+
+def test_a_tracking_error_may_have_another_limit_on_the_way() -> None:
+    """Two assets that move together change places: in between the cash is far from the target, unless in slices."""
+    risk = CovarianceRisk(np.array([[0.04, 0.039], [0.039, 0.04]]), assets=["A", "B"])
+    table = account(("A", 60, 10, 0), ("B", 40, 10, 0), ("USD", 0, 1, 0))
+    plan = planned(table, [TrackingErrorLimit(0.02)], {"A": "-20", "B": "20"}, risk=risk)
+    strict = sequenced(plan, always=["TrackingErrorLimit"])
+    assert strict.safe and len(strict.steps) > 2
+    loose = sequenced(plan, always=["TrackingErrorLimit"], on_the_way={"TrackingErrorLimit": 0.05})
+    assert loose.safe and len(loose.steps) == 2  # a fifth of NAV in cash: 0.2 · 0.2 = 0.04 a year
 
 
 def test_a_plan_that_was_not_verified_has_no_sequence() -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 from equipoise import Rebalancer
 from equipoise.constraints import CashFloor
 from equipoise.constraints.pieces import Bound, Piece, Row
-from equipoise.constraints.rule import Account, Rule
+from equipoise.constraints.rules.rule import Account, Rule
 from equipoise.optimizer import FactorRisk, HoldingCost, Portfolio, ProportionalCost, QuadraticCost
 from equipoise.optimizer.portfolio.stack import Stack, stacks
 from equipoise.optimizer.solvers.choose import solve

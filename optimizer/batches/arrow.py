@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import local
-from typing import Any
 
 import numpy as np
 
@@ -108,16 +107,16 @@ def _named(path: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"{os.fspath(path)} is not a Parquet file: {error}") from None
 
 
-def table(source: Any) -> Message:
+def table(source: object) -> Message:
     """Anything with the Arrow stream interface: an Arrow table, a Polars frame, a DuckDB relation."""
     return _message(pa.table(source).combine_chunks())
 
 
-def _message(table: Any) -> Message:
+def _message(table: pa.Table | pa.RecordBatch) -> Message:
     return [(name, _column(column)) for name, column in zip(table.schema.names, table.columns, strict=True)]
 
 
-def _column(column: Any) -> Column:
+def _column(column: pa.Array | pa.ChunkedArray) -> Column:
     """Integers and booleans are always masked: one form, whether or not a cell of this batch is blank."""
     kind = column.type
     if pa.types.is_dictionary(kind) and not _is_text(kind.value_type):
@@ -127,23 +126,27 @@ def _column(column: Any) -> Column:
     if isinstance(column, pa.ChunkedArray):
         column = column.unify_dictionaries().combine_chunks()
     if pa.types.is_dictionary(column.type):
-        cells = column.dictionary.to_pylist()
-        if None not in cells and len(set(cells)) == len(cells):
-            return column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), cells
-    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return _text_column(column)
+    if pa.types.is_floating(kind):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         values = column.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
         return values, column.is_null().to_numpy(zero_copy_only=False)
-    elif pa.types.is_floating(kind):
-        values = column.to_numpy(zero_copy_only=False)
-        return np.asarray(values)
     return [plain(cell) for cell in column.to_pylist()]
 
 
-def _is_text(kind: Any) -> bool:
+def _text_column(column: pa.DictionaryArray) -> Column:
+    cells = column.dictionary.to_pylist()
+    if None in cells or len(set(cells)) < len(cells):  # not as we, or Parquet, make them
+        return [plain(cell) for cell in column.to_pylist()]
+    return column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), cells
+
+
+def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def array(column: Column, kind: Any) -> Any:
+def array(column: Column, kind: pa.DataType) -> pa.Array:
     """The column as an Arrow array of this type."""
     if isinstance(column, np.ndarray):
         return pa.array(column, kind)
@@ -156,6 +159,6 @@ def array(column: Column, kind: Any) -> Any:
     return pa.array([_text(cell) if kind == pa.string() else cell for cell in column], kind)
 
 
-def _text(cell: Any) -> str | None:
+def _text(cell: object) -> str | None:
     """A portfolio_id need not be text, nor text be more than half of a surrogate pair."""
     return None if cell is None else str(cell).encode("utf-8", "backslashreplace").decode()

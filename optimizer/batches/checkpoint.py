@@ -16,7 +16,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,16 +74,16 @@ class Checkpoint:
 
 
 @contextmanager
-def opened(folder: str | os.PathLike[str], policy: Policy, **settings: Any) -> Iterator[Checkpoint]:
+def opened(folder: str | os.PathLike[str], policy: Policy, **settings: object) -> Iterator[Checkpoint]:
     """The directory, made if need be and locked against other runs.
 
     Raises InputError if it belongs to a run of another policy, other versions or other `settings`, if another run is
     using it, or if it cannot be written to.
     """
-    place = Path(folder).absolute()
+    place = Path(folder)
     identity = {"format": FORMAT, "policy": policy_digest(policy), **settings, "versions": versions()}
-    if isinstance(identity.get("universe"), frozenset):
-        identity["universe"] = text_digest(identity["universe"])
+    if isinstance(universe := identity.get("universe"), frozenset):
+        identity["universe"] = text_digest(universe)
     run = _digest(identity)
     with ExitStack() as held:
         try:
@@ -103,18 +103,18 @@ def opened(folder: str | os.PathLike[str], policy: Policy, **settings: Any) -> I
             whole_files.clean(place)
         except OSError as error:
             raise whole_files.unwritable(place, error) from error
-        yield Checkpoint(place, run)
+        yield Checkpoint(place.absolute(), run)
 
 
 def _ours(name: str) -> bool:
     return name in _LOCKS or whole_files.is_part(name) or _CHUNK.fullmatch(name) is not None
 
 
-def _digest(identity: dict[str, Any]) -> str:
+def _digest(identity: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _manifest(path: Path) -> dict[str, Any] | None:
+def _manifest(path: Path) -> dict[str, object] | None:
     """What run.json says; None if it is not there, or is not what was written."""
     if not path.exists():
         return None
@@ -150,7 +150,7 @@ def _read(path: Path) -> list[Message] | None:
     return from_bytes(content)
 
 
-def _compare(place: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
+def _compare(place: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     names = {
         "policy": "the policy (cash, risk, costs, rules, aversion or horizon)",
         "universe": "the assets that rules may name",

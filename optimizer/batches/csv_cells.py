@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from numbers import Real
-from typing import Any
 
 #: The version of the layout of files of plans; it changes when a reader would have to.
 SCHEMA_VERSION = 1
@@ -19,7 +18,7 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\n")  #
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 
 
-def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def csv_text(records: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
     """A CSV table; blank where there is no (finite) number."""
     rows = [columns, *([_cell(record[column]) for column in columns] for record in records)]
     return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
@@ -62,7 +61,7 @@ def decimal(number: Fraction) -> str:
     return f"-{text}" if number < 0 else text
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """For JSON: exact numbers as text, null for what is not finite."""
     if isinstance(value, Mapping):
         return {str(key): plain(one) for key, one in value.items()}
@@ -89,7 +88,7 @@ def _escaped(c: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, str):
         return guarded(value)
     number = plain(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,7 +49,6 @@ def known(policy: Policy, table: pd.DataFrame, universe: Iterable[str] | None = 
 
 def stacked(policy: Policy, table: pd.DataFrame, known: frozenset[str]) -> tuple[list[Stack], list[Odd]]:
     """The portfolios of a table with the columns portfolio_id and asset, and those that no stack takes."""
-    policy = policy
     # Portfolios in several accounts are read one by one: without quantities nothing is stacked.
     return stacked_and_odd(
         table[["portfolio_id", "asset"]] if policy.accounts else table,
@@ -76,7 +75,7 @@ def portfolio(policy: Policy, table: pd.DataFrame, odd: Odd, known: frozenset[st
     return policy.portfolio(rows, name=odd.name, universe=known)
 
 
-def unreadable(policy: Policy, table: pd.DataFrame, refused: Mapping[Any, str]) -> list[str]:
+def unreadable(policy: Policy, table: pd.DataFrame, refused: Mapping[object, str]) -> list[str]:
     """What is wrong with each portfolio that `solve_batch` would not read, in the order of their first rows."""
     table = keyed(table)
     names = known(policy, table)
@@ -94,7 +93,7 @@ def unreadable(policy: Policy, table: pd.DataFrame, refused: Mapping[Any, str]) 
     return wrong
 
 
-def _not_taken(policy: Policy, stack: Stack, refused: Mapping[Any, str]) -> list[Odd]:
+def _not_taken(policy: Policy, stack: Stack, refused: Mapping[object, str]) -> list[Odd]:
     """Those of a stack to which the rules do not apply as they stand, or which are refused."""
     out = np.array([name in refused for name in stack.names], dtype=bool)
     try:

@@ -67,7 +67,7 @@ def _column(column: pd.Series) -> Column:
     return [plain(cell) for cell in np.asarray(column, dtype=object)]
 
 
-def plain(cell: Any) -> Any:
+def plain(cell: object) -> object:
     """The cell as a value of Python's own."""
     if type(cell) in (str, int, bool, Fraction):
         return cell
@@ -173,13 +173,17 @@ def _joined(columns: Sequence[Any]) -> Column:
     if kinds == {"masked"}:
         return np.concatenate([c[0] for c in columns]), np.concatenate([c[1] for c in columns])
     if kinds == {"text"}:
-        places: dict[str, int] = {}
-        codes = []
-        for own, cells in columns:
-            new = [places.setdefault(cell, len(places)) for cell in cells]
-            codes.append(np.array([*new, -1], dtype=np.int32)[own])
-        return np.concatenate(codes), list(places)
+        return _joined_text(columns)
     return [cell for column in columns for cell in listed(column)]
+
+
+def _joined_text(columns: Sequence[Text]) -> Text:
+    places: dict[str, int] = {}
+    codes = []
+    for own, cells in columns:
+        new = [places.setdefault(cell, len(places)) for cell in cells]
+        codes.append(np.array([*new, -1], dtype=np.int32)[own])
+    return np.concatenate(codes), list(places)
 
 
 def listed(column: Column) -> list[Any]:
@@ -196,7 +200,7 @@ def listed(column: Column) -> list[Any]:
 def alike(one: Message, other: Message) -> bool:
     """Whether they can be joined without changing a cell: integers beyond 2⁵³ are not the same as floats."""
 
-    def form(column: Column) -> Any:
+    def form(column: Column) -> object:
         if isinstance(column, np.ndarray):
             return column.dtype
         return (column[0].dtype, "masked") if _kind(column) == "masked" else "cells"
@@ -242,7 +246,7 @@ def from_bytes(data: bytes) -> list[Message]:
         raise ValueError(f"not a table: {error}") from None
 
 
-def _write_json(out: io.BytesIO, value: Any) -> None:
+def _write_json(out: io.BytesIO, value: object) -> None:
     # ASCII with escapes, so that even half a surrogate pair in a label survives.
     np.save(out, np.frombuffer(json.dumps(value).encode("ascii"), dtype=np.uint8), allow_pickle=False)
 
@@ -254,14 +258,14 @@ def _read_json(source: io.BytesIO) -> Any:
 _TAGGED = {"decimal": Decimal, "fraction": Fraction, "unknown": Unknown}
 
 
-def _tagged(cell: Any) -> Any:
+def _tagged(cell: object) -> object:
     for tag, kind in _TAGGED.items():
         if isinstance(cell, kind):
             return {tag: cell.text if isinstance(cell, Unknown) else str(cell)}
     return cell
 
 
-def _untagged(cell: Any) -> Any:
+def _untagged(cell: object) -> object:
     if isinstance(cell, dict):
         [(tag, text)] = cell.items()
         return _TAGGED[tag](text)

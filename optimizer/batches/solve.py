@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.pieces import Array
-from equipoise.optimizer.batches import inputs as batch_input
+from equipoise.optimizer.batches import inputs
 from equipoise.optimizer.batches.inputs import keyed, labels
 from equipoise.optimizer.lots.stacked import Convex, LotPlans, Tried, planned, taken_whole
 from equipoise.optimizer.lots.unbiased import Turn, allocated, turns
-from equipoise.optimizer.plans import batch_tables as tables
+from equipoise.optimizer.plans import batch_tables
 from equipoise.optimizer.plans.batch_tables import RESULT_COLUMNS, Part, Solved
 from equipoise.optimizer.plans.make import finished
 from equipoise.optimizer.plans.plan import Plan
@@ -59,13 +60,13 @@ class Plans:
     """
 
     table_of: Callable[[str], pd.DataFrame]
-    makers: tuple[tuple[Any, Callable[[], Plan]], ...]
+    makers: tuple[tuple[object, Callable[[], Plan]], ...]
     rounding_of: Callable[[], pd.DataFrame] | None = None
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> Plans:
         """These plans, in this order."""
-        part = tables.of_plans(list(enumerate(plans)))
+        part = batch_tables.of_plans(list(enumerate(plans)))
         makers = tuple((plan.name, partial(_itself, plan)) for plan in plans)
         return cls(partial(_tabled, (part,)), makers, partial(_rounding, (), list(enumerate(plans))))
 
@@ -108,7 +109,7 @@ def solve_batch(
     spent: Effort = _DEFAULT,
     *,
     unbiased: bool = False,
-    refused: Mapping[Any, str] | None = None,
+    refused: Mapping[object, str] = MappingProxyType({}),
     begun: Callable[[], None] | None = None,
 ) -> Plans:
     """See `Rebalancer.solve_batch`. `universe`: the labels that rules may name; by default those of the table.
@@ -118,36 +119,63 @@ def solve_batch(
     """
     named(spent.solver)  # or an InputError
     table = keyed(table)
-    known = batch_input.known(policy, table, universe)
-    found, odd = batch_input.stacked(policy, table, known)
+    known = inputs.known(policy, table, universe)
+    stacks, odd = inputs.stacked(policy, table, known)
     solved: list[_Done] = []
-    alone: list[tuple[int, Any, Callable[[], Plan]]] = []
-    for stack in found:
-        if refused:
-            out = np.array([name in refused for name in stack.names])
-            names = [(i, stack.names[i]) for i in np.flatnonzero(out)]  # `_guarded` says why
-            alone += [(int(stack.places[i]), name, partial(Plan, Status.INVALID_INPUT, name)) for i, name in names]
-            stack = stack.take(~out)
+    alone: list[_Alone] = []
+    for part in _in_work(_read_stack(stack, refused, alone) for stack in stacks):
+        if begun is not None:
+            begun()
+        _solve(policy, part, spent, solved, alone)
+    alone += [_Alone(one.place, one.name, partial(_read, policy, table, one, known, spent)) for one in odd]
+    plans = [(one.place, _guarded(one, refused, begun)) for one in alone]
+    solved = _allocated(solved, plans) if unbiased else solved
+    parts = tuple(batch_tables.of_stack(done.solved) for done in solved)
+    if plans or not parts:
+        parts = (*parts, batch_tables.of_plans(plans))
+    return Plans(partial(_tabled, parts), _makers(policy, solved, plans), partial(_rounding, solved, plans))
+
+
+class _Alone(NamedTuple):
+    """A portfolio that is to be taken alone: its place in the input's order, its id, and what gives its plan."""
+
+    place: int
+    name: Any
+    work: Callable[[], Plan]
+
+
+def _read_stack(stack: Stack, refused: Mapping[object, str], alone: list[_Alone]) -> Stack:
+    """The stack without those that are not read; these are added to those to be taken alone, where it is said why."""
+    if not refused:
+        return stack
+    out = np.array([name in refused for name in stack.names])
+    for i in np.flatnonzero(out).tolist():
+        name = stack.names[i]
+        alone.append(_Alone(int(stack.places[i]), name, partial(Plan, Status.INVALID_INPUT, name)))
+    return stack.take(~out)
+
+
+def _in_work(stacks: Iterable[Stack]) -> Iterator[Stack]:
+    """The stacks in parts that are in work at once."""
+    for stack in stacks:
         size = max(1, _WORKING // stack.shape[1])
         for start in range(0, len(stack), size):
-            if begun is not None:
-                begun()
-            _solve(policy, stack.take(slice(start, start + size)), spent, solved, alone)
-    alone += [(one.place, one.name, partial(_read, policy, table, one, known, spent)) for one in odd]
-    plans = [(place, name, _guarded(name, work, refused or {}, begun)) for place, name, work in alone]
-    if unbiased:
-        solved = _allocated(solved, [(place, plan) for place, _, plan in plans])
-    parts = [tables.of_stack(done.solved) for done in solved]
-    if plans or not parts:
-        parts.append(tables.of_plans([(place, plan) for place, _, plan in plans]))
-    makers = [(place, name, partial(_itself, plan)) for place, name, plan in plans]
+            yield stack.take(slice(start, start + size))
+
+
+def _makers(
+    policy: Policy, solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]
+) -> tuple[tuple[object, Callable[[], Plan]], ...]:
+    """What makes each plan, with its portfolio's id, in the input's order."""
+    found: list[_Alone] = [_Alone(place, plan.name, partial(_itself, plan)) for place, plan in alone]
     for done in solved:
         stack = done.solved.problem.portfolio
-        passed = np.flatnonzero(done.solved.checked.passed).tolist()
-        makers += [(int(stack.places[i]), stack.names[i], partial(_made, policy, done, i)) for i in passed]
-    makers.sort(key=lambda made: made[0])
-    rounding = partial(_rounding, solved, [(place, plan) for place, _, plan in plans])
-    return Plans(partial(_tabled, tuple(parts)), tuple((name, maker) for _, name, maker in makers), rounding)
+        found += (
+            _Alone(int(stack.places[i]), stack.names[i], partial(_made, policy, done, i))
+            for i in np.flatnonzero(done.solved.checked.passed).tolist()
+        )
+    found.sort(key=lambda one: one.place)
+    return tuple((one.name, one.work) for one in found)
 
 
 def _rounding(solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]) -> pd.DataFrame:
@@ -167,7 +195,7 @@ def _rounding(solved: Sequence[_Done], alone: Sequence[tuple[int, Plan]]) -> pd.
 
 def gathered(
     policy: Policy,
-    source: Any,
+    source: object,
     chunks: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
     universe: Iterable[str],
     spent: Effort,
@@ -192,7 +220,7 @@ def gathered(
 
 
 def _tabled(parts: Sequence[Part], which: str) -> pd.DataFrame:
-    return tables.results(parts) if which == "results" else tables.orders(parts)
+    return batch_tables.results(parts) if which == "results" else batch_tables.orders(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,29 +237,29 @@ def _solve(
     stack: Stack,
     spent: Effort,
     solved: list[_Done],
-    alone: list[tuple[int, Any, Callable[[], Plan]]],
+    alone: list[_Alone],
 ) -> None:
     """Solve and check a stack; what it cannot take is added to those to be taken alone."""
 
-    def by_itself(which: Any, lots: LotPlans | None = None) -> None:
-        for i in np.arange(len(stack))[which].tolist():
+    def by_itself(which: NDArray[np.bool_], lots: LotPlans | None = None) -> None:
+        for i in np.flatnonzero(which).tolist():
             work = partial(_alone, policy, stack, i, spent, lots)
-            alone.append((int(stack.places[i]), stack.names[i], work))
+            alone.append(_Alone(int(stack.places[i]), stack.names[i], work))
 
+    everyone = np.ones(len(stack), dtype=bool)
     try:
         problem = policy.stacked(stack)
     except NotStackable as turn:
-        others = np.zeros(len(stack), dtype=bool) if turn.portfolios is None else ~turn.portfolios
-        by_itself(~others)
-        if others.any():
-            _solve(policy, stack.take(others), spent, solved, alone)
+        out = everyone if turn.portfolios is None else turn.portfolios
+        by_itself(out)
+        if not out.all():
+            _solve(policy, stack.take(~out), spent, solved, alone)
         return
     except InputError:  # of the policy: each portfolio gives it its own name
-        by_itself(slice(None))
+        by_itself(everyone)
         return
-    whole = problem.discrete
-    if newton.refusal(problem) or not _as_stack(problem, spent.solver) or (whole and not taken_whole(problem)):
-        by_itself(slice(None))
+    if not _as_stack(problem, spent.solver):
+        by_itself(everyone)
         return
     answers = newton.solve(problem)
     problem = answers.problem
@@ -240,7 +268,7 @@ def _solve(
         (answers.code == SOLVED)[:, None] & ~np.asarray(problem.kinked)[:, None], answers.weights, np.nan
     )
     name = newton.THRESHOLD if newton.separable(problem) else newton.NAME
-    if whole:
+    if problem.discrete:
         done = _in_lots(problem, answers, weights, spent, name)
     else:
         checked = verified(problem, weights)
@@ -252,7 +280,9 @@ def _solve(
 
 
 def _as_stack(problem: Problem, solver: str) -> bool:
-    """Whether Newton's method, which takes stacks, is who is asked."""
+    """Whether Newton's method, which takes stacks, is who is asked, and takes it."""
+    if newton.refusal(problem) or (problem.discrete and not taken_whole(problem)):
+        return False
     return solver in (AUTO, newton.NAME) or (solver == newton.THRESHOLD and newton.separable(problem))
 
 
@@ -284,36 +314,47 @@ def _allocated(solved: list[_Done], alone: Sequence[tuple[int, Plan]]) -> list[_
     given = [(k, done, done.lots) for k, done in enumerate(solved) if done.lots is not None]
     if not given:
         return solved
+    found = {k: (lots.lots.copy(), lots.closed.copy()) for k, _, lots in given}
     codes = given[0][1].solved.problem.portfolio.source.codes
-    error = np.zeros(len(codes))
-    steps: list[tuple[int, Turn | Plan]] = [(place, plan) for place, plan in alone]
+    steps: list[tuple[int, Turn | Plan]] = [*alone]
     for k, done, lots in given:
         steps += [(t.place, t) for t in turns(k, done.solved.problem, lots, done.answers.weights)]
-    found = {k: (lots.lots.copy(), lots.closed.copy()) for k, _, lots in given}
+    error = np.zeros(len(codes))
     for _, step in sorted(steps, key=lambda one: one[0]):
         if isinstance(step, Plan):
             for asset, amount in residuals(step):
                 error[codes[asset]] += amount
-            continue
-        lots, closed = (each[step.item] for each in found[step.stack])
-        chosen = allocated(step, error[step.codes] / step.unit)
-        if chosen is not None:
-            lots[:], closed[:] = chosen
-        traded = step.grid.trades(lots[None], closed[None])[0] / step.grid.size[0]
-        error[step.codes] += (traded - step.convex[0]) * step.unit
+        else:
+            stack_lots, closed = found[step.stack]
+            _take_turn(step, stack_lots[step.item], closed[step.item], error)
     for k, done, before in given:
-        problem = done.solved.problem
-        after = before.at(problem, *found[k])
-        again = _checked(problem, done.answers, after, done.solved.held, done.solved.solver)
-        lost = done.solved.checked.passed & ~again.solved.checked.passed
-        if lost.any():  # by a rounding error: these keep what they had
-            kept = [
-                np.where(lost[:, None], old, new)
-                for old, new in zip((before.lots, before.closed), found[k], strict=True)
-            ]
-            again = _checked(problem, done.answers, before.at(problem, *kept), done.solved.held, done.solved.solver)
-        solved[k] = again
+        solved[k] = _reallocated(done, before, found[k])
     return solved
+
+
+def _take_turn(turn: Turn, lots: Array, closed: NDArray[np.bool_], error: Array) -> None:
+    """Allocate an account's lots (n,) and closings (n,), and add what it leaves to the error of each asset."""
+    chosen = allocated(turn, error[turn.codes] / turn.unit)
+    if chosen is not None:
+        lots[:], closed[:] = chosen
+    traded = turn.grid.trades(lots[None], closed[None])[0] / turn.grid.size[0]
+    error[turn.codes] += (traded - turn.convex[0]) * turn.unit
+
+
+def _reallocated(done: _Done, before: LotPlans, found: tuple[Array, NDArray[np.bool_]]) -> _Done:
+    """The stack with these lots and closings, where they pass the check."""
+
+    def checked(lots: Array, closed: NDArray[np.bool_]) -> _Done:
+        problem, solved = done.solved.problem, done.solved
+        return _checked(problem, done.answers, before.at(problem, lots, closed), solved.held, solved.solver)
+
+    again = checked(*found)
+    lost = done.solved.checked.passed & ~again.solved.checked.passed
+    if not lost.any():
+        return again
+    # Lost by a rounding error: these keep what they had.
+    lots, closed = found
+    return checked(np.where(lost[:, None], before.lots, lots), np.where(lost[:, None], before.closed, closed))
 
 
 def _alone(policy: Policy, stack: Stack, i: int, spent: Effort, lots: LotPlans | None) -> Plan:
@@ -323,7 +364,7 @@ def _alone(policy: Policy, stack: Stack, i: int, spent: Effort, lots: LotPlans |
 
 def _read(policy: Policy, table: pd.DataFrame, odd: Odd, known: frozenset[str], spent: Effort) -> Plan:
     """The plan of a portfolio that is read from its rows of the table."""
-    return _planned(policy, batch_input.portfolio(policy, table, odd, known), spent)
+    return _planned(policy, inputs.portfolio(policy, table, odd, known), spent)
 
 
 def _planned(policy: Policy, portfolio: Portfolio, spent: Effort, tried: Tried | None = None) -> Plan:
@@ -351,17 +392,17 @@ def _itself(plan: Plan) -> Plan:
     return plan
 
 
-def _guarded(name: Any, work: Callable[[], Plan], refused: Mapping[Any, str], begun: Callable[[], None] | None) -> Plan:
+def _guarded(one: _Alone, refused: Mapping[object, str], begun: Callable[[], None] | None) -> Plan:
     """The result of this work, or a plan that says why there is none: nothing leaves its own portfolio."""
     try:
-        if name in refused:
-            raise InputError(refused[name], portfolio=name)
+        if one.name in refused:
+            raise InputError(refused[one.name], portfolio=one.name)
         if begun is not None:
             begun()
-        return work()
+        return one.work()
     except InputError as error:
-        return Plan(Status.INVALID_INPUT, name, str(error))
+        return Plan(Status.INVALID_INPUT, one.name, str(error))
     except Exception as error:
         if begun is not None and isinstance(error, MemoryError):
             raise
-        return Plan(Status.UNSOLVED, name, f"internal error, please report it: {type(error).__name__}: {error}")
+        return Plan(Status.UNSOLVED, one.name, f"internal error, please report it: {type(error).__name__}: {error}")

@@ -76,7 +76,7 @@ class Task:
         begin, end = int(self.edges[first]), int(self.edges[last])
         return Task(self.number, self.rows.part(begin, end), self.edges[first : last + 1] - begin, part=True)
 
-    def names(self) -> list[Any]:
+    def names(self) -> list[object]:
         return plain_tables.listed(dict(plain_tables.rows(self.rows.table(), self.edges[:-1]))["portfolio_id"])
 
     def by_value(self) -> Task:
@@ -184,7 +184,7 @@ def one_thread() -> AbstractContextManager[object]:
     return pools.limit(limits=1) if pools is not None else nullcontext()
 
 
-def given_up(names: list[Any], status: Status, why: str) -> Tables:
+def given_up(names: list[object], status: Status, why: str) -> Tables:
     """The answer for portfolios that have none."""
     return to_messages(without_plans(names, status, why))
 

@@ -13,7 +13,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -116,33 +116,49 @@ def _part(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     finally:
         with suppress(OSError, InputError):  # of what is thrown away, or was written and closed before
             file.close()
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        _remove(part)
 
 
 def _rename(parts: Sequence[Path], paths: Sequence[Path]) -> None:
     """All or, if one cannot be renamed, none."""
-    there = {path: _other_name(path) for path in paths if os.path.lexists(path) and len(paths) > 1}
+    kept = {path: _other_name(path) for path in paths if os.path.lexists(path) and len(paths) > 1}
     done: list[Path] = []
     try:
-        for path, before in there.items():
-            with suppress(OSError, NotImplementedError):  # no links here: what is replaced cannot be had back
-                os.link(path, before, follow_symlinks=False)
+        _link(kept)
         for part, path in zip(parts, paths, strict=True):
             with _named(path):
                 part.replace(path)
             done.append(path)
     except BaseException:
         for path in done:
-            with suppress(OSError):
-                there[path].replace(path) if path in there else path.unlink()
+            _undo(path, kept.get(path))
         raise
     finally:
-        for before in there.values():
-            with suppress(OSError):
-                before.unlink(missing_ok=True)
+        for before in kept.values():
+            _remove(before)
     for folder in {path.parent for path in paths}:
         sync_folder(folder)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _link(kept: Mapping[Path, Path]) -> None:
+    """Give each of these files a second name."""
+    for path, before in kept.items():
+        with suppress(OSError, NotImplementedError):  # no links here: what is replaced cannot be had back
+            os.link(path, before, follow_symlinks=False)
+
+
+def _undo(path: Path, before: Path | None) -> None:
+    """Put back what stood there before, if anything did."""
+    with suppress(OSError):
+        if before is None:
+            path.unlink()
+        else:
+            before.replace(path)
 
 
 def _other_name(path: Path) -> Path:

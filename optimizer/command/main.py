@@ -145,14 +145,14 @@ def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from equipoise.optimizer.batches import whole_files as files
+    from equipoise.optimizer.batches import whole_files
     from equipoise.optimizer.command import output
 
     policy, table = _policy(options), _read(options.table)
     if "portfolio_id" in table.columns:
         raise InputError(f"{options.table} has a column portfolio_id; use `equipoise batch`", column="portfolio_id")
     digests = _digests(options)
-    files.check_writable(options.out)
+    whole_files.check_writable(options.out)
     plan = policy.rebalancer.solve(table, **_spent(options))
     contents = output.plan_files(plan, policy, digests)
     output.write_files(options.out, contents, inputs=_inputs(options).values())
@@ -170,7 +170,7 @@ def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
 
 def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from equipoise.optimizer.batches import whole_files as files
+    from equipoise.optimizer.batches import whole_files
     from equipoise.optimizer.batches.inputs import check_readable
     from equipoise.optimizer.batches.solve import solve_batch
     from equipoise.optimizer.command import output
@@ -179,7 +179,7 @@ def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     policy = _policy(options)
     table, unknown = _batch_table(options)
     digests = _digests(options)
-    files.check_writable(options.out)
+    whole_files.check_writable(options.out)
     count = table["portfolio_id"].nunique(dropna=False)
     print(f"equipoise: {count:,} portfolios, {len(table):,} rows", file=sys.stderr, flush=True)
     start = time.perf_counter()
@@ -293,27 +293,33 @@ def _batch_table(options: argparse.Namespace) -> tuple[pd.DataFrame, dict[Any, s
         raise InputError(f"{options.table}: the table has no rows")
     if options.assets is None:
         return table, {}
-    assets = _read(options.assets)
-    if "portfolio_id" in assets.columns:
-        raise InputError(f"{options.assets}: has one row an asset, and no column portfolio_id", column="portfolio_id")
-    # A portfolio's quantities are its own, so that the table of one account can serve as --assets.
-    assets = assets.drop(columns="quantity", errors="ignore")
+    assets = _assets(options.assets)
     twice = sorted(set(assets.columns) & set(table.columns))
     if twice:
         raise InputError(f"the column is in {options.table} and in {options.assets}; drop one", column=twice[0])
-    seen: set[str] = set()
-    for label in assets.index:
-        same = unicodedata.normalize("NFC", label) if isinstance(label, str) else ""
-        if not same or same in seen:
-            problem = "the asset stands there twice" if same else "a row has no asset label"
-            raise InputError(f"{options.assets}: {problem}", asset=label if same else None, column="asset")
-        seen.add(same)
     known = set(assets.index)
     lost = table[[isinstance(label, str) and label not in known for label in table["asset"]]]
     unknown: dict[Any, str] = {}
     for name, label in zip(lost["portfolio_id"], lost["asset"], strict=True):
         unknown.setdefault(name, f"{InputError(f'{options.assets} has no row for it', asset=label)}")
     return table.join(assets, on="asset"), unknown
+
+
+def _assets(path: Path) -> pd.DataFrame:
+    """The table of --assets, one row an asset."""
+    assets = _read(path)
+    if "portfolio_id" in assets.columns:
+        raise InputError(f"{path}: has one row an asset, and no column portfolio_id", column="portfolio_id")
+    seen: set[str] = set()
+    for label in assets.index:
+        same = unicodedata.normalize("NFC", label) if isinstance(label, str) else ""
+        if not same:
+            raise InputError(f"{path}: a row has no asset label", column="asset")
+        if same in seen:
+            raise InputError(f"{path}: the asset stands there twice", asset=label, column="asset")
+        seen.add(same)
+    # A portfolio's quantities are its own, so that the table of one account can serve as --assets.
+    return assets.drop(columns="quantity", errors="ignore")
 
 
 def _list(lines: Sequence[str]) -> None:

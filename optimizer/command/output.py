@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
-from equipoise.optimizer.batches import whole_files as files
+from equipoise.constraints.numbers import exact
+from equipoise.optimizer.batches import whole_files
 from equipoise.optimizer.batches.csv_cells import SCHEMA_VERSION, csv_text, plain
 from equipoise.optimizer.batches.solve import Plans
 from equipoise.optimizer.command.policy_file import PolicyFile
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, TRANSFER_COLUMNS, Plan
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.sequence.listing import NONE, SLICES
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ def batch_summary(plans: Plans) -> dict[str, Any]:
 
 
 def write_files(folder: Path, contents: Mapping[str, str], *, inputs: Iterable[Path] = ()) -> None:
-    """All files or, if one cannot be written, none: see `files.replaced`. Raises InputError."""
+    """All files or, if one cannot be written, none: see `whole_files.replaced`. Raises InputError."""
     paths = [folder / name for name in contents]
-    with files.replaced(paths, inputs=inputs) as parts:
-        files.clean(folder)
+    with whole_files.replaced(paths, inputs=inputs) as parts:
+        whole_files.clean(folder)
         for part, text in zip(parts, contents.values(), strict=True):
             part.write(text.encode("utf-8"))
 

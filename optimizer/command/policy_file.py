@@ -12,27 +12,24 @@ import csv
 import hashlib
 import inspect
 import io
-import json
 import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
-from importlib import import_module
-from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import floats, number
-from equipoise.constraints.rule import Rule
+from equipoise.optimizer.command.policy_text import HOMES, dumps, file_name, kinds
 from equipoise.optimizer.portfolio.transfers import Transfer
-from equipoise.optimizer.problem.costs import Cost
 from equipoise.optimizer.rebalancer import Rebalancer
 from equipoise.optimizer.risk.models import Risk
 from equipoise.optimizer.triggers import Trigger
@@ -41,17 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _T = TypeVar("_T")
-#: What is written as a table with a `type`, and where the classes of each are.
-_HOMES: dict[Any, str] = {
-    Rule: "equipoise.constraints",
-    Cost: "equipoise.optimizer.problem.costs",
-    Risk: "equipoise.optimizer.risk.models",
-    Trigger: "equipoise.optimizer.triggers",
-}
 #: In a file of numbers: one that a parser of floats may round to 0, or to infinity.
 _EXTREME = re.compile("[eE][+-]?[0-9]*[1-9][0-9]{2}|[0-9.]{100}")
-#: The one argument whose name is too short for a file.
-_LONGER = {"cov": "covariance"}
 
 
 class _Table:
@@ -86,7 +74,7 @@ _SHAPES: dict[Any, tuple[type | tuple[type, ...], str]] = {
     Sequence: (list, "a list"),
     Iterable: (list, "a list"),
     Mapping: (dict, "a table by label"),
-    **dict.fromkeys((*_HOMES, Transfer), (dict, "a table")),
+    **dict.fromkeys((*HOMES, Transfer), (dict, "a table")),
 }
 
 
@@ -128,31 +116,6 @@ def load(path: str | Path, *, returns: str | Path | None = None, covariance: str
     return PolicyFile(rebalancer, dumps(rebalancer, reader.risk))
 
 
-def dumps(rebalancer: Rebalancer, risk: Mapping[str, Any] | None = None) -> str:
-    """The policy as TOML, for `load`. A risk model does not remember its data: `risk` is its table [risk].
-
-    Raises InputError for what no file can say, such as a `Custom` rule.
-    """
-    if risk is None and rebalancer.policy.risk is not None:
-        raise InputError("a risk model does not remember its data: give dumps the table [risk] too", column="risk")
-    lines, tables = [], []
-    for name in inspect.signature(Rebalancer).parameters:
-        value = getattr(rebalancer if hasattr(rebalancer, name) else rebalancer.policy, name)
-        if name == "risk":
-            value = risk
-        if name == "cash" and rebalancer.accounts:
-            value = rebalancer.accounts
-        if isinstance(value, tuple):
-            tables += [(f"[[{name}]]", _written(one)) for one in value]
-        elif isinstance(value, Mapping | Trigger):
-            tables.append((f"[{name}]", _written(value)))
-        elif value is not None and value is not False:
-            lines.append(f"{name} = {_toml(value)}")
-    for heading, table in tables:
-        lines += ["", heading, *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
-
-
 def _decimal(text: str) -> Decimal:
     """As it is written: a float would make 0 of 1e-400."""
     try:
@@ -166,16 +129,16 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.risk: dict[str, Any] | None = None
+        self.risk: dict[str, object] | None = None
 
     def error(self, place: str, problem: str) -> InputError:
         return InputError(f"{self.path}: {place}{': ' if place else ''}{problem}")
 
-    def call(self, make: Callable[..., _T], given: Mapping[str, Any], place: str) -> _T:
+    def call(self, make: Callable[..., _T], given: Mapping[str, object], place: str) -> _T:
         """make(**given), each value converted by the hint of its argument."""
         return self.made(make, self.arguments(make, given, place), place)
 
-    def made(self, make: Callable[..., _T], arguments: Mapping[str, Any], place: str) -> _T:
+    def made(self, make: Callable[..., _T], arguments: Mapping[str, object], place: str) -> _T:
         try:
             return make(**arguments)
         except InputError as error:
@@ -183,8 +146,8 @@ class _Reader:
         except (TypeError, ValueError, ImportError) as error:
             raise self.error(place, str(error)) from error
 
-    def arguments(self, make: Callable[..., Any], given: Mapping[str, Any], place: str) -> dict[str, Any]:
-        known = {_file_name(name): parameter for name, parameter in inspect.signature(make).parameters.items()}
+    def arguments(self, make: Callable[..., Any], given: Mapping[str, object], place: str) -> dict[str, object]:
+        known = {file_name(name): parameter for name, parameter in inspect.signature(make).parameters.items()}
         hints = _hints(make)
         for key in given:
             if key not in known:
@@ -199,7 +162,7 @@ class _Reader:
                 raise self.error(place, f"the key {key!r} is missing")
         return found
 
-    def value(self, given: Any, hint: Any, place: str, *, endless: bool = False) -> Any:
+    def value(self, given: object, hint: Any, place: str, *, endless: bool = False) -> object:
         """This value as the hint wants it; `endless`: infinity is allowed."""
         hints = [one for one in _either(hint) if (get_origin(one) or one) in _SHAPES]
         fitting = [one for one in hints if _fits(given, one)]
@@ -215,7 +178,7 @@ class _Reader:
 
     def _converted(self, given: Any, hint: Any, place: str, endless: bool) -> Any:
         kind, of = get_origin(hint) or hint, get_args(hint)
-        if kind in _HOMES:
+        if kind in HOMES:
             return self._object(given, kind, place)
         if kind is Transfer:
             return self.call(Transfer, given, place)
@@ -226,15 +189,22 @@ class _Reader:
         if kind in (_Table, _Column):
             return self._frame(given, place, one_column=kind is _Column)
         if kind is Mapping:
-            return {name: self.value(one, of[1], f"{place}, entry {name!r}") for name, one in given.items()}
+            return self._mapping(given, of[1], place)
         if kind in (tuple, Sequence, Iterable):
-            if kind is tuple and of[-1] is not Ellipsis and len(given) != len(of):
-                raise self.error(place, f"must have {len(of)} entries, not {len(given)}")
-            hints = of if len(of) == len(given) and of[-1] is not Ellipsis else of[:1] * len(given)
-            number = f"{place} " if of[0] in (*_HOMES, Transfer) else f"{place}, entry "
-            pairs = enumerate(zip(given, hints, strict=True), start=1)
-            return tuple(self.value(one, wanted, f"{number}{i}") for i, (one, wanted) in pairs)
+            return self._sequence(given, kind, of, place)
         return given
+
+    def _mapping(self, given: Mapping[str, object], hint: object, place: str) -> dict[str, object]:
+        return {name: self.value(one, hint, f"{place}, entry {name!r}") for name, one in given.items()}
+
+    def _sequence(self, given: list[object], kind: object, of: tuple[object, ...], place: str) -> tuple[object, ...]:
+        each = kind is tuple and of[-1] is not Ellipsis
+        if each and len(given) != len(of):
+            raise self.error(place, f"must have {len(of)} entries, not {len(given)}")
+        hints = of if each else of[:1] * len(given)
+        number = f"{place} " if of[0] in (*HOMES, Transfer) else f"{place}, entry "
+        pairs = enumerate(zip(given, hints, strict=True), start=1)
+        return tuple(self.value(one, wanted, f"{number}{i}") for i, (one, wanted) in pairs)
 
     def _number(self, given: Any, place: str, endless: bool) -> float:
         if endless and given == math.inf:
@@ -244,26 +214,27 @@ class _Reader:
         except InputError as error:
             raise self.error(f"{place}, value {_shown(error.value)}", error.problem) from None
 
-    def _object(self, given: Mapping[str, Any], base: Any, place: str) -> Any:
-        kinds, name = _kinds(base), given.get("type")
-        if not isinstance(name, str) or name not in kinds:
-            found = f"unknown type {_shown(name)}{_nearest(name, kinds)}" if "type" in given else "no key 'type'"
-            raise self.error(place, f"{found}; it is one of {_listed(kinds)}")
-        place, kind = f"{place} ({name})", kinds[name]
+    def _object(self, given: Mapping[str, object], base: type, place: str) -> object:
+        known, name = kinds(base), given.get("type")
+        if not isinstance(name, str) or name not in known:
+            found = f"unknown type {_shown(name)}{_nearest(name, known)}" if "type" in given else "no key 'type'"
+            raise self.error(place, f"{found}; it is one of {_listed(known)}")
+        place, kind = f"{place} ({name})", known[name]
         if any(get_origin(one) is Callable for hint in _hints(kind).values() for one in _either(hint)):
             raise self.error(place, "is Python code, which is never read from a file; make the Rebalancer in Python")
         rest = {key: value for key, value in given.items() if key != "type"}
-        if base is not Risk:
-            return self.call(kind, rest, place)
-        # A risk model can be made from one of several kinds of data, each by a constructor of its own.
-        ways = {_file_name(next(iter(inspect.signature(way).parameters), "")): way for way in _constructors(kind)}
-        named = [key for key in ways if key in rest]
+        return self._risk(kind, rest, place) if base is Risk else self.call(kind, rest, place)
+
+    def _risk(self, kind: type, given: Mapping[str, object], place: str) -> object:
+        """A risk model can be made from one of several kinds of data, each by a constructor of its own."""
+        ways = {file_name(next(iter(inspect.signature(way).parameters), "")): way for way in _constructors(kind)}
+        named = [key for key in ways if key in given]
         if len(ways) > 1 and len(named) != 1:
             raise self.error(place, f"takes exactly one of {_listed(ways)}, not {' and '.join(named) or 'none'}")
         way = ways[named[0]] if named else kind
-        arguments, defaults = self.arguments(way, rest, place), inspect.signature(way).parameters
+        arguments, defaults = self.arguments(way, given, place), inspect.signature(way).parameters
         canonical = {name: getattr(value, "attrs", {}).get("sha256", value) for name, value in arguments.items()}
-        changed = {_file_name(name): one for name, one in canonical.items() if one != defaults[name].default}
+        changed = {file_name(name): one for name, one in canonical.items() if one != defaults[name].default}
         self.risk = {"type": kind.__name__} | changed
         return self.made(way, arguments, place)
 
@@ -278,9 +249,9 @@ class _Reader:
             text = data.decode("utf-8-sig")
             header = next(csv.reader(io.StringIO(text)), [])
             names = range(len(header))
-            kinds: Any = str if _EXTREME.search(text) else {0: str}
+            read_as: Any = str if _EXTREME.search(text) else {0: str}
             rows = pd.read_csv(
-                io.StringIO(text), header=0, names=names, dtype=kinds, keep_default_na=False, na_values=[""]
+                io.StringIO(text), header=0, names=names, dtype=read_as, keep_default_na=False, na_values=[""]
             )
         except OSError as error:
             raise self.error(place, f"cannot be read: {error.strerror}") from None
@@ -289,18 +260,24 @@ class _Reader:
         if len(header) < 2 or not isinstance(rows.index, pd.RangeIndex) or rows[0].isna().any():
             raise self.error(place, "needs a label and at least one number in every row, and as many cells in each")
         for column in names[1:]:
-            cells = rows[column].to_numpy()
-            values, wrong = floats(cells)
-            for at in np.flatnonzero(wrong & rows[column].notna())[:1]:
-                where = f"row {rows[0].iloc[at]!r}, column {header[column]!r}"
-                self._number(cells[at : at + 1].tolist()[0], f"{place}, {where}", endless=False)
-            rows[column] = values
+            rows[column] = self._floats(rows[column], rows[0], f"column {header[column]!r}", place)
         frame = rows.set_index(0).set_axis(header[1:], axis=1)
-        if one_column and len(header) != 2:
-            raise self.error(place, f"must have two columns, label and number, not {len(header)}")
-        result = frame.iloc[:, 0] if one_column else frame
+        result = self._only_column(frame, place) if one_column else frame
         result.attrs["sha256"] = f"sha256:{hashlib.sha256(data).hexdigest()}"
         return result
+
+    def _only_column(self, frame: pd.DataFrame, place: str) -> pd.Series[float]:
+        if len(frame.columns) != 1:
+            raise self.error(place, f"must have two columns, label and number, not {1 + len(frame.columns)}")
+        return frame.iloc[:, 0]
+
+    def _floats(self, column: pd.Series[Any], labels: pd.Series[str], name: str, place: str) -> NDArray[np.float64]:
+        """The numbers of a column; what is none is said with its label."""
+        cells = column.to_numpy()
+        values, wrong = floats(cells)
+        for at in np.flatnonzero(wrong & column.notna())[:1]:
+            self._number(cells[at : at + 1].tolist()[0], f"{place}, row {labels.iloc[at]!r}, {name}", endless=False)
+        return values
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:
@@ -323,20 +300,10 @@ def _fits(given: Any, hint: Any) -> bool:
 def _heading(key: str, hint: Any) -> str:
     """How the key is written: a table, tables one after the other, or a value."""
     of = _either(hint)
-    if any(one in _HOMES for one in of):
+    if any(one in HOMES for one in of):
         return f"[{key}]"
-    tables = (*_HOMES, Transfer)
+    tables = (*HOMES, Transfer)
     return f"[[{key}]]" if any(get_args(one)[:1] and get_args(one)[0] in tables for one in of) else f"key {key!r}"
-
-
-def _kinds(base: Any) -> dict[str, type]:
-    """The classes that a table of this kind can name."""
-    found = vars(import_module(_HOMES[base])).items()
-    return {
-        name: one
-        for name, one in sorted(found)
-        if isinstance(one, type) and issubclass(one, base) and one is not base and not name.startswith("_")
-    }
 
 
 def _constructors(kind: type) -> list[Callable[..., Any]]:
@@ -344,56 +311,17 @@ def _constructors(kind: type) -> list[Callable[..., Any]]:
     return [kind, *(getattr(kind, name) for name in vars(kind) if name.startswith("from_"))]
 
 
-def _file_name(argument: str) -> str:
-    return _LONGER.get(argument, argument.rstrip("_"))
-
-
-def _nearest(given: Any, known: Iterable[str]) -> str:
+def _nearest(given: object, known: Iterable[str]) -> str:
     near = get_close_matches(str(given), list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _listed(names: Iterable[Any]) -> str:
+def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names)) or "nothing"
 
 
-def _shown(given: Any) -> str:
+def _shown(given: object) -> str:
     if isinstance(given, dict | list):
         return "a table" if isinstance(given, dict) else "a list"
     text = str(given).lower().replace("infinity", "inf") if isinstance(given, bool | Decimal) else repr(given)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _written(one: Any) -> dict[str, Any]:
-    """A rule, cost or trigger as a table: its type, and the fields that are not at their default."""
-    if isinstance(one, Mapping):
-        return dict(one)
-    name = type(one).__name__
-    if isinstance(one, Transfer):
-        return {f.name: value for f in fields(one) if (value := getattr(one, f.name)) != f.default}
-    if not any(_kinds(base).get(name) is type(one) for base in _HOMES):
-        raise InputError("is not one of the library's own, so no file can name it", column=name)
-    given = ((f, getattr(one, f.name)) for f in fields(one))
-    return {"type": name} | {_file_name(f.name): value for f, value in given if value != f.default}
-
-
-def _toml(value: Any) -> str:
-    """A value on one line of TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Real):
-        return repr(float(value))
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if is_dataclass(value) and not isinstance(value, type):
-        value = _written(value)
-    if isinstance(value, Mapping):
-        entries = ", ".join(f"{_key(key)} = {_toml(one)}" for key, one in value.items())
-        return f"{{ {entries} }}" if entries else "{}"
-    raise InputError("cannot be written to a file", value=value)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)

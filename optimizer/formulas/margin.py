@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.margin import deductions
 from equipoise.constraints.pieces import Array, Figure
+from equipoise.constraints.rules.margin import deductions
 from equipoise.optimizer.formulas.arguments import Label, checked, ratio, refusal, together
 
 

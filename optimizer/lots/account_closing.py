@@ -20,7 +20,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from equipoise.optimizer.portfolio.portfolio import exact
+from equipoise.constraints.numbers import exact
 from equipoise.optimizer.problem.counts import least_positions
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.verification.exact import paid_for

@@ -45,32 +45,48 @@ class _Node:
     def __lt__(self, other: _Node) -> bool:
         return self.bound < other.bound
 
+    @property
+    def objective(self) -> float:
+        return float(self.problem.objective(self.weights))
+
 
 def decided(problem: Problem, solution: Solution, clock: Clock = ENDLESS) -> Decided | None:
     """The best plan with these minimums; None if none was found."""
     assert problem.accounts is not None and solution.weights is not None
     least = np.array([float(x) for x in least_positions(problem)])[: problem.accounts.rows] / problem.portfolio.nav
-    heap, best, closed = [_Node(solution.bound, problem, solution.weights)], None, np.inf
+    best, bound = _best([_Node(solution.bound, problem, solution.weights)], least, clock)
+    return None if best is None else Decided(best.problem, best.weights, bound)
+
+
+def _best(heap: list[_Node], least: Array, clock: Clock) -> tuple[_Node | None, float]:
+    """The best node with all minimums, grown from those on the heap, and the bound of all that were not divided."""
+    best, objective, closed = None, np.inf, np.inf
     for _ in range(_NODES):
-        if not heap or clock.over or (best is not None and heap[0].bound >= best.problem.objective(best.weights)):
+        if not heap or clock.over or heap[0].bound >= objective:
             break
         node = heapq.heappop(heap)
         between = _between(node, least)
         if between is None:
-            if best is None or node.problem.objective(node.weights) < best.problem.objective(best.weights):
-                best = node
             closed = min(closed, node.bound)
+            if node.objective < objective:
+                best, objective = node, node.objective
             continue
-        for child in _choices(node.problem, between, float(least[between])):
-            found = solved(child)
-            if found is None:
-                closed = min(closed, node.bound)  # neither solved nor proven to be impossible
-            elif found.weights is not None:
-                chosen = node.chosen | {between}
-                heapq.heappush(heap, _Node(max(found.bound, node.bound), child, found.weights, chosen))
-    if best is None:
-        return None
-    return Decided(best.problem, best.weights, min([closed, *(node.bound for node in heap)]))
+        for child in _children(node, between, float(least[between])):
+            if child is None:
+                closed = min(closed, node.bound)
+            else:
+                heapq.heappush(heap, child)
+    return best, min([closed, *(node.bound for node in heap)])
+
+
+def _children(node: _Node, i: int, least: float) -> Iterator[_Node | None]:
+    """The node with each choice for row i; None where that is neither solved nor proven to be impossible."""
+    for problem in _choices(node.problem, i, least):
+        found = solved(problem)
+        if found is None:
+            yield None
+        elif found.weights is not None:
+            yield _Node(max(found.bound, node.bound), problem, found.weights, node.chosen | {i})
 
 
 def _between(node: _Node, least: Array) -> int | None:

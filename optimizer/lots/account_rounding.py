@@ -16,9 +16,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Bound, Step
 from equipoise.optimizer.lots.account_least import solved
-from equipoise.optimizer.portfolio.portfolio import exact
+from equipoise.optimizer.problem.counts import order_sizes
 from equipoise.optimizer.problem.effort import ENDLESS, Clock
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Solution
@@ -43,28 +44,36 @@ def rounded(
 ) -> tuple[Whole | None, str]:
     """The plan in whole lots, or None and why."""
     assert problem.accounts is not None and problem.step is not None and solution.weights is not None
-    step, n = problem.step, problem.accounts.rows
-    found = _Search(problem, step, {}, solution.weights)
-    lots = np.where((step.lot > 0) | (step.min_quantity > 0) | (step.min_notional > 0))[0]
-    free = [int(i) for i in lots if i < n and i not in problem.cashes and problem.lower[i] < problem.upper[i]]
-    free.sort(key=lambda i: (-step.lot[i] * problem.portfolio.price[i], i))
-    dived = _dived(found, free, [_DIVES * len(free)], clock)
-    if dived is None:
+    free = _free(problem, problem.step, problem.accounts.rows)
+    found = _dived(_Search(problem, problem.step, {}, solution.weights), free, [_DIVES * len(free)], clock)
+    if found is None:
         return (
             None,
             "No whole lots near the convex plan were found that keep all rules; that there are none is not proven.",
         )
-    found = dived
     for _ in range(_ROUNDS * effort):
         start = found.objective
         for i in free:
-            for units in found.next_to(i):
-                better = None if clock.over else found.with_fixed(i, units)
-                if better is not None and better.objective < found.objective:
-                    found = better
+            found = _by_a_lot(found, i, clock)
         if not found.objective < start:
             break
     return Whole(found.weights, found.fixed, found.objective), ""
+
+
+def _free(problem: Problem, step: Step, n: int) -> list[int]:
+    """Of n rows those that trade in lots or from a minimum on, the largest lot first."""
+    lots = np.where((step.lot > 0) | (step.min_quantity > 0) | (step.min_notional > 0))[0]
+    free = [int(i) for i in lots if i < n and i not in problem.cashes and problem.lower[i] < problem.upper[i]]
+    return sorted(free, key=lambda i: (-step.lot[i] * problem.portfolio.price[i], i))
+
+
+def _by_a_lot(found: _Search, i: int, clock: Clock) -> _Search:
+    """With this trade moved by a lot, if that is better."""
+    for units in found.next_to(i):
+        better = None if clock.over else found.with_fixed(i, units)
+        if better is not None and better.objective < found.objective:
+            found = better
+    return found
 
 
 def _dived(found: _Search, free: list[int], left: list[int], clock: Clock) -> _Search | None:
@@ -109,9 +118,7 @@ class _Search:
         return _Search(problem, self.step, fixed, answer.weights)
 
     def _sizes(self, i: int) -> tuple[Fraction, Fraction]:
-        """The lot (0: any size), and the least order."""
-        price = self.problem.portfolio.exact_price[i]
-        return exact(self.step.lot[i]), max(exact(self.step.min_quantity[i]), exact(self.step.min_notional[i]) / price)
+        return order_sizes(self.step, i, self.problem.portfolio.exact_price[i])
 
     def around(self, i: int) -> list[Fraction]:
         """Allowed trades on both sides of the present one, none, and closing the position."""

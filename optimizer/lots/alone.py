@@ -18,8 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from equipoise.constraints.custom import tightened
-from equipoise.constraints.pieces import Array, Bound, Cone, Figure, Opaque, Piece, Row, Semicontinuous
+from equipoise.constraints.pieces import Array, Figure, Rounding, Semicontinuous
 from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots
@@ -84,36 +83,13 @@ def _tightened(search: Search, custom: float = 0.0) -> Array | None:
     cost = size * (np.maximum(rates.buy, rates.sell) + 2.0 * rates.quadratic + 1.5 * rates.impact)
     size, cost = (np.where(np.arange(len(size)) == cash, 0.0, x) for x in (size, cost))
 
-    def margin(row: Row) -> float:
-        slope = np.zeros(len(size))
-        for names in (("weight",), ("long", "short"), ("buy", "sell")):
-            parts = [np.abs(c) for name in names if (c := getattr(row, name)) is not None]
-            slope += np.max([np.zeros(len(size)), *parts], axis=0)
-        return float(slope @ size + slope[cash] * (np.sum(size) + np.sum(cost)))
-
-    def tighter(piece: Piece) -> Piece:
-        if isinstance(piece, Row):
-            return replace(piece, upper=piece.upper - margin(piece))
-        if isinstance(piece, Bound):
-            floor = np.where(np.arange(len(size)) == cash, np.sum(size) + np.sum(cost), 0.0)
-            return replace(piece, lower=piece.lower + floor, upper=piece.upper - floor)
-        if isinstance(piece, Cone):
-            return replace(piece, upper=piece.upper - float(_norms(piece, cash) @ size))
-        return tightened(piece, custom) if custom and isinstance(piece, Opaque) else piece
-
-    found = tuple((title, replace(row, upper=row.upper - margin(row))) for title, row in problem.found)
-    pieces = tuple((title, tighter(piece)) for title, piece in problem.pieces)
+    rounding = Rounding(size, cost, cash, custom)
+    pieces, found = (tuple((title, p.tightened(rounding)) for title, p in of) for of in (problem.pieces, problem.found))
     inner = replace(problem.relaxation, pieces=pieces, found=found)
     if np.any(inner.lower > inner.upper) or any(cone.upper < 0 for _, cone in inner.cones):
         return None
     answer = None if search.clock.over else solved(inner)
     return None if answer is None else answer.weights
-
-
-def _norms(cone: Cone, cash: int) -> Array:
-    """By how much a unit of each asset's trade, paid from the cash, can move a cone's norm."""
-    relative = cone.matrix - cone.matrix[:, [cash]]
-    return np.asarray(np.sqrt(np.sum(relative**2, axis=0) + cone.diagonal**2 + cone.diagonal[cash] ** 2))
 
 
 def rounded(
@@ -152,11 +128,14 @@ def rounded(
         way.level(level)
     if spent.exact:
         way.to_the_end()
-    if way.found is None:
-        if strict:  # what a stricter form cannot keep, the rules may
-            reason = reason.replace(_PROVEN, _UNFOUND)
-        return None, reason.replace(_UNFOUND, _PROVEN) if way.tree is not None and way.tree.none else reason
-    return _plan(way.found, way.bound), ""
+    return (None, _why(way, reason)) if way.found is None else (_plan(way.found, way.bound), "")
+
+
+def _why(way: Way, reason: str) -> str:
+    """Why there is no plan, with what is proven."""
+    if way.strict:  # what a stricter form cannot keep, the rules may
+        reason = reason.replace(_PROVEN, _UNFOUND)
+    return reason.replace(_UNFOUND, _PROVEN) if way.tree is not None and way.tree.none else reason
 
 
 def _begun(found: Found | None, start: LotPlan | None) -> Found | None:
@@ -168,9 +147,7 @@ def _begun(found: Found | None, start: LotPlan | None) -> Found | None:
     return replace(found, best=state) if state.better_than(found.best) else found
 
 
-def _plan(found: Found | None, bound: float) -> LotPlan | None:
-    if found is None:
-        return None
+def _plan(found: Found, bound: float) -> LotPlan:
     allowed, best = found.search.allowed, found.best
     return LotPlan(allowed.quantities(best.lots, best.closed), best.weights, bound)
 
@@ -207,8 +184,6 @@ def _searched(
     rounds: int = _SUPPORTED,
 ) -> tuple[Found | None, str]:
     """The best plan within these lower bounds, or None and why; without effort no integer program is asked."""
-    from equipoise.optimizer.lots.feasibility import NODES, feasible
-
     allowed = Lots.of(problem, lower)
     if len(none := allowed.empty()):
         return None, _no_point(problem, int(none[0]), allowed)
@@ -216,20 +191,27 @@ def _searched(
     begun = list(starts(search, optimum))
     inside = [state for state in begun if state.violation <= SLACK]
     reached = [search.run(state) for state in inside or begun]
-    best = best_of(reached)
+    best, proven = best_of(reached), False
     if best.violation > SLACK and rounds and problem.beyond(best.weights) > SLACK:
         return _searched(problem.supported(best.weights), optimum, lower, searching, effort, rounds - 1)
-    if best.violation > SLACK and problem.opaque:
-        best = best_of([best, *_custom_tries(search, best.violation)])
-    if best.violation > SLACK and allowed.jumps:
-        best = best_of(polished(search, state) for state in reached)
-    proven = False
-    if best.violation > SLACK and effort:
-        state, proven = feasible(search, optimum, NODES * effort)
-        best = best if state is None else best_of([best, state])
     if best.violation > SLACK:
-        return None, _unkept(search, best, proven)
-    return Found(search, best), ""
+        best, proven = _mended(search, optimum, reached, effort)
+    return (None, _unkept(search, best, proven)) if best.violation > SLACK else (Found(search, best), "")
+
+
+def _mended(search: Search, optimum: Array, reached: list[State], effort: int) -> tuple[State, bool]:
+    """The plan nearest to the rules, where no search reached them; and whether it is proven that there is none."""
+    from equipoise.optimizer.lots.feasibility import NODES, feasible
+
+    best = best_of(reached)
+    if search.problem.opaque:
+        best = best_of([best, *_custom_tries(search, best.violation)])
+    if best.violation > SLACK and search.allowed.jumps:
+        best = best_of(polished(search, state) for state in reached)
+    if best.violation <= SLACK or not effort:
+        return best, False
+    state, proven = feasible(search, optimum, NODES * effort)
+    return best if state is None else best_of([best, state]), proven
 
 
 def _custom_tries(search: Search, violation: float) -> Iterator[State]:
@@ -249,7 +231,7 @@ def _no_point(problem: Problem, i: int, allowed: Lots) -> str:
         {title for title, b in problem.bounds if b.lower[i] == problem.lower[i] or b.upper[i] == problem.upper[i]}
     )
     if allowed.apart[i]:
-        named += [title for title, piece in problem.pieces if isinstance(piece, Semicontinuous)]
+        named += [title for title, _ in problem.of_kind(Semicontinuous)]
     lot = f"one lot of {problem.step.lot[i]:g} is {100 * allowed.size[i]:.3g} % of NAV, and " if problem.step else ""
     return (
         f"{' and '.join(named)} leave {problem.assets[i]} no {'whole number of lots' if lot else 'quantity'}: {lot}the "
@@ -274,7 +256,7 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
     broken += [
         title
         for title, piece in search.problem.opaque
-        if piece.violation(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
+        if piece.excess(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
     ]
     broken += [t for t, e in search.problem.envelopes if e.excess(weights, weights - search.problem.before) > SLACK]
     how = _PROVEN if proven else _UNFOUND

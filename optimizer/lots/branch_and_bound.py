@@ -21,7 +21,7 @@ from equipoise.constraints.pieces import Array
 from equipoise.optimizer.lots.bounds.bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lots.dive import dived_around
 from equipoise.optimizer.lots.points import risk_split as lot_split
-from equipoise.optimizer.lots.points.points import SLACK, Lots, Points
+from equipoise.optimizer.lots.points.points import SLACK, Integers, Lots, Mask, Points
 from equipoise.optimizer.lots.polish import FINE, decided, polished
 from equipoise.optimizer.lots.search.neighbours import Search, State
 
@@ -90,18 +90,22 @@ class Tree:
             if node.jumps is None and (node := self._decided(node)).bound >= self.limit:
                 self.closed = min(self.closed, node.bound)
                 continue
-            before = self.nodes
-            for child in self._children(node):
-                self.nodes += 1
-                if child.bound < self.limit:
-                    heapq.heappush(self.heap, child)
-                else:
-                    self.closed = min(self.closed, child.bound)
-                if clock.over:
-                    self._left_out(node)  # the children not seen
-                    break
-            if self.nodes == before:
-                self._leaf(node)
+            self._divide(node)
+
+    def _divide(self, node: _Node) -> None:
+        """A node's children take its place; one without any is a leaf."""
+        before = self.nodes
+        for child in self._children(node):
+            self.nodes += 1
+            if child.bound < self.limit:
+                heapq.heappush(self.heap, child)
+            else:
+                self.closed = min(self.closed, child.bound)
+            if self.search.clock.over:
+                self._left_out(node)  # the children not seen
+                break
+        if self.nodes == before:
+            self._leaf(node)
 
     def _leaf(self, node: _Node) -> None:
         """Looks at the only plan of a node."""
@@ -165,16 +169,23 @@ class Tree:
             return
         if self.best is not None and self.seen % _DIVE == _DIVE - 1 and self.search.allowed.jumps:
             self.best = dived_around(self.search, found, self.best, self.rng)
-        allowed, best, polish = self.search.allowed, self.best, self.seen % _POLISH == 0
+        polish = self.seen % _POLISH == 0
         self.seen += 1
-        lots, closed = (found.likeliest() if allowed.jumps else None) or allowed.closest(found.weights)
-        if best is not None and polish and allowed.jumps and (drawn := found.drawn(self.rng)) is not None:
-            stays = self.rng.random(len(lots)) < _STAYING
-            lots, closed = (np.where(stays, now, new) for now, new in zip((best.lots, best.closed), drawn, strict=True))
-        state = self.search.state(*allowed.snapped(lots, closed))
-        if best is None or polish:
+        point = self._likely(found, polish) if self.search.allowed.jumps else None
+        state = self.search.state(*self.search.allowed.snapped(*point or self.search.allowed.closest(found.weights)))
+        if self.best is None or polish:
             state = self.search.run(state)
         self._seen(state)
+
+    def _likely(self, found: LotBound, polish: bool) -> tuple[Integers, Mask] | None:
+        """The likeliest point of a node's mixture; to `polish`, one drawn from it around the best plan."""
+        best, drawn = self.best, None
+        if best is not None and polish:
+            drawn = found.drawn(self.rng)
+        if best is None or drawn is None:
+            return found.likeliest()
+        stays = self.rng.random(len(best.lots)) < _STAYING
+        return np.where(stays, best.lots, drawn[0]), np.where(stays, best.closed, drawn[1])
 
 
 def _jump(found: LotBound, spread: Array, *, mixed: bool = True) -> list[Lots] | None:
@@ -192,7 +203,7 @@ def _jump(found: LotBound, spread: Array, *, mixed: bool = True) -> list[Lots] |
     # What the mixture saves against its mean: risk where it spreads, and what an order or a name costs at the prices.
     of_order, of_name = found.dual.jumps_at(found.prices)
     apart = held * (1.0 - held) * (of_order + of_name * (problem.before == 0)) + gone * (1.0 - gone) * of_name
-    variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+    variance = problem.risk.variances
     saved = 0.5 * problem.aversion * variance * spread + apart
     can_stay = allowed.stays
     several = can_stay.astype(int) + allowed.closable + np.any(np.less_equal(*allowed.intervals), axis=0)
@@ -206,7 +217,12 @@ def _jump(found: LotBound, spread: Array, *, mixed: bool = True) -> list[Lots] |
     share = held[i] if stays else gone[i]
     if mixed and not _MIXED_SHARE <= share <= 1.0 - _MIXED_SHARE:
         return None
-    here = np.arange(len(spread)) == i
+    return _with_and_without(allowed, i, stays=stays)
+
+
+def _with_and_without(allowed: Lots, i: int, *, stays: bool) -> list[Lots]:
+    """The part where an asset does not trade (`stays`), or ends at no position, and all but that."""
+    here = np.arange(len(allowed.size)) == i
     nothing = np.where(here, 0, allowed.lowest), np.where(here, 0, allowed.highest)
     if stays:
         only = replace(allowed, lowest=nothing[0], highest=nothing[1], closable=allowed.closable & ~here)
@@ -224,7 +240,7 @@ def _parts(allowed: Lots, at: Array, spread: Array) -> Iterator[Lots]:
     points = allowed.around(at)
     points.valid[:, problem.cash] = False
     below, above = points.beside(at)
-    variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+    variance = problem.risk.variances
     mixed = variance * np.where(np.isfinite(below) & np.isfinite(above) & (above > below), spread, 0.0)
     if np.all(mixed <= np.max(variance) * (_MIXED * allowed.size) ** 2):
         # Nothing is mixed, yet the node is open: any asset with more than one point.
@@ -269,7 +285,7 @@ def _worst(allowed: Lots) -> float:
     low[problem.cash], high[problem.cash] = problem.lower[problem.cash], problem.upper[problem.cash]
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     away = np.maximum(np.abs(low - problem.target), np.abs(high - problem.target))
-    volatility = np.sqrt(problem.risk.specific + np.square(problem.risk.factors).sum(axis=0))
+    volatility = np.sqrt(problem.risk.variances)
     cost, size = problem.cost, np.maximum(np.abs(low - problem.before), np.abs(high - problem.before))
     paid = np.maximum(cost.each(size), cost.each(-size)) + (0.0 if problem.fees is None else problem.fees.most)
     carried = np.maximum(cost.carry(low), cost.carry(high))

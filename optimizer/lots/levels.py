@@ -19,7 +19,7 @@ from equipoise.optimizer.lots.bounds.bound import Ascent, LotBound
 from equipoise.optimizer.lots.branch_and_bound import Tree
 from equipoise.optimizer.lots.dive import dived, dived_around
 from equipoise.optimizer.lots.points.points import Lots
-from equipoise.optimizer.lots.search.neighbours import Search, State
+from equipoise.optimizer.lots.search.neighbours import Search, State, best_of
 from equipoise.optimizer.problem.effort import Clock
 from equipoise.optimizer.problem.solution import Solution
 
@@ -126,33 +126,42 @@ def improved(found: Found, bound: LotBound, level: int, *, fresh: bool) -> Found
     search, best, allowed = found.search, found.best, found.search.allowed
     if bound.weights is None or bound.spread is None or bound.prices is None:
         return found
-    liked = bound.weights, bound.dual.at(bound.prices).points.weights[0]
-    for start in (allowed.closest(weights) for weights in liked if fresh):
-        reached = search.run(search.state(*start))
-        best = reached if reached.better_than(best) else best
-    jumps, staying = allowed.jumps, STAYING_OF_JUMPS if allowed.jumps else STAYING
-    if fresh and jumps and best.objective - bound.value > close(best.objective):
-        best = dived(search, bound, best) or best
+    if fresh:
+        liked = bound.weights, bound.dual.at(bound.prices).points.weights[0]
+        best = best_of([best, *(search.run(search.state(*allowed.closest(weights))) for weights in liked)])
+        if allowed.jumps and best.objective - bound.value > close(best.objective):
+            best = dived(search, bound, best) or best
+    return replace(found, best=_around(search, bound, best, level))
+
+
+def _around(search: Search, bound: LotBound, best: State, level: int) -> State:
+    """The best plan of several turns around the best so far, as long as there is a gap and patience."""
+    jumps, last = search.allowed.jumps, 0
+    rng = np.random.default_rng(SEED if level == 1 else (SEED, level))
     more = _OF_JUMPS if jumps else 1
-    rng, last = np.random.default_rng(SEED if level == 1 else (SEED, level)), 0
     for turn in range(_RESTARTS * more):
         gap = best.objective - bound.value
-        near = jumps or gap <= NEAR * abs(best.objective)
-        tired = turn - last >= _PATIENCE * more and near
-        if gap <= close(best.objective) or tired or search.clock.over:
+        patient = turn - last < _PATIENCE * more or not (jumps or gap <= NEAR * abs(best.objective))
+        if gap <= close(best.objective) or not patient or search.clock.over:
             break
-        if jumps and turn % _DIVE == _DIVE - 1 and gap > NEAR * abs(best.objective):
-            reached = dived_around(search, bound, best, rng)
-            last = turn if reached is not best else last
-            best = reached
-            continue
-        # The hulls' mixture of lots: drawn by its shares where it jumps, or by its means and spreads.
-        likely = bound.drawn(rng) if jumps else None
-        drawn = bound.weights + np.sqrt(bound.spread) * rng.standard_normal(len(bound.weights))
-        lots, closed = allowed.snapped(*likely) if likely else allowed.closest(drawn)
-        stays = rng.random(len(lots)) < staying[turn % len(staying)]
-        state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
-        reached = search.run(state)
-        if reached.better_than(best, WORTH * abs(best.objective)):
+        reached = _turn(search, bound, best, rng, turn)
+        if reached is not best:
             best, last = reached, turn
-    return replace(found, best=best)
+    return best
+
+
+def _turn(search: Search, bound: LotBound, best: State, rng: np.random.Generator, turn: int) -> State:
+    """The better one of this plan and what is reached from a draw around it, or by a dive."""
+    allowed, worth = search.allowed, abs(best.objective)
+    if allowed.jumps and turn % _DIVE == _DIVE - 1 and best.objective - bound.value > NEAR * worth:
+        return dived_around(search, bound, best, rng)
+    assert bound.weights is not None and bound.spread is not None
+    # The hulls' mixture of lots: drawn by its shares where it jumps, or by its means and spreads.
+    likely = bound.drawn(rng) if allowed.jumps else None
+    drawn = bound.weights + np.sqrt(bound.spread) * rng.standard_normal(len(bound.weights))
+    lots, closed = allowed.snapped(*likely) if likely else allowed.closest(drawn)
+    staying = STAYING_OF_JUMPS if allowed.jumps else STAYING
+    stays = rng.random(len(lots)) < staying[turn % len(staying)]
+    state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
+    reached = search.run(state)
+    return reached if reached.better_than(best, WORTH * worth) else best

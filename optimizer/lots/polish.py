@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Bound, Piece, Row
+from equipoise.constraints.pieces import Array, Bound
 from equipoise.optimizer.lots.bounds.bound import LotBound, at_convex_prices
 from equipoise.optimizer.lots.points.points import Integers, Lots, Mask
 from equipoise.optimizer.lots.search.neighbours import Search, State
@@ -96,15 +96,7 @@ def _fees(allowed: Lots, lots: Integers, closed: Mask) -> float:
 
 def _program(problem: Problem, lower: Array, upper: Array, fees: float) -> Problem:
     """The convex program within these bounds, with the cash less these fees."""
-    cash, costs = problem.cash, iter(problem.rows.cost)
-
-    def less(piece: Piece) -> Piece:
-        if isinstance(piece, Row):
-            return replace(piece, upper=piece.upper - float(next(costs)) * fees)
-        if isinstance(piece, Bound):
-            return replace(piece, lower=piece.lower + np.where(np.arange(len(lower)) == cash, fees, 0.0))
-        return piece
-
-    pieces = tuple((title, less(piece)) for title, piece in problem.pieces)
+    rises = iter(problem.rows.cost)
+    pieces = tuple((title, piece.paying(fees, problem.cash, rises)) for title, piece in problem.pieces)
     sides = Bound(label="orders as they are", lower=lower, upper=upper)
     return replace(problem.relaxation, pieces=(*pieces, ("orders as they are", sides)))

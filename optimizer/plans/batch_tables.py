@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.pieces import Array
-from equipoise.constraints.trading import KINDS
+from equipoise.constraints.rules.trading import KINDS
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.plans.reasons import reasons
 from equipoise.optimizer.plans.shortfall import shortfalls
@@ -166,40 +167,53 @@ def _results(solved: Solved, counts: Indices, listing: Indices, passed: Indices)
 def of_plans(placed: Sequence[tuple[int, Plan]]) -> Part:
     """The rows of plans, each with its place in the input's order, verified or not."""
     plans = [plan for _, plan in placed]
-    rows = [_order_rows(plan) for plan in plans]
-    flat = [row for found in rows for row in found]
-    asset, side, quantity, lots, price, notional, cost, reason = zip(*flat, strict=True) if flat else ((),) * 8
-    counts = np.array([len(found) for found in rows], dtype=np.intp)
-    results: dict[str, Column] = {
-        "status": _coded([plan.status.name for plan in plans]),
-        "verified": np.array([plan.status.ok for plan in plans], dtype=bool),
-        "nav": _floats([plan.problem.portfolio.nav if plan.problem else np.nan for plan in plans]),
-        "objective": _floats([plan.objective for plan in plans]),
-        "bound": _floats([plan.bound for plan in plans]),
-        "gap": _floats([plan.gap for plan in plans]),
-        "tracking_error_before": _floats([plan.tracking_error[0] for plan in plans]),
-        "tracking_error": _floats([plan.tracking_error[1] for plan in plans]),
-        "turnover": _floats([plan.turnover for plan in plans]),
-        "cost": _floats([plan.cost for plan in plans]),
-        "orders": counts,
-        "listing": _coded([plan.listing for plan in plans]),
-        "solver": _coded([plan.solver for plan in plans]),
-        "message": _coded([plan.message for plan in plans]),
-    }
-    orders: dict[str, Column] = {
-        "side": _coded(side),
-        "quantity": _floats(quantity),
-        "lots": np.array([_NO_LOTS if number is None else number for number in lots], dtype=np.int64),
-        "price": _floats(price),
-        "notional": _floats(notional),
-        "cost": _floats(cost),
-        "reason": _coded(reason),
-    }
-    places = np.array([place for place, _ in placed], dtype=np.intp)
-    return Part(places, [plan.name for plan in plans], results, counts, _coded(asset), orders)
+    rows = list(map(_order_rows, plans))
+    counts = np.array(list(map(len, rows)), dtype=np.intp)
+    flat = list(chain.from_iterable(rows))
+    asset, *columns = zip(*flat, strict=True) if flat else ((),) * (1 + len(ORDER_COLUMNS))
+    orders = dict(zip(ORDER_COLUMNS, columns, strict=True))
+    lots = orders.pop("lots")
+    texts = {"side", "reason"}
+    return Part(
+        places=np.array([place for place, _ in placed], dtype=np.intp),
+        names=[plan.name for plan in plans],
+        results={**_results_of_plans(plans), "orders": counts},
+        counts=counts,
+        assets=_coded(asset),
+        orders={
+            **{name: _coded(cells) if name in texts else _floats(cells) for name, cells in orders.items()},
+            "lots": np.array(lots, dtype=np.int64),
+        },
+    )
 
 
-def _order_rows(plan: Plan) -> list[tuple[Any, ...]]:
+def _results_of_plans(plans: Sequence[Plan]) -> dict[str, Column]:
+    """The columns of the results; but for the number of orders."""
+    found: dict[str, list[Any]] = {name: [] for name in RESULT_COLUMNS if name not in ("verified", "orders")}
+    for plan in plans:
+        before, after = plan.tracking_error
+        row = {
+            "status": plan.status.name,
+            "nav": plan.problem.portfolio.nav if plan.problem else np.nan,
+            "objective": plan.objective,
+            "bound": plan.bound,
+            "gap": plan.gap,
+            "tracking_error_before": before,
+            "tracking_error": after,
+            "turnover": plan.turnover,
+            "cost": plan.cost,
+            "listing": plan.listing,
+            "solver": plan.solver,
+            "message": plan.message,
+        }
+        for name, cells in found.items():
+            cells.append(row[name])
+    texts = ("status", "listing", "solver", "message")
+    columns = {name: _coded(cells) if name in texts else _floats(cells) for name, cells in found.items()}
+    return {**columns, "verified": np.array([plan.status.ok for plan in plans], dtype=bool)}
+
+
+def _order_rows(plan: Plan) -> list[tuple[object, ...]]:
     """The rows of `Plan.orders`, with reasons of few words: figures would make every text another."""
     if not plan.status.ok or plan.problem is None or plan.planned is None:
         return []
@@ -207,7 +221,11 @@ def _order_rows(plan: Plan) -> list[tuple[Any, ...]]:
     traded = np.array([quantity != 0 for quantity in plan.trades], dtype=bool)
     why = reasons(plan.problem, plan.planned, None if prices is None else prices.rows, traded)
     by_asset = dict(zip(plan.problem.assets, why.codes.tolist(), strict=True))
-    return [(*row[:-1], why.names[by_asset[row[0]]]) for row in plan.order_rows()]
+    lots = 1 + ORDER_COLUMNS.index("lots")
+    return [
+        (*row[:lots], _NO_LOTS if row[lots] is None else row[lots], *row[lots + 1 : -1], why.names[by_asset[row[0]]])
+        for row in plan.order_rows()
+    ]
 
 
 def results(parts: Sequence[Part]) -> pd.DataFrame:
@@ -216,8 +234,7 @@ def results(parts: Sequence[Part]) -> pd.DataFrame:
     import pandas as pd
 
     parts = parts or [of_plans([])]
-    order = np.argsort(np.concatenate([part.places for part in parts]), kind="stable")
-    names = [name for part in parts for name in part.names]
+    names, order = _in_order(parts)
     index = pd.Index([names[i] for i in order.tolist()], name="portfolio_id", dtype=object)
     columns = {name: _cells(_joined([part.results[name] for part in parts]), order) for name in RESULT_COLUMNS}
     return pd.DataFrame(columns, index=index)
@@ -228,10 +245,9 @@ def orders(parts: Sequence[Part]) -> pd.DataFrame:
     import pandas as pd
 
     parts = parts or [of_plans([])]
+    names, order = _in_order(parts)
     counts = np.concatenate([part.counts for part in parts])
-    order = np.argsort(np.concatenate([part.places for part in parts]), kind="stable")
     order = order[counts[order] > 0]
-    names = [name for part in parts for name in part.names]
     each = counts[order]
     # Where each portfolio's orders begin, before and after.
     starts, ends = np.cumsum(counts) - counts, np.cumsum(each)
@@ -239,16 +255,28 @@ def orders(parts: Sequence[Part]) -> pd.DataFrame:
 
     columns = {name: _joined([part.orders[name] for part in parts]) for name in ORDER_COLUMNS}
     lots = np.asarray(columns.pop("lots"))[at]
-    assets = _joined([part.assets for part in parts])
-    keys = pd.MultiIndex(
-        levels=[pd.Index([names[i] for i in order.tolist()], dtype=object), pd.Index(assets.names, dtype=object)],
-        codes=[np.repeat(np.arange(len(order)), each), assets.codes[at]],  # type: ignore[list-item]
+    table = {name: _cells(column, at) for name, column in columns.items()}
+    table["lots"] = pd.arrays.IntegerArray(np.maximum(lots, 0), lots == _NO_LOTS)
+    keys = _order_keys([names[i] for i in order.tolist()], each, _joined([part.assets for part in parts]), at)
+    return pd.DataFrame({name: table[name] for name in ORDER_COLUMNS}, index=keys)
+
+
+def _in_order(parts: Sequence[Part]) -> tuple[list[Any], Indices]:
+    """The ids of all portfolios as they stand in the parts, and their places there in the input's order."""
+    names = [name for part in parts for name in part.names]
+    return names, np.argsort(np.concatenate([part.places for part in parts]), kind="stable")
+
+
+def _order_keys(names: Sequence[Any], each: Indices, assets: Coded, at: Indices) -> pd.MultiIndex:
+    """The ids of portfolios that have so many orders each, and the assets at these places."""
+    import pandas as pd
+
+    return pd.MultiIndex(
+        levels=[pd.Index(names, dtype=object), pd.Index(assets.names, dtype=object)],  # type: ignore[list-item]
+        codes=[np.repeat(np.arange(len(names)), each), assets.codes[at]],  # type: ignore[list-item]
         names=["portfolio_id", "asset"],
         verify_integrity=False,
     )
-    table = {name: _cells(column, at) for name, column in columns.items()}
-    table["lots"] = pd.arrays.IntegerArray(np.maximum(lots, 0), lots == _NO_LOTS)
-    return pd.DataFrame({name: table[name] for name in ORDER_COLUMNS}, index=keys)
 
 
 def _joined(columns: Sequence[Column]) -> Any:

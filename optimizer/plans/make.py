@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array
 from equipoise.optimizer.lots.account_closing import emptied
 from equipoise.optimizer.plans.plan import Plan
 from equipoise.optimizer.plans.shortfall import shortfalls
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.counts import held_keeps
 from equipoise.optimizer.problem.effort import Clock, Effort
 from equipoise.optimizer.problem.problem import Problem

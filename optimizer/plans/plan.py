@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Bound, Cone, Envelope, Row
+from equipoise.constraints.numbers import exact
+from equipoise.constraints.pieces import Array, Bound, Check
 from equipoise.optimizer.plans.reasons import MEANT, reasons, sentence
 from equipoise.optimizer.portfolio.exact_sums import nearest
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices
 from equipoise.optimizer.verification.certificate import reduced_costs
-from equipoise.optimizer.verification.exact import Check
 from equipoise.optimizer.verification.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -260,39 +259,35 @@ def _priced_limits(problem: Problem, weights: Array, prices: Prices) -> dict[_Ke
     """The prices of all limits by title, label and asset; those of one key in the order of the rules."""
     found: defaultdict[_Key, list[float]] = defaultdict(list)
     of_rows = list(zip(problem.rows.titles, problem.rows.rows, prices.rows.tolist(), strict=True))
-    own = sum(isinstance(piece, Row) for _, piece in problem.pieces)
     met: Counter[tuple[str, str]] = Counter()  # the rows of an envelope together
-    for title, row, price in of_rows[own : own + len(problem.found)]:
+    for title, row, price in of_rows[problem.found_rows]:
         met[title, row.label] += price
-    cones, rows = iter(prices.cones.tolist()), iter(of_rows[:own])
-    bounds = _bound_prices(problem, weights, prices)
     own_label = problem.accounts.bound_rows if problem.accounts else {}
-    for title, piece in problem.pieces:
-        match piece:
-            case Row():
-                price = next(rows)[2]
-                if (title, piece.label) not in own_label:
-                    found[title, piece.label, None].append(price)
-                elif title == "Transfer":  # no rule's own limit
-                    found[title, *own_label[title, piece.label]].append(price)
-            case Envelope():
-                found[title, piece.label, None].append(met.pop((title, piece.label), 0.0))
-            case Cone():
-                found[title, piece.label, None].append(next(cones))
-            case Bound():
-                for asset, price in next(bounds):
-                    found[title, piece.label, asset].append(price)
+    joint: dict[tuple[str, bool], float] = {}  # bounds that became rows, by asset and whether it is the lower one
+    for title, row, price in of_rows[: problem.found_rows.start]:
+        label, asset = own_label.get((title, row.label), (row.label, None))
+        if asset is not None:
+            joint[asset, row.at_least] = price
+        if asset is None or title == "Transfer":  # which is no rule's own limit
+            found[title, label, asset].append(price)
+    for title, envelope in problem.envelopes:
+        found[title, envelope.label, None].append(met.pop((title, envelope.label), 0.0))
+    for (title, cone), price in zip(problem.cones, prices.cones.tolist(), strict=True):
+        found[title, cone.label, None].append(price)
+    for key, price in _bound_prices(problem, weights, prices, joint):
+        found[key].append(price)
     return found
 
 
-def _bound_prices(problem: Problem, weights: Array, prices: Prices) -> Iterator[list[tuple[str, float]]]:
-    """For each bound of the problem, in order, its assets that have a limit and the price of that."""
+def _bound_prices(
+    problem: Problem, weights: Array, prices: Prices, joint: Mapping[tuple[str, bool], float]
+) -> Iterator[tuple[_Key, float]]:
+    """The price of each limit on an asset, in the order of the problem's bounds."""
     accounts = problem.accounts
     of_rows = list(zip(problem.rows.rows, prices.rows.tolist(), strict=True))
     floors = dict(zip(reversed(problem.cashes), reversed(of_rows), strict=False))
     pushed = reduced_costs(problem, weights, prices)
-    joint = _joint_rows(problem, prices)
-    asked = problem.asked.pieces
+    asked = problem.asked.bounds
 
     def price(i: int, given: Bound, piece: Bound) -> float:
         if accounts and not (np.isfinite(piece.lower[i]) or np.isfinite(piece.upper[i])):
@@ -306,19 +301,7 @@ def _bound_prices(problem: Problem, weights: Array, prices: Prices) -> Iterator[
         limit = piece.lower[i] if pushed[i] > 0 else piece.upper[i]
         return abs(float(pushed[i])) if abs(weights[i] - limit) < _BINDS else 0.0
 
-    for k, (_, piece) in enumerate(problem.pieces):
+    for k, (title, piece) in enumerate(problem.bounds):
         given = asked[k][1] if k < len(asked) else piece
-        if isinstance(piece, Bound) and isinstance(given, Bound):
-            limited = np.flatnonzero(np.isfinite(given.lower) | np.isfinite(given.upper)).tolist()
-            yield [(problem.assets[i], price(i, given, piece)) for i in limited]
-
-
-def _joint_rows(problem: Problem, prices: Prices) -> dict[tuple[str, bool], float]:
-    """Over several accounts: the prices of bounds that became rows, by asset and whether it is the lower one."""
-    own_label = problem.accounts.bound_rows if problem.accounts else {}
-    of_rows = zip(problem.rows.titles, problem.rows.rows, prices.rows.tolist(), strict=True)
-    return {
-        (own_label[title, row.label][1], row.at_least): price
-        for title, row, price in of_rows
-        if (title, row.label) in own_label
-    }
+        for i in np.flatnonzero(given.bounded).tolist():
+            yield (title, piece.label, problem.assets[i]), price(i, given, piece)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Count, Parts, Semicontinuous
+from equipoise.constraints.pieces import Array, Count, Semicontinuous
 from equipoise.optimizer.portfolio.columns import Coded
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -27,12 +27,8 @@ def reasons(problem: Problem, planned: Array, prices: Array | None, traded: NDAr
     before, target, bounds = problem.before, problem.target, problem.bounds
     names = [f"{side} {title}" for title, _ in bounds for side in ("below", "above")]
     closed = len(names)
-    small = [
-        (title, piece.counted) for title, piece in problem.pieces if isinstance(piece, Count) and piece.of == "names"
-    ]
-    small += [
-        (title, (p.weight > 0) | (p.notional > 0)) for title, p in problem.pieces if isinstance(p, Semicontinuous)
-    ]
+    small = [(title, count.counted) for title, count in problem.of_kind(Count) if count.of == "names"]
+    small += [(title, least.asked) for title, least in problem.of_kind(Semicontinuous)]
     names += ["closed: its target is 0", "sold out: its target is 0"]
     names += [f"closed: {title} leaves no room for it" for title, _ in small]
     names.append(_TOWARDS)
@@ -102,8 +98,6 @@ def _takes_part(problem: Problem, j: int, which: list[Any], asset: Any) -> Any:
     """Whether row j has a coefficient for these assets, or for the costs of all."""
     row = problem.rows.rows[j]
     takes = np.broadcast_to(problem.rows.cost[(*which, j)] > 0, asset.shape)
-    for name in Parts.NAMES:
-        c = getattr(row, name)
-        if c is not None:
-            takes = takes | (c[(*which, asset) if c.ndim > 1 else asset] != 0)
+    for c in row.given.values():
+        takes = takes | (c[(*which, asset) if c.ndim > 1 else asset] != 0)
     return takes

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.constraints.pieces import Envelope, Row
 from equipoise.optimizer.sequence.listing import NONE, SLICES, WHOLE
 
 if TYPE_CHECKING:
@@ -128,19 +127,12 @@ def _ratios(plan: Outcome) -> list[tuple[str, str]]:
     found = []
     shown = {(c.rule, c.detail): c.value for c in plan.verified.checks if c.asset is None} if plan.verified else {}
     still = np.zeros_like(problem.before)
-    ratios = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row | Envelope)]
-    for title, piece in ratios:
-        row, excess = (
-            (piece.row, piece.excess(problem.before, still))
-            if isinstance(piece, Envelope)
-            else (piece, piece.of(problem.before, still) - piece.upper)
-        )
-        if row.per is None or (title, row.label) not in shown:
-            continue
-        per = row.per.of(problem.before, still)
-        before = row.shown(excess, per)
-        sense = "at least" if row.at_least else "at most"
-        found.append((row.label, f"{before:.4g} -> {shown[title, row.label]:.4g} ({sense} {row.stated:g})"))
+    for title, piece in problem.pieces:
+        words, before = piece.words, piece.ratio(problem.before, still)
+        if words is not None and before is not None and (title, piece.label) in shown:
+            sense = "at least" if words.at_least else "at most"
+            after = shown[title, piece.label]
+            found.append((piece.label, f"{before:.4g} -> {after:.4g} ({sense} {words.stated:g})"))
     return found
 
 

@@ -44,22 +44,28 @@ def coded(column: Column, *, whole: bool = False) -> Coded:
     if isinstance(column.dtype, pd.CategoricalDtype):
         categories = coded(pd.Series(column.cat.categories), whole=whole)
         return Coded(categories.names, np.append(categories.codes, BLANK)[column.cat.codes])
-    text = isinstance(column.dtype, pd.StringDtype) or (
-        column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "string"
-    )
-    if text or (whole and pd.api.types.is_integer_dtype(column.dtype)):
+    if _is_text(column) or (whole and pd.api.types.is_integer_dtype(column.dtype)):
         codes, found = pd.factorize(column)
         names = tuple(map(str, np.asarray(found, dtype=object)))
         if "" in names:
             codes = np.where(codes == names.index(""), BLANK, codes)
         return Coded(names, codes)
     seen: dict[str, int] = {}
-    cells = [_label(cell, whole) for cell in np.asarray(column, dtype=object)]
+    cells = [label(cell, whole=whole) for cell in np.asarray(column, dtype=object)]
     each = [cell if isinstance(cell, int) else seen.setdefault(cell, len(seen)) for cell in cells]
     return Coded(tuple(seen), np.array(each, dtype=np.intp))
 
 
-def _label(cell: object, whole: bool) -> str | int:
+def _is_text(column: Column) -> bool:
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.StringDtype):
+        return True
+    return column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "string"
+
+
+def label(cell: object, *, whole: bool) -> str | int:
+    """The label of a cell, or BLANK or WRONG; see `coded`."""
     if blank(cell):
         return BLANK
     if isinstance(cell, str) or (whole and (type(cell) is int or isinstance(cell, np.integer))):

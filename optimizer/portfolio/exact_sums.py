@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from operator import mul
 
-from equipoise.constraints.pieces import Array
-
 
 def denominator(*numbers: Iterable[Fraction]) -> int:
     """The least one that all these numbers share."""
@@ -29,10 +27,3 @@ def products(one: Sequence[Fraction], other: Sequence[Fraction]) -> tuple[list[i
 def nearest(one: Fraction, other: Fraction) -> float:
     """The float nearest to one · other."""
     return (one.numerator * other.numerator) / (one.denominator * other.denominator)
-
-
-def weighted(coefficients: Array, amounts: Iterable[int]) -> Fraction:
-    """Σ coefficients · amounts: floats as the binary fractions that they are."""
-    pairs = [c.as_integer_ratio() for c in coefficients.tolist()]
-    unit = max((d for _, d in pairs), default=1)  # all are powers of 2
-    return Fraction(sum(n * (unit // d) * x for (n, d), x in zip(pairs, amounts, strict=True)), unit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, number
+from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, exact, floats, number
 from equipoise.constraints.pieces import Array
-from equipoise.constraints.rule import Numbers
+from equipoise.constraints.rules.rule import Numbers
+from equipoise.optimizer.portfolio.columns import WRONG
+from equipoise.optimizer.portfolio.columns import label as label_of
+from equipoise.optimizer.risk.labelled_arrays import is_frame
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -44,13 +46,7 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, header=None, keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:  # such as a row with too many cells
         raise InputError(f"{path} is not a table: {str(error).strip()}") from None
-    header = ["" if blank(cell) else str(cell) for cell in table.iloc[0]]
-    for name in header:
-        if header.count(name) > 1 or not name:
-            what = f"the header names the column {name!r} twice" if name else "a column has no name"
-            raise InputError(f"{path}: {what}; every column needs a name of its own", column=name or None)
-    if "asset" not in header:
-        raise InputError(f"{path} has no column 'asset'", column="asset")
+    header = _header(path, table.iloc[0])
     table = table.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
     for name in header:
         # A column of labels such as 001 stays text; one with a blank among whole numbers becomes fractions.
@@ -60,6 +56,18 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
             # Not every version of pandas gives the nearest float.
             table[name] = found if found.dtype.kind in "iu" else [float(cell) for cell in table[name]]
     return table if "portfolio_id" in table.columns else table.set_index("asset")
+
+
+def _header(path: str | PathLike[str], cells: Iterable[object]) -> list[str]:
+    """The names of the columns, checked."""
+    header = ["" if blank(cell) else str(cell) for cell in cells]
+    for name in header:
+        if header.count(name) > 1 or not name:
+            what = f"the header names the column {name!r} twice" if name else "a column has no name"
+            raise InputError(f"{path}: {what}; every column needs a name of its own", column=name or None)
+    if "asset" not in header:
+        raise InputError(f"{path} has no column 'asset'", column="asset")
+    return header
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +112,7 @@ class Portfolio:
 
     @classmethod
     def _parsed(cls, table: pd.DataFrame, cash: str, name: str | None, universe: frozenset[str]) -> Portfolio:
-        if not (hasattr(table, "columns") and hasattr(table, "index")):
+        if not is_frame(table):
             raise InputError(
                 "a portfolio is a DataFrame with the columns quantity, price and target", value=type(table)
             )
@@ -118,49 +126,14 @@ class Portfolio:
         assets = tuple(labels[i] for i in order)
         columns = {str(c): np.asarray(table[c], dtype=object)[order] for c in table.columns}
         quantity, price, target = (_column(columns, c, assets) for c in ("quantity", "price", "target"))
-
-        unpriced = ~(price > 0)
-        if unpriced.any():
-            i = int(np.argmax(unpriced))
-            raise InputError(
-                "a price must be above zero; correct it or leave the asset out",
-                asset=assets[i],
-                column="price",
-                value=price[i],
-            )
         at = assets.index(cash)
-        if price[at] != 1.0:
-            raise InputError(
-                "the settlement cash is the unit of account: its price must be 1 (quote all prices in it)",
-                asset=cash,
-                column="price",
-                value=price[at],
-            )
+        _check_prices(price, assets, at)
         if abs(total := float(np.sum(target)) - 1.0) > TARGET_SUM_TOLERANCE:
             raise InputError(
                 f"the targets add up to {total + 1.0:.10g}, not 1; correct them, or divide them by their sum",
                 column="target",
             )
-        value = quantity * price
-        nav = float(np.sum(value))
-        if nav > LARGEST:
-            i = int(np.argmax(np.abs(value)))
-            raise InputError(
-                f"quantity times price is too large to add up: the net asset value must be at most {LARGEST:g}; use "
-                "another unit of account",
-                asset=assets[i],
-                column="quantity",
-                value=quantity[i],
-            )
-        if 0 < nav < SMALLEST:
-            raise InputError(
-                f"the net asset value must be at least {SMALLEST:g}; use another unit of account", column="price"
-            )
-        if nav <= 0:
-            raise InputError(
-                f"the net asset value is {nav:g}: holdings less debts must be above zero to be rebalanced",
-                column="quantity",
-            )
+        nav = _net_asset_value(quantity, price, assets)
         return cls(name, assets, at, quantity, price, target, nav, order, columns, universe | frozenset(assets))
 
     @property
@@ -215,20 +188,24 @@ class Portfolio:
                     f"{argument} names a column that the table does not have; it has {', '.join(self.columns)}",
                     column=given,
                 )
-            empty = np.broadcast_to(blank, self.shape)
-            values = _column(self.columns, given, self.assets, asked=asked, empty=empty, other=other)
+            values = _column(self.columns, given, self.assets, asked=asked, empty=blank, other=other)
         elif isinstance(given, Mapping):
-            known(given, argument, self.universe)
-            values = np.full(self.shape, other)
-            for i, asset in enumerate(self.assets):
-                if asset in given:
-                    values[i] = number(given[asset], asset, argument)
-                elif asked[i] and missing is None:
-                    raise InputError(f"{argument} has no entry for this asset; add it", asset=asset, column=argument)
+            values = self._mapped(given, argument, other, asked & (missing is None))
         else:
             values = np.full(len(self.assets), number(given, None, argument))
         if cash is not None:
             values[list(self._all_cash)] = cash
+        return values
+
+    def _mapped(self, given: Mapping[str, float], argument: str, other: float, needed: NDArray[np.bool_]) -> Array:
+        """A mapping's numbers, `other` where it has none and none is needed."""
+        known(given, argument, self.universe)
+        values = np.full(self.shape, other)
+        for i, asset in enumerate(self.assets):
+            if asset in given:
+                values[i] = number(given[asset], asset, argument)
+            elif needed[i]:
+                raise InputError(f"{argument} has no entry for this asset; add it", asset=asset, column=argument)
         return values
 
     @property
@@ -247,17 +224,18 @@ class Portfolio:
     def labels(self, column: str) -> tuple[str | None, ...]:
         if column not in self.columns:
             raise InputError(f"the table has no such label column; it has {', '.join(self.columns)}", column=column)
-        cells = [None if blank(x) else x for x in self.columns[column]]
-        for asset, cell in zip(self.assets, cells, strict=True):
+        cells = self.columns[column]
+        found = [label_of(cell, whole=True) for cell in cells]
+        for asset, cell, label in zip(self.assets, cells, found, strict=True):
             # 1.0 may have been 001 or 1 once, True the text TRUE: what it was cannot be known.
-            if not (cell is None or isinstance(cell, str) or (type(cell) is int or isinstance(cell, np.integer))):
+            if label == WRONG:
                 raise InputError(
                     "a label must be text; read the column as text, or use labels that are no numbers",
                     asset=asset,
                     column=column,
                     value=cell,
                 )
-        return tuple(None if cell is None else str(cell) for cell in cells)
+        return tuple(label if isinstance(label, str) else None for label in found)
 
     def members(self, column: str) -> dict[str, NDArray[np.bool_]]:
         labels = self.labels(column)
@@ -298,13 +276,6 @@ def known(named: object, argument: str, universe: frozenset[str]) -> set[str]:
     return labels
 
 
-def exact(value: float | Decimal | Fraction | str) -> Fraction:
-    """The decimal number that a person sees: 0.1 is 1/10, whatever the float behind it is."""
-    if isinstance(value, int | Decimal | Fraction | str) and not isinstance(value, bool):
-        return Fraction(value)
-    return Fraction(Decimal(repr(float(value))))  # much faster than from text
-
-
 def _checked_labels(labels: list[Any], cash: str) -> list[str]:
     seen: dict[str, str] = {}
     for position, label in enumerate(labels):
@@ -343,34 +314,73 @@ def _checked_labels(labels: list[Any], cash: str) -> list[str]:
     return labels
 
 
+def _check_prices(price: Array, assets: tuple[str, ...], cash: int) -> None:
+    unpriced = ~(price > 0)
+    if unpriced.any():
+        i = int(np.argmax(unpriced))
+        raise InputError(
+            "a price must be above zero; correct it or leave the asset out",
+            asset=assets[i],
+            column="price",
+            value=price[i],
+        )
+    if price[cash] != 1.0:
+        raise InputError(
+            "the settlement cash is the unit of account: its price must be 1 (quote all prices in it)",
+            asset=assets[cash],
+            column="price",
+            value=price[cash],
+        )
+
+
+def _net_asset_value(quantity: Array, price: Array, assets: tuple[str, ...]) -> float:
+    value = quantity * price
+    nav = float(np.sum(value))
+    if nav > LARGEST:
+        i = int(np.argmax(np.abs(value)))
+        raise InputError(
+            f"quantity times price is too large to add up: the net asset value must be at most {LARGEST:g}; use "
+            "another unit of account",
+            asset=assets[i],
+            column="quantity",
+            value=quantity[i],
+        )
+    if 0 < nav < SMALLEST:
+        raise InputError(
+            f"the net asset value must be at least {SMALLEST:g}; use another unit of account", column="price"
+        )
+    if nav <= 0:
+        raise InputError(
+            f"the net asset value is {nav:g}: holdings less debts must be above zero to be rebalanced",
+            column="quantity",
+        )
+    return nav
+
+
 def _column(
     columns: Mapping[str, Cells],
     column: str,
     assets: tuple[str, ...],
     *,
-    asked: NDArray[np.bool_] | None = None,
-    empty: NDArray[np.bool_] | None = None,
+    asked: NDArray[np.bool_] | bool = True,
+    empty: NDArray[np.bool_] | bool = False,
     other: float = 0.0,
 ) -> Array:
     """A column as finite floats. Where it is not `asked` for, or blank and may be `empty`, it is `other`."""
     if column not in columns:
         raise InputError(f"the table has no such column; it has {', '.join(columns) or 'none at all'}", column=column)
     cells = columns[column]
-    if set(map(type, cells)) == {float}:
-        values = cells.astype(float)
-        size = np.abs(values)
-        if np.all((size == 0) | ((size >= SMALLEST) & (size <= LARGEST))):
-            return values if asked is None else np.where(asked, values, other)
-    values = np.full(len(assets), other)
-    for i, cell in enumerate(cells):
-        if asked is not None and not asked[i]:
-            continue
-        if not blank(cell):
-            values[i] = number(cell, assets[i], column)
-        elif empty is None or not empty[i]:
+    values, wrong = floats(cells)
+    can_be_empty = np.broadcast_to(empty, cells.shape)
+    for i in np.flatnonzero(wrong & asked):
+        if not blank(cells[i]):
+            values[i] = number(cells[i], assets[i], column)
+        elif can_be_empty[i]:
+            values[i] = other
+        else:
             raise InputError(
                 "the cell is blank; give every asset a number (0, or a limit too wide to matter, where that is meant)",
                 asset=assets[i],
                 column=column,
             )
-    return values
+    return np.where(asked, values, other)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, number
 from equipoise.constraints.pieces import Array, Fields, Index, Place
-from equipoise.constraints.rule import Numbers
+from equipoise.constraints.rules.rule import Numbers
 from equipoise.optimizer.portfolio.columns import BLANK, WRONG, Coded, Column, coded, floats
 from equipoise.optimizer.portfolio.portfolio import TARGET_SUM_TOLERANCE, Portfolio
 from equipoise.optimizer.portfolio.portfolio import known as checked_names
@@ -280,20 +280,13 @@ def stacks(
     source = Source(table.copy(deep=False), tuple(sorted(every, key=str)), frozenset(every if known is None else known))
     codes = np.array([*(source.codes[name] for name in labels.names), 0, 0])[labels.codes]
     doubtful = np.array([*_doubtful(labels.names), True, True])[labels.codes]  # the last two: BLANK and WRONG
-    groups: dict[str, Coded] = {}
-    if table.columns.is_unique and {"quantity", "price", "target"} <= source.columns.keys():
-        for column in ("quantity", "target", "price"):
-            values, strange = source.floats(column)
-            doubtful |= strange | ~np.isfinite(values)
-        doubtful |= values <= 0
-        for column in sorted(set(label_columns) & source.columns.keys()):
-            groups[column] = coded(table[source.columns[column]], whole=True).ordered()
-            doubtful |= groups[column].codes == WRONG
-    else:
-        odd[:] = True
+    doubtful |= _no_numbers(source)
+    groups = _groups(source, label_columns)
+    for group in groups.values():
+        doubtful |= group.codes == WRONG
 
     key = of_row * len(source.universe) + codes
-    order = np.arange(len(key)) if (np.diff(key) >= 0).all() else np.argsort(key, kind="stable")
+    order = np.argsort(key, kind="stable")
     doubled = np.flatnonzero(np.diff(key[order]) == 0)
     odd[of_row[doubtful]] = odd[of_row[order[doubled]]] = True
     start, found = np.cumsum(counts) - counts, []
@@ -309,6 +302,25 @@ def stacks(
     alone = np.flatnonzero(odd & (counts > 0))
     alone = alone[np.argsort(places[alone])]
     return found, [Odd(int(places[i]), names[i], np.sort(order[start[i] : start[i] + counts[i]])) for i in alone]
+
+
+def _no_numbers(source: Source) -> NDArray[np.bool_]:
+    """The rows without a quantity, target or price that is a plain number; all where there is no such column."""
+    if not (source.table.columns.is_unique and {"quantity", "price", "target"} <= source.columns.keys()):
+        return np.full(len(source.table), True)
+    found = source.floats("price")[0] <= 0
+    for column in ("quantity", "target", "price"):
+        values, strange = source.floats(column)
+        found |= strange | ~np.isfinite(values)
+    return found
+
+
+def _groups(source: Source, label_columns: Iterable[str]) -> dict[str, Coded]:
+    """Those of the label columns that the table has, each once, with their names in sorted order."""
+    if not source.table.columns.is_unique:
+        return {}
+    found = sorted(set(label_columns) & source.columns.keys())
+    return {column: coded(source.table[source.columns[column]], whole=True).ordered() for column in found}
 
 
 def _portfolios(column: Column) -> tuple[list[Any], Indices, NDArray[np.bool_]]:

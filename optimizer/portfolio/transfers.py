@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import blank, check_number, encodable, floats
 from equipoise.optimizer.portfolio.portfolio import Portfolio
+from equipoise.optimizer.risk.labelled_arrays import is_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,37 +156,41 @@ def portfolio(
 
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:
-    if not (hasattr(table, "columns") and hasattr(table, "index")):
+    if not is_frame(table):
         raise InputError("a portfolio is a DataFrame with the columns account, asset, quantity, price and target")
     levels = [level for level in table.index.names if level in ("account", "asset")]
     rows = table.reset_index(level=levels) if levels else table.copy()
-    for column in ("account", "asset"):
-        if column not in rows.columns:
-            raise InputError("a table of several accounts has a column (or index level) of this name", column=column)
-    for position, (account, asset) in enumerate(zip(rows["account"], rows["asset"], strict=True)):
-        if blank(account) or not isinstance(account, str) or "/" in account or account != account.strip():
-            shown = asset if not blank(asset) else f"row {position + 1}"
-            raise InputError(
-                "the row's account must be a name (text, without '/'); say where it is held or owed",
-                asset=shown,
-                column="account",
-                value=account,
-            )
-        if blank(asset) or not isinstance(asset, str):
-            raise InputError("the row has no asset label; name it", column="asset", value=asset)
-        if asset != asset.strip():
-            raise InputError("the label has white space around it; remove it", asset=asset, column="asset")
-        for column, label in (("account", account), ("asset", asset)):
-            if not encodable(label):
-                raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column=column)
+    missing = sorted({"account", "asset"}.difference(rows.columns))
+    if missing:
+        raise InputError("a table of several accounts has a column (or index level) of this name", column=missing[0])
     own = list(rows["asset"])
-    rows["underlying"] = (
-        [asset if blank(x) else x for asset, x in zip(own, rows["underlying"], strict=True)]
-        if "underlying" in rows.columns
-        else own
-    )
+    for position, (account, asset) in enumerate(zip(rows["account"], own, strict=True)):
+        _check_labels(account, asset, position)
+    given = rows["underlying"] if "underlying" in rows.columns else own
+    rows["underlying"] = [asset if blank(x) else x for asset, x in zip(own, given, strict=True)]
     rows["asset"] = [f"{account}/{asset}" for account, asset in zip(rows["account"], own, strict=True)]
     return rows.set_index("asset")
+
+
+def _check_labels(account: object, asset: object, position: int) -> None:
+    if not _is_name(account) or "/" in account or account != account.strip():
+        raise InputError(
+            "the row's account must be a name (text, without '/'); say where it is held or owed",
+            asset=f"row {position + 1}" if blank(asset) else asset,
+            column="account",
+            value=account,
+        )
+    if not _is_name(asset):
+        raise InputError("the row has no asset label; name it", column="asset", value=asset)
+    if asset != asset.strip():
+        raise InputError("the label has white space around it; remove it", asset=asset, column="asset")
+    for column, label in (("account", account), ("asset", asset)):
+        if not encodable(label):
+            raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column=column)
+
+
+def _is_name(label: object) -> TypeGuard[str]:
+    return isinstance(label, str) and not blank(label)
 
 
 def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer], asset_columns: Collection[str]) -> pd.DataFrame:
@@ -202,21 +207,25 @@ def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer], asset_colum
             continue
         cells = {column: _moving(rows, transfer.source, column, asset_columns) for column in rows.columns}
         cells |= {"account": IN_TRANSIT, "quantity": 0, "target": 0}
-        known = new.setdefault(transfer.arrival, cells)
-        for column, cell in cells.items():
-            if cell != known[column] and not (blank(cell) and blank(known[column])):
-                raise InputError(
-                    "rows that reach it differ in this column; add a row of this account and asset to the table",
-                    asset=transfer.arrival,
-                    column=column,
-                    value=cell,
-                )
+        _check_same(new.setdefault(transfer.arrival, cells), cells, transfer.arrival)
     if not new:
         return rows
     more = pd.DataFrame.from_dict(new, orient="index", columns=list(rows.columns)).astype(object)
     joined = pd.concat([rows.astype(object), more])
     joined.index.name = rows.index.name
     return joined
+
+
+def _check_same(known: Mapping[str, object], cells: Mapping[str, object], arrival: str) -> None:
+    """That two transfers put the same on its way."""
+    for column, cell in cells.items():
+        if cell != known[column] and not (blank(cell) and blank(known[column])):
+            raise InputError(
+                "rows that reach it differ in this column; add a row of this account and asset to the table",
+                asset=arrival,
+                column=column,
+                value=cell,
+            )
 
 
 def _moving(rows: pd.DataFrame, source: str, column: str, asset_columns: Collection[str]) -> object:

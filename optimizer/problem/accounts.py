@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Fields
-from equipoise.optimizer.portfolio.portfolio import Portfolio, exact
+from equipoise.constraints.numbers import exact
+from equipoise.constraints.pieces import Array, Check, Settlement
+from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.risk.factored import FactoredRisk
 
@@ -79,42 +80,41 @@ class Accounts:
         """What each account's cash pays of these costs."""
         return [sum((c for c, pays in zip(costs, row, strict=True) if pays), Fraction(0)) for row in self.budgets.pays]
 
-    def checks(
-        self, trades: Sequence[Fraction], costs: Sequence[Fraction], after: Sequence[Fraction]
-    ) -> Iterator[tuple[Fraction, bool, Fields]]:
-        """What must be true of transfers, as (slack in money, whether its limit is exact, the rest of a Check).
+    def checks(self, trades: Sequence[Fraction], costs: Sequence[Fraction], settled: Settlement) -> Iterator[Check]:
+        """What must be true of transfers.
 
         Nothing is moved that is not there or beyond a transfer's limit, no account without a cash trades, and of each
         underlying the units over all accounts, in transit included, are what they were and what was traded.
         """
-        n, account, price = self.rows, self.portfolio, self.portfolio.exact_price
-        nav = account.nav
-        for transfer, moved, (source, destination) in zip(self.transfers, trades[n:], self.ends, strict=True):
-            yield moved * price[source], True, _check("one way", transfer.label, moved, 0.0, at_least=True)
-            if np.isfinite(transfer.limit):
-                limit = exact(transfer.limit)
-                slack = (limit - abs(moved)) * price[source]
-                yield slack, False, _check("limit of the transfer", transfer.label, abs(moved), transfer.limit)
-            for i in (source, destination):
-                if i not in self.cashes:
-                    left = -after[i] if self.owed[i] else after[i]
-                    what = _check("no more than there is", account.assets[i], float(left * price[i]) / nav, 0.0, True)
-                    yield left * price[i], True, what
+        yield from self._transferred(trades[self.rows :], settled)
+        account, after = self.portfolio, settled.after
         for i, k in enumerate(self.owner):
             if k < 0 and trades[i]:
-                yield (
-                    -abs(trades[i]) * price[i],
-                    True,
-                    _check("no cash to trade with", account.assets[i], trades[i], 0.0),
-                )
+                lacking = -abs(trades[i]) * settled.price[i]
+                yield _check(settled, lacking, "no cash to trade with", account.assets[i], float(trades[i]))
         underlying = account.labels("underlying")
         for label in sorted(set(map(str, underlying))):
-            rows = [i for i in range(n) if underlying[i] == label]
+            rows = [i for i in range(self.rows) if underlying[i] == label]
             grown = sum((after[i] - account.exact_quantity[i] for i in rows), Fraction(0))
             for i in rows:
                 grown -= trades[i] + (self._spent(self.cashes.index(i), trades, costs) if i in self.cashes else 0)
-            what = _check("units over all accounts add up", label, float(grown), 0.0)
-            yield -abs(grown), True, {**what, "rule": "Reconciliation"}
+            what = "units over all accounts add up", label, float(grown)
+            yield _check(settled, -abs(grown), *what, rule="Reconciliation")
+
+    def _transferred(self, transferred: Sequence[Fraction], settled: Settlement) -> Iterator[Check]:
+        """What is asked of each transfer, and of the rows that it leaves and reaches."""
+        account, after = self.portfolio, settled.after
+        for transfer, moved, ends in zip(self.transfers, transferred, self.ends, strict=True):
+            worth, limit = settled.price[ends[0]], transfer.limit
+            yield _check(settled, moved * worth, "one way", transfer.label, float(moved), at_least=True)
+            if np.isfinite(limit):
+                what = "limit of the transfer", transfer.label, float(abs(moved))
+                yield _check(settled, (exact(limit) - abs(moved)) * worth, *what, limit=limit, sharp=False)
+            for i in ends:
+                if i not in self.cashes:
+                    left = (-after[i] if self.owed[i] else after[i]) * settled.price[i]
+                    what = "no more than there is", account.assets[i], float(left) / account.nav
+                    yield _check(settled, left, *what, at_least=True)
 
     def _spent(self, k: int, trades: Sequence[Fraction], costs: Sequence[Fraction]) -> Fraction:
         """What trades and costs add to the units of this account's cash."""
@@ -123,15 +123,22 @@ class Accounts:
         return Fraction(-(spent + self.costs_of(costs)[k]) / price[cash])
 
 
-def _check(detail: str, asset: str, value: float | Fraction, limit: float, at_least: bool = False) -> Fields:
-    return {
-        "rule": "Transfer",
-        "detail": detail,
-        "asset": asset,
-        "value": float(value),
-        "limit": limit,
-        "at_least": at_least,
-    }
+def _check(
+    settled: Settlement,
+    slack: Fraction,
+    detail: str,
+    asset: str,
+    value: float,
+    *,
+    limit: float = 0.0,
+    at_least: bool = False,
+    rule: str = "Transfer",
+    sharp: bool = True,
+) -> Check:
+    """The check of a slack in cash."""
+    slack *= settled.unit
+    what = rule, detail, asset, value, limit, at_least
+    return settled.judged(what, slack.numerator, slack.denominator, exact_limit=sharp)
 
 
 def of_holdings(coefficients: Array, moves: Array) -> Array:

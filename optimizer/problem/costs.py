@@ -22,7 +22,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
 from equipoise.constraints.pieces import Array, Index
-from equipoise.constraints.rule import Account, Declared, Numbers, check_range
+from equipoise.constraints.rules.rule import Account, Declared, Numbers, check_range
 
 _T = TypeVar("_T")
 

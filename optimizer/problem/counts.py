@@ -12,8 +12,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Count, Semicontinuous
-from equipoise.optimizer.portfolio.portfolio import exact
+from equipoise.constraints.numbers import exact
+from equipoise.constraints.pieces import Array, Count, Semicontinuous, Step
 from equipoise.optimizer.problem.problem import Problem
 
 
@@ -31,7 +31,7 @@ class Counts:
 
     @classmethod
     def of(cls, problem: Problem) -> Counts:
-        given = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Count)]
+        given = problem.of_kind(Count)
         shape = (len(given), len(problem.assets))
         orders, names = np.zeros(shape), np.zeros(shape)
         for j, (_, piece) in enumerate(given):
@@ -44,15 +44,19 @@ class Counts:
         return self.orders[middle] * ordered + self.names[middle] * named
 
 
+def order_sizes(step: Step, i: int, price: Fraction) -> tuple[Fraction, Fraction]:
+    """An asset's lot (0: any size), and the least of its orders in units: by the decimals that the user wrote."""
+    return exact(step.lot[i]), max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / price)
+
+
 def least_positions(problem: Problem) -> tuple[Fraction, ...]:
     """The least size of each position that is not zero, in cash; 0 where there is none."""
     account, least = problem.portfolio, [Fraction(0)] * len(problem.assets)
-    given = [piece for _, piece in problem.pieces if isinstance(piece, Semicontinuous)]
-    if given:
+    if given := problem.of_kind(Semicontinuous):
         nav = sum((q * p for q, p in zip(account.exact_quantity, account.exact_price, strict=True)), Fraction(0))
-        for piece in given:
-            for i in np.flatnonzero((piece.weight > 0) | (piece.notional > 0)).tolist():
-                least[i] = max(least[i], exact(float(piece.weight[i])) * nav, exact(float(piece.notional[i])))
+        for _, piece in given:
+            for i, size in piece.least(nav).items():
+                least[i] = max(least[i], size)
     return tuple(least)
 
 

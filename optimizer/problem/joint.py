@@ -32,18 +32,13 @@ from equipoise.constraints.numbers import Cells
 from equipoise.constraints.pieces import (
     Array,
     Bound,
-    Cone,
-    Envelope,
     Fields,
     Figure,
     Modelled,
-    Opaque,
     Parts,
     Piece,
     Plane,
     Row,
-    Semicontinuous,
-    Step,
     Term,
 )
 from equipoise.optimizer.portfolio.portfolio import Portfolio
@@ -76,19 +71,8 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     labels = account.labels("account")
     cashes, names = tuple(account.cashes.values()), list(account.cashes)
     owner = tuple(names.index(label) if label in names else -1 for label in labels)
-    size = n + len(ends)
-    moves, spends, pays = np.zeros((n, len(ends))), np.zeros((len(cashes), size)), np.zeros((len(cashes), size))
-    for i, k in enumerate(owner):
-        spends[k, i] = float(k >= 0)
-        pays[max(k, 0), i] = 1.0
-    for e, (transfer, pair) in enumerate(zip(ordered, ends, strict=True)):
-        for i, sign in zip(pair, (-1.0, 1.0), strict=True):
-            if i in cashes:
-                spends[cashes.index(i), n + e] = -sign
-            else:
-                moves[i, e] = sign
-        pays[_payer(transfer, pair, owner, names), n + e] = 1.0
-
+    payers = [_payer(transfer, pair, owner, names) for transfer, pair in zip(ordered, ends, strict=True)]
+    moves, spends, pays = _moved(owner, cashes, ends, payers)
     build = _Joined(asked, moves, cashes)
     pieces = [*build.pieces(), *_limits(ordered, ends, account, np.array(owner) < 0)]
     flows = _Flows(account, ordered, ends)
@@ -98,7 +82,7 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
         quantity=np.append(account.quantity, np.zeros(len(ends))),
         price=np.append(account.price, flows.price),
         target=np.append(account.target, np.zeros(len(ends))),
-        order=np.arange(size),
+        order=np.arange(n + len(ends)),
         columns={"quantity": flows.column("quantity"), "price": flows.column("price")},
     )
     accounts = Accounts(
@@ -117,6 +101,25 @@ def joined(asked: Problem, transfers: Sequence[Transfer]) -> Problem:
     return replace(
         asked, portfolio=joint, risk=risk, cost=cost, pieces=tuple(pieces), accounts=accounts, unjoined=asked
     )
+
+
+def _moved(
+    owner: Sequence[int], cashes: Sequence[int], ends: Sequence[tuple[int, int]], payers: Sequence[int]
+) -> tuple[Array, Array, Array]:
+    """M of `Accounts`, and what each account spends on and pays for of `Budgets`."""
+    n, size = len(owner), len(owner) + len(ends)
+    moves, spends, pays = np.zeros((n, len(ends))), np.zeros((len(cashes), size)), np.zeros((len(cashes), size))
+    for i, k in enumerate(owner):
+        spends[k, i] = float(k >= 0)
+        pays[max(k, 0), i] = 1.0
+    for e, (pair, payer) in enumerate(zip(ends, payers, strict=True)):
+        for i, sign in zip(pair, (-1.0, 1.0), strict=True):
+            if i in cashes:
+                spends[cashes.index(i), n + e] = -sign
+            else:
+                moves[i, e] = sign
+        pays[payer, n + e] = 1.0
+    return moves, spends, pays
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class _Term:
     def _of_all(self, plane: Plane) -> Plane:
         slopes, constant = plane
         own = Parts(**{name: np.reshape(slope, -1) for name, slope in slopes.items()})  # one problem, or a stack of one
-        return {name: c for name, c in self.joined._parts(own).items() if c is not None}, constant
+        return {name: c for name, c in self.joined.parts(own).items() if c is not None}, constant
 
     def shocked(self, low: Array, high: Array) -> Term:
         raise InputError("a rule is stressed before its accounts are joined", column="rule")
@@ -252,53 +255,15 @@ class _Joined:
     def pieces(self) -> list[tuple[str, Piece]]:
         found: list[tuple[str, Piece]] = []
         for title, piece in self.asked.pieces:
-            match piece:
-                case Row():
-                    per = None if piece.per is None else Parts(**self._parts(piece.per))
-                    found.append((title, replace(piece, per=per, **self._parts(piece))))
-                case Bound():
-                    open_ = self.touched & (not piece.of_trade)
-                    low, high = np.where(open_, -np.inf, piece.lower), np.where(open_, np.inf, piece.upper)
-                    wide = replace(piece, lower=self.wide(low, -np.inf), upper=self.wide(high, np.inf))
-                    found.append((title, wide))
-                case Cone():
-                    own = np.diag(piece.diagonal)[self.touched & (piece.diagonal != 0)]
-                    matrix = np.concatenate([piece.matrix, own])
-                    wide_matrix = np.concatenate([matrix, matrix @ self.moves], axis=1)
-                    left = np.where(self.touched, 0.0, piece.diagonal)
-                    found.append(
-                        (
-                            title,
-                            replace(
-                                piece, matrix=wide_matrix, diagonal=self.wide(left), centre=self.wide(piece.centre)
-                            ),
-                        )
-                    )
-                case Step():
-                    given = {f.name: getattr(piece, f.name) for f in fields(piece) if f.name != "label"}
-                    wide_of: Fields = {k: c if c is None else self.wide(c) for k, c in given.items()}
-                    found.append((title, replace(piece, **wide_of)))
-                case Semicontinuous():
-                    weight, notional = self.wide(piece.weight), self.wide(piece.notional)
-                    found.append((title, replace(piece, weight=weight, notional=notional)))
-                case Opaque():
-                    found.append((title, self._opaque(piece)))
-                case Envelope():
-                    terms = tuple(_Term(term, self) for term in piece.terms)
-                    row = replace(
-                        piece.row, **self._parts(piece.row), per=piece.row.per and Parts(**self._parts(piece.row.per))
-                    )
-                    found.append((title, Envelope(row, terms)))
-                case _:
-                    raise InputError("this rule cannot be asked of a portfolio in several accounts yet", column=title)
+            if (wide := piece.joined(self)) is None:
+                raise InputError("this rule cannot be asked of a portfolio in several accounts yet", column=title)
+            found.append((title, wide))
         return [*found, *self._bounds()]
 
-    def _parts(self, parts: Parts) -> Fields:
+    def parts(self, parts: Parts) -> Fields:
         """The coefficients of (y, T): a long or short part is linear where a row keeps its sign."""
         n, zero = len(self.asked.assets), np.zeros(len(self.asked.assets))
-        given = {
-            name: np.broadcast_to(zero if (c := getattr(parts, name)) is None else c, (n,)) for name in Parts.NAMES
-        }
+        given = {name: np.broadcast_to(parts.given.get(name, zero), (n,)) for name in Parts.NAMES}
         long, short = given["long"], given["short"]
         straight = self.touched | ((long != 0) & (long + short == 0))
         linear = given["weight"] + np.where(straight, np.where(self.owed, -short, long), 0.0)
@@ -311,18 +276,8 @@ class _Joined:
         found |= {name: self.wide(values) for name, values in bent.items()}
         return {name: values if values.any() else None for name, values in found.items()}
 
-    def _opaque(self, piece: Opaque) -> Opaque:
-        n, moves = len(self.asked.assets), self.moves
-
-        def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
-            return piece.build(weights[:n] + moves @ weights[n:], trades[:n])
-
-        def violation(weights: Array, trades: Array) -> float:
-            # One problem, or a stack of one.
-            x, z = np.reshape(weights, -1), np.reshape(trades, -1)
-            return piece.violation(x[:n] + moves @ x[n:], z[:n])
-
-        return replace(piece, build=build, violation=violation)
+    def term(self, term: Term) -> _Term:
+        return _Term(term, self)
 
     def _bounds(self) -> list[tuple[str, Piece]]:
         """The narrowest bounds on rows that transfers touch, as rows; what is held stays held, what is owed owed."""

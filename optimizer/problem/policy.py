@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from equipoise.constraints.cash import CashBand, CashFloor
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
-from equipoise.constraints.pieces import Step
-from equipoise.constraints.rule import Declared, Rule
+from equipoise.constraints.pieces import Step, of_kind
+from equipoise.constraints.rules.cash import CashBand, CashFloor
+from equipoise.constraints.rules.rule import Declared, Rule
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.portfolio.transfers import portfolio as in_accounts
@@ -54,19 +54,9 @@ class Policy:
             check_number(number, argument, above=0.0)
             if not 1e-50 <= number <= 1e50:
                 raise InputError("must lie between 1e-50 and 1e50", column=argument, value=number)
-        kinds: tuple[tuple[Sequence[object], type, str], ...] = (
-            (self.costs, Cost, "costs"),
-            (self.constraints, Rule, "constraints"),
-            (self.transfers, Transfer, "transfers"),
-        )
-        for given, kind, argument in kinds:
-            for one in given:
-                if isinstance(one, Rule) and not encodable(one.title):
-                    raise InputError(
-                        "has half of a surrogate pair, which no file holds", column="name", value=one.title
-                    )
-                if not isinstance(one, kind):
-                    raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
+        _check_kind(self.costs, Cost, "costs")
+        _check_kind(self.constraints, Rule, "constraints")
+        _check_kind(self.transfers, Transfer, "transfers")
 
     @property
     def accounts(self) -> dict[str, str]:
@@ -135,11 +125,19 @@ class Policy:
             if account not in floored:
                 rules = (*rules, CashFloor(account=account))
         pieces = tuple((rule.title, piece) for rule in rules for piece in told(rule, rule.pieces, portfolio))
-        if sum(isinstance(piece, Step) for _, piece in pieces) > 1:
+        if len(of_kind(pieces, Step)) > 1:
             raise InputError("two rules give lot sizes; give one LotSize", column="LotSize")
         costs = total(self.costs, portfolio), self.aversion, self.horizon
         fees = total_fees(self.costs, portfolio)
         return Problem(portfolio, risk, *costs, pieces, rules, fees=fees, compiled=self.compiled)
+
+
+def _check_kind(given: Iterable[object], kind: type, argument: str) -> None:
+    for one in given:
+        if isinstance(one, Rule) and not encodable(one.title):
+            raise InputError("has half of a surrogate pair, which no file holds", column="name", value=one.title)
+        if not isinstance(one, kind):
+            raise InputError(f"takes a list of {kind.__name__} objects", column=argument, value=one)
 
 
 def _of_asset(one: Declared) -> set[str]:

@@ -13,13 +13,14 @@ import importlib.metadata
 import platform
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 
@@ -97,31 +98,48 @@ class _Walk:
 
 def _parts(value: object) -> Iterable[object]:
     """What a value is made of, in a fixed order."""
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
-        cells = array.ravel().tolist() if array.dtype.hasobject else memoryview(array.tobytes())
-        return [array.dtype.str, list(array.shape), cells]
-    if isinstance(value, Enum):
-        return [value.name]
-    if isinstance(value, types.FunctionType):
-        return [*_name(value), *([] if _known(value) else _of_function(value))]
-    if isinstance(value, types.CodeType):
-        return [value.co_code, value.co_names, value.co_varnames, list(value.co_consts)]
-    if isinstance(value, type):
-        return [*_name(value), *([] if _known(value) else _of_class(value))]
-    if isinstance(value, types.ModuleType | types.BuiltinFunctionType | np.ufunc):
-        return [value.__name__]
-    if isinstance(value, types.MethodType):
-        return [value.__func__, value.__self__]
-    if isinstance(value, Mapping):
-        return [part for key in sorted(value, key=_order) for part in (key, value[key])]
-    if isinstance(value, Set):
-        return sorted(value, key=_order)
-    if isinstance(value, list | tuple):
-        return value
-    if is_dataclass(value):
-        return [type(value), *chain.from_iterable((f.name, getattr(value, f.name)) for f in fields(value))]
-    return _of_object(value)
+    for kind, parts in _PARTS:
+        if isinstance(value, kind):
+            return parts(value)
+    return _of_dataclass(value) if is_dataclass(value) else _of_object(value)
+
+
+def _of_array(value: NDArray[np.generic] | np.generic) -> Iterable[object]:
+    array = np.asarray(value)
+    cells = array.ravel().tolist() if array.dtype.hasobject else memoryview(array.tobytes())
+    return [array.dtype.str, list(array.shape), cells]
+
+
+def _of_enum(value: Enum) -> Iterable[object]:
+    return [value.name]
+
+
+def _of_code(value: types.CodeType) -> Iterable[object]:
+    return [value.co_code, value.co_names, value.co_varnames, list(value.co_consts)]
+
+
+def _of_named(value: types.ModuleType | types.BuiltinFunctionType | np.ufunc) -> Iterable[object]:
+    return [value.__name__]
+
+
+def _of_method(value: types.MethodType) -> Iterable[object]:
+    return [value.__func__, value.__self__]
+
+
+def _of_mapping(value: Mapping[object, object]) -> Iterable[object]:
+    return [part for key in sorted(value, key=_order) for part in (key, value[key])]
+
+
+def _of_set(value: Set[object]) -> Iterable[object]:
+    return sorted(value, key=_order)
+
+
+def _of_sequence(value: Sequence[object]) -> Iterable[object]:
+    return value
+
+
+def _of_dataclass(value: Any) -> Iterable[object]:
+    return [type(value), *chain.from_iterable((f.name, getattr(value, f.name)) for f in fields(value))]
 
 
 def _of_object(value: object) -> Iterable[object]:
@@ -141,12 +159,24 @@ def _of_object(value: object) -> Iterable[object]:
 
 
 def _of_function(function: types.FunctionType) -> Iterable[object]:
+    yield from _name(function)
+    if not _known(function):
+        yield from _inside_function(function)
+
+
+def _inside_function(function: types.FunctionType) -> Iterable[object]:
     cells = function.__closure__ or ()
     used = {name: function.__globals__[name] for name in _global_names(function.__code__, function.__globals__)}
     return [function.__code__, function.__defaults__, function.__kwdefaults__, [c.cell_contents for c in cells], used]
 
 
 def _of_class(kind: type) -> Iterable[object]:
+    yield from _name(kind)
+    if not _known(kind):
+        yield from _inside_class(kind)
+
+
+def _inside_class(kind: type) -> Iterable[object]:
     """Its bases, methods and constants."""
     yield kind.__bases__
     for name, value in sorted(vars(kind).items()):
@@ -177,3 +207,18 @@ def _known(value: types.FunctionType | type) -> bool:
 
 def _order(key: object) -> str:
     return _Walk(key).digest.hexdigest()
+
+
+#: What a value of each kind is made of; the first kind that it is of counts.
+_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
+    ((np.ndarray, np.generic), _of_array),
+    (Enum, _of_enum),
+    (types.FunctionType, _of_function),
+    (types.CodeType, _of_code),
+    (type, _of_class),
+    ((types.ModuleType, types.BuiltinFunctionType, np.ufunc), _of_named),
+    (types.MethodType, _of_method),
+    (Mapping, _of_mapping),
+    (Set, _of_set),
+    ((list, tuple), _of_sequence),
+)

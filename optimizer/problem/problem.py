@@ -21,7 +21,7 @@ and what is said of the cash and its costs holds for each cash and the costs tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 from typing import Any, Literal
@@ -33,19 +33,19 @@ from equipoise.constraints.pieces import (
     Array,
     Bound,
     Cone,
-    Count,
     Envelope,
     Figure,
-    Opaque,
+    Kind,
     Parts,
     Piece,
     Place,
     Row,
-    Semicontinuous,
+    Shape,
     Step,
     dot,
+    of_kind,
 )
-from equipoise.constraints.rule import Labels, Rule
+from equipoise.constraints.rules.rule import Labels, Rule
 from equipoise.optimizer.problem.accounts import Accounts, Budgets
 from equipoise.optimizer.problem.costs import CostTerms, Fees
 from equipoise.optimizer.problem.row_matrices import Rows
@@ -111,8 +111,11 @@ class Problem:
     @cached_property
     def discrete(self) -> bool:
         """Whether orders are searched one by one: for lots, fees, counts or least positions."""
-        kinds = Step | Semicontinuous | Count
-        return self.fees is not None or any(isinstance(piece, kinds) for _, piece in self.pieces)
+        return self.fees is not None or any(piece.discrete for _, piece in self.pieces)
+
+    def of_kind(self, kind: type[Kind]) -> tuple[tuple[str, Kind], ...]:
+        """The pieces of this kind, with their rules' titles."""
+        return of_kind(self.pieces, kind)
 
     def as_stack(self) -> Problem:
         """This one problem as a stack of one."""
@@ -161,7 +164,7 @@ class Problem:
 
     @cached_property
     def bounds(self) -> tuple[tuple[str, Bound], ...]:
-        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Bound))
+        return self.of_kind(Bound)
 
     @cached_property
     def outer(self) -> Figure:
@@ -179,22 +182,15 @@ class Problem:
         outer = np.broadcast_to(np.asarray(self.outer)[..., None], self.shape)
         return np.array(reduce(np.minimum, (b.upper for _, b in self.bounds), outer))
 
+    @property
+    def found_rows(self) -> slice:
+        """Where those that were found stand among all rows: after the pieces' own, before the floors of the cashes."""
+        own = len(self.of_kind(Row))
+        return slice(own, own + len(self.found))
+
     @cached_property
     def rows(self) -> Rows:
-        named = [(title, piece) for title, piece in self.pieces if isinstance(piece, Row)]
-        named += self.found
-        # A floor under the cash is a row: it holds after costs.
-        for cash in self.cashes:
-            floors = [
-                (title, b.label, np.broadcast_to(b.lower, self.shape)[cash])
-                for title, b in self.bounds
-                if np.any(np.isfinite(np.broadcast_to(b.lower, self.shape)[cash]))
-            ]
-            if floors:
-                # The highest one; in a stack it may be another rule's from portfolio to portfolio.
-                title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
-                floor = reduce(np.maximum, (found[2] for found in floors))
-                named.append((title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)))
+        named = [*self.of_kind(Row), *self.found, *self._floors()]
         rows = [row for _, row in named]
         stacked = {name: self._stacked([getattr(row, name) for row in rows]) for name in Parts.NAMES}
         figures = self.shape[:-1]
@@ -206,6 +202,17 @@ class Problem:
             by_cash=self._raised(stacked),
             **stacked,
         )
+
+    def _floors(self) -> Iterator[tuple[str, Row]]:
+        """The floor under each cash as a row: it holds after costs."""
+        for cash in self.cashes:
+            levels = ((title, b.label, np.broadcast_to(b.lower, self.shape)[cash]) for title, b in self.bounds)
+            floors = [found for found in levels if np.any(np.isfinite(found[2]))]
+            if floors:
+                # The highest one; in a stack it may be another rule's from portfolio to portfolio.
+                title, label, _ = max(floors, key=lambda found: float(np.min(found[2])))
+                floor = reduce(np.maximum, (found[2] for found in floors))
+                yield title, Row(label=label, weight=self._floor(cash), upper=-floor, at_least=True)
 
     def _stacked(self, given: Sequence[Array | None]) -> Array:
         """Coefficients of rows as one matrix: (m, n), or (B, m, n) where those of a stack differ; None is 0."""
@@ -259,15 +266,16 @@ class Problem:
 
     @cached_property
     def cones(self) -> tuple[tuple[str, Cone], ...]:
-        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Cone))
+        return self.of_kind(Cone)
 
     @cached_property
-    def opaque(self) -> tuple[tuple[str, Opaque], ...]:
-        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Opaque))
+    def opaque(self) -> tuple[tuple[str, Shape], ...]:
+        """What only the cvxpy program knows."""
+        return self.of_kind(Shape)  # type: ignore[type-abstract]
 
     @cached_property
     def envelopes(self) -> tuple[tuple[str, Envelope], ...]:
-        return tuple((title, piece) for title, piece in self.pieces if isinstance(piece, Envelope))
+        return self.of_kind(Envelope)
 
     def beyond(self, weights: Array) -> Figure:
         """By how much the worst envelope is broken, with the cash before costs or after them; −inf without one."""
@@ -299,7 +307,7 @@ class Problem:
 
     @cached_property
     def step(self) -> Step | None:
-        return next((piece for _, piece in self.pieces if isinstance(piece, Step)), None)
+        return next((piece for _, piece in self.of_kind(Step)), None)
 
     def paid(self, trades: Array) -> Array:
         """What each asset's trade costs, fees included: one-off, in fractions of NAV."""
@@ -347,10 +355,8 @@ class Problem:
         excess = self.rows.of(weights, trades, self.charged(weights)) - self.rows.upper
         budget = np.abs(dot(self.budgets.spends, weights[..., None, :]) - self.budgets.has).max(axis=-1)
         worst = np.maximum(outside.max(axis=-1), np.maximum(excess.max(axis=-1, initial=0.0), budget))
-        for _, cone in self.cones:
-            worst = np.maximum(worst, cone.of(weights) - cone.upper)
-        for _, piece in self.opaque:
-            worst = np.maximum(worst, piece.violation(weights, trades))
+        for _, piece in (*self.cones, *self.opaque):
+            worst = np.maximum(worst, piece.excess(weights, trades))
         if envelopes:
             worst = np.maximum(worst, self.beyond(weights))
         return _figure(np.where(np.isnan(worst), np.inf, worst))

@@ -9,12 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from equipoise.constraints.numbers import FEASIBILITY_TOLERANCE as FEASIBILITY_TOLERANCE
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE as ROUNDING_TOLERANCE
 from equipoise.constraints.pieces import Array, Figure
 from equipoise.optimizer.problem.problem import Problem
 
-#: A convex answer counts only if no rule is broken by more than this fraction of NAV.
-FEASIBILITY_TOLERANCE = 1e-9
 #: It is called optimal if its gap is at most this fraction of the objective, or this fraction of NAV a year.
 GAP_RELATIVE, GAP_ABSOLUTE = 1e-6, 1e-11
 

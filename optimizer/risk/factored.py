@@ -61,6 +61,11 @@ class FactoredRisk:
         x = np.asarray(x, dtype=np.float64)
         return np.asarray(np.square(self.exposure(x)).sum(axis=-1) + np.sum(np.square(x) * self.specific, axis=-1))
 
+    @property
+    def variances(self) -> Array:
+        """The diagonal of Σ (..., n): each asset's own annual variance."""
+        return np.asarray(self.specific + np.square(self.factors).sum(axis=-2))
+
     def gradient(self, x: ArrayLike) -> Array:
         """Σx for x of shape (..., n), the gradient of ½·xᵀΣx."""
         x = np.asarray(x, dtype=np.float64)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.exposure import Leverage
 from equipoise.constraints.pieces import Array, Envelope, Row
+from equipoise.constraints.rules.exposure import Leverage
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.sequence.stacked import Ways
@@ -36,16 +36,11 @@ LISTINGS = (WHOLE, SLICES, NONE, OPEN, NO_ORDERS)
 Listing: TypeAlias = tuple[str, tuple[int, ...]]
 
 
-def state_rows(problem: Problem) -> list[Row | Envelope]:
+def state_rows(problem: Problem) -> tuple[list[Row], list[Envelope]]:
     """The rules on the state of the account, beyond the floors of its cashes; see `rules.watched`."""
     leverage = {rule.title for rule in problem.rules if isinstance(rule, Leverage)}
-    rows = [(title, piece) for title, piece in problem.pieces if isinstance(piece, Row)]
-    found: list[Row | Envelope] = [
-        row
-        for title, row in rows
-        if title in leverage or any(c is not None and np.any(c) for c in (row.long, row.short))
-    ]
-    return found + [piece for _, piece in problem.envelopes if piece.of_holdings]
+    rows = [row for title, row in problem.of_kind(Row) if row.on_the_way(title in leverage, ())]
+    return rows, [envelope for _, envelope in problem.envelopes if envelope.of_holdings]
 
 
 def key_of(ways: Ways, number: int) -> NDArray[np.intp]:
@@ -107,16 +102,14 @@ def listed(
 
     money, costs: of each trade (B, n), signed, in cash; nav: (B, 1).
     """
-    rows, any_orders = state_rows(problem), (money != 0).any(axis=-1)
+    (rows, envelopes), any_orders = state_rows(problem), (money != 0).any(axis=-1)
     codes = np.where(any_orders, LISTINGS.index(WHOLE), LISTINGS.index(NO_ORDERS))
     bent = problem.cost.quadratic.any() or problem.cost.impact.any()  # rates alone are below what a sale brings
-    if not rows and not (bent and np.any((money < 0) & (costs > np.abs(money)))):
+    if not (rows or envelopes) and not (bent and np.any((money < 0) & (costs > np.abs(money)))):
         return None, codes
-    plain = [row for row in rows if isinstance(row, Row)]
-    ways, at = Ways(problem, plain, money / nav, costs / nav), np.arange(len(money))
+    ways, at = Ways(problem, rows, money / nav, costs / nav), np.arange(len(money))
     ranks, places = np.empty(money.shape, dtype=np.intp), np.arange(money.shape[-1])
     ranks[at[:, None], ways.sorted_by(key_of(ways, 0))] = places
-    envelopes = [row for row in rows if isinstance(row, Envelope)]
     if envelopes:
         blocked = any_orders & ways.none(envelopes)
         codes[blocked] = LISTINGS.index(NONE)
@@ -141,8 +134,8 @@ def in_arrays(plan: Outcome, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPT
     if problem.accounts is not None or problem.fees is not None:
         return OPEN, ()
     price = problem.portfolio.exact_price
-    money = np.array([nearest(x, p) if x else 0.0 for x, p in zip(plan.trades, price, strict=True)])[None]
-    costs = np.array([float(cost) if cost else 0.0 for cost in plan.verified.costs])[None]
+    money = np.array([[nearest(x, p) for x, p in zip(plan.trades, price, strict=True)]])
+    costs = np.array([list(map(float, plan.verified.costs))])
     ranks, codes = listed(problem.as_stack(), money, costs, nav, attempts)
     found = LISTINGS[int(codes[0])]
     if ranks is None or found in (NONE, OPEN):

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces import Bound, Cone, Envelope, Row
+from equipoise.constraints.pieces import Bound, Row, of_kind
 from equipoise.optimizer.portfolio.exact_sums import denominator, products, whole
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 from equipoise.optimizer.sequence.moves import Move, moves
@@ -104,11 +104,11 @@ class Model:
 
     def _rules(self, pieces: Sequence[Titled], temporary_cash: Fraction, *, lots: bool) -> None:
         """What is asked, in this order: rows, edges, the floors of the cashes, what they draw together, cones."""
-        rows = [(title, piece) for title, piece in pieces if isinstance(piece, Row)]
+        rows = of_kind(pieces, Row)
         edges = list(self._edges())
         floors = [self._floor(pieces, cash) for cash in self.cashes]
         together = [(TEMPORARY,)] if len(floors) > 1 else []
-        self.cones = [(title, piece) for title, piece in pieces if isinstance(piece, Cone | Envelope)]
+        self.cones = [(title, piece) for title, piece in pieces if not isinstance(piece, Row | Bound)]
         self.names = _titles(*rows, *edges, *floors, *together, *self.cones)
         given = [_coefficients(row, len(self.worth)) for _, row in rows]
         limits = [float(temporary_cash), *(floor for _, floor in floors), *(row.upper for _, row in rows)]
@@ -173,21 +173,21 @@ class Model:
 
     def _edges(self) -> Iterator[tuple[str, int, int]]:
         """Rows that several moves touch, which may not be sold, sent or repaid before it is there: title, row, sign."""
-        bounds = [(title, piece) for title, piece in self.problem.pieces if isinstance(piece, Bound)]
+        bounds = self.problem.bounds
         for i, by in sorted(self.touching.items()):
             if i in self.place or len(by) == 1:
                 continue
-            found = [(t, -1) for t, b in bounds if b.lower[i] == 0] + [(t, 1) for t, b in bounds if b.upper[i] == 0]
-            yield from ((title, i, sign) for title, sign in found)
+            found = [(title, i, -1) for title, bound in bounds if bound.lower[i] == 0]
+            found += [(title, i, 1) for title, bound in bounds if bound.upper[i] == 0]
+            yield from found
             if not found and any(self.moves[j].at is None for j, _ in by):
                 yield "Transfer", i, -1 if self.worth[i] >= 0 else 1
 
     def _floor(self, pieces: Sequence[Titled], cash: int) -> tuple[str, float]:
         """The highest floor under this cash, and the name of its rule."""
-        found = [(title, float(piece.lower[cash])) for title, piece in pieces if isinstance(piece, Bound)]
-        bounds = [(title, piece) for title, piece in self.problem.pieces if isinstance(piece, Bound)]
+        found = [(title, float(bound.lower[cash])) for title, bound in of_kind(pieces, Bound)]
         if len(self.cashes) > 1:
-            found += [(title, 0.0) for title, piece in bounds if piece.lower[cash] == 0]
+            found += [(title, 0.0) for title, bound in self.problem.bounds if bound.lower[cash] == 0]
         return max(found, key=lambda one: one[1], default=("CashFloor", 0.0))
 
 

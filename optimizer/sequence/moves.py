@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.optimizer.portfolio.portfolio import exact
+from equipoise.constraints.numbers import exact
+from equipoise.optimizer.problem.counts import order_sizes
+from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.verification.exact import convex_cost
 from equipoise.optimizer.verification.outcome import Outcome
 
@@ -55,31 +57,48 @@ class Move(NamedTuple):
 
 def moves(plan: Outcome) -> Iterator[Move]:
     """The orders of a verified plan, then its transfers."""
+    asked = plan.asked
+    for i, total in enumerate(plan.trades):
+        if total and i not in asked.cashes:
+            yield _order(plan, i, total) if i < len(asked.assets) else _transfer(plan, i, total)
+
+
+def _order(plan: Outcome, i: int, total: Fraction) -> Move:
     assert plan.problem is not None and plan.verified is not None
     problem, asked, accounts = plan.problem, plan.asked, plan.problem.accounts
-    account, nav = asked.portfolio, plan.verified.nav
-    step, fees, n = asked.step, problem.fees, len(asked.assets)
-    for i, total in enumerate(plan.trades):
-        if not total or (i < n and i in asked.cashes):
-            continue
-        price = problem.portfolio.exact_price[i]
-        payer = problem.cashes[int(np.argmax(problem.budgets.pays[:, i]))]
-        cost = plan.verified.costs[i] if fees is None else convex_cost(problem, i, total * price, nav)
-        if i >= n:
-            assert accounts is not None
-            transfer, (source, destination) = accounts.transfers[i - n], accounts.ends[i - n]
-            ends = (transfer.source, transfer.destination)
-            label = " -> ".join(ends if total > 0 else ends[::-1])
-            yield Move(label, total, price, destination, source, payer, cost, i)
-            continue
-        lot = least = fixed = minimum = rate = Fraction(0)
-        if step is not None:
-            lot = exact(step.lot[i])
-            if step.min_quantity[i] or step.min_notional[i]:
-                least = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / price)
-        if fees is not None:
-            fixed, minimum, rate = (exact(float(each[i])) for each in (fees.fixed, fees.minimum, fees.rate))
-        cash = asked.cash if accounts is None else accounts.cashes[accounts.owner[i]]
-        held, exempt = account.exact_quantity[i], plan.verified.quantities[i] == 0
-        of_fees = (fixed, minimum, rate * price)
-        yield Move(asked.assets[i], total, price, i, cash, payer, cost, i, i, held, *of_fees, lot, least, exempt)
+    price = problem.portfolio.exact_price[i]
+    cash = asked.cash if accounts is None else accounts.cashes[accounts.owner[i]]
+    held, exempt = asked.portfolio.exact_quantity[i], plan.verified.quantities[i] == 0
+    sizes = order_sizes(asked.step, i, price) if asked.step is not None else (Fraction(0), Fraction(0))
+    payer, cost = _paid(plan, i, total)
+    own = *_fees(problem, i, price), *sizes
+    return Move(asked.assets[i], total, price, i, cash, payer, cost, i, i, held, *own, exempt)
+
+
+def _transfer(plan: Outcome, i: int, total: Fraction) -> Move:
+    assert plan.problem is not None and plan.problem.accounts is not None
+    accounts, e = plan.problem.accounts, i - len(plan.asked.assets)
+    transfer, (source, destination) = accounts.transfers[e], accounts.ends[e]
+    ends = (transfer.source, transfer.destination)
+    label = " -> ".join(ends if total > 0 else ends[::-1])
+    price = plan.problem.portfolio.exact_price[i]
+    return Move(label, total, price, destination, source, *_paid(plan, i, total), i)
+
+
+def _paid(plan: Outcome, i: int, total: Fraction) -> tuple[int, Fraction]:
+    """The cash that pays for a move, and what it costs in full, without fees."""
+    assert plan.problem is not None and plan.verified is not None
+    problem, verified = plan.problem, plan.verified
+    payer = problem.cashes[int(np.argmax(problem.budgets.pays[:, i]))]
+    if problem.fees is None:
+        return payer, verified.costs[i]
+    return payer, convex_cost(problem, i, total * problem.portfolio.exact_price[i], verified.nav)
+
+
+def _fees(problem: Problem, i: int, price: Fraction) -> tuple[Fraction, Fraction, Fraction]:
+    """An order's fixed fee, its least commission, and its commission a unit."""
+    fees = problem.fees
+    if fees is None:
+        return Fraction(0), Fraction(0), Fraction(0)
+    fixed, minimum, rate = (exact(float(each[i])) for each in (fees.fixed, fees.minimum, fees.rate))
+    return fixed, minimum, rate * price

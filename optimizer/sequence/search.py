@@ -9,7 +9,7 @@ from itertools import groupby
 
 from equipoise.optimizer.sequence.model import SMALLEST_SLICE
 from equipoise.optimizer.sequence.slices import Orders
-from equipoise.optimizer.sequence.states import State
+from equipoise.optimizer.sequence.states import Leg, State
 from equipoise.optimizer.verification.exact import verify
 from equipoise.optimizer.verification.outcome import Outcome
 
@@ -17,7 +17,7 @@ from equipoise.optimizer.verification.outcome import Outcome
 _STATES, _ALL_SETS = 512, 9
 #: With more orders a sequence of whole orders may turn back so often, one in slices has so many states an order.
 _TURNS, _STATES_PER_ORDER = 50, 4
-_FEW_CUTS, _FEW = 4, 150  # fewer cuts that are tried once a sequence was found, in so many states each  # fewer cuts
+_FEW_CUTS, _FEW = 4, 150  # fewer cuts that are tried once a sequence was found, in so many states each
 
 
 class Search:
@@ -115,7 +115,7 @@ class Search:
     def _moves(
         self, state: State, goal: tuple[int, ...], cuts: int, seen: dict[tuple[int, ...], int]
     ) -> Iterator[State]:
-        """The safe states one step on, best first: whole orders, then (with cuts left) largest safe slices.
+        """The safe states one step on, best first: whole orders, then (with cuts left) the largest safe slices.
 
         `seen`: the states that were on a way already, with the cuts that had been made by then.
         """
@@ -131,9 +131,14 @@ class Search:
                 yield moved
             if leg.frees:  # whatever is safe without this step is safe after it
                 return
-        if state.cuts >= cuts:
-            return
-        parts = []
+        if state.cuts < cuts:
+            yield from self._slices(state, left, cuts, seen)
+
+    def _slices(
+        self, state: State, left: Sequence[tuple[int, Leg]], cuts: int, seen: dict[tuple[int, ...], int]
+    ) -> Iterator[State]:
+        """The safe states one slice on, the one of most value first."""
+        orders, parts = self.orders, []
         for j, leg in left:
             if state.slices[j] + 1 < self.most_slices:
                 part = orders.largest_part(state, j, leg.quantity)

@@ -285,7 +285,5 @@ class Ways:
 def slopes_of(row: Row, shape: tuple[int, ...]) -> tuple[Array, ...]:
     """The row's slopes where a weight is positive, and negative, and those of buys and sells: (B, n) each."""
     none = np.zeros(shape)
-    weight, long, short, buy, sell = (
-        none if (c := getattr(row, name)) is None else np.broadcast_to(c, shape) for name in row.NAMES
-    )
+    weight, long, short, buy, sell = (np.broadcast_to(row.given.get(name, none), shape) for name in row.NAMES)
     return weight + long, weight - short, buy, sell

@@ -66,6 +66,11 @@ class Leg(NamedTuple):
     uses: bool
 
 
+def _bent(value: Quanta, up: int, down: int) -> Quanta:
+    """A value's part in a row: `up` a unit above zero, `down` below."""
+    return (up if value > 0 else down) * value
+
+
 class States(Model):
     """The states between the orders, and the steps from one to another."""
 
@@ -176,18 +181,22 @@ class States(Model):
         return made
 
     def _leg(self, state: State, j: int, quantity: int) -> Leg:
-        money, move = quantity * self.price[j], self.moves[j]
+        money = quantity * self.price[j]
         cashes = [self._cash_change(j, quantity, k) for k in range(len(self.cashes))]
         low, high = self._changes(state, j, quantity, cashes)
         frees = not self.cones and max(high, default=0) <= 0 and min(map(min, cashes)) >= 0
         uses = not self.cones and min(low, default=0) >= 0 and max(map(max, cashes)) <= 0
         worsens = any(x > 0 for x in high[: self.first_edge])
-        # A transfer brings more of a debt, or less; an order opens or adds to a position, or reduces it.
-        grown = move.gains if quantity > 0 else move.loses
-        debts = [i for i in (move.gains, move.loses) if i not in self.place and self.worth[i] < 0]
-        risky = any(i != grown for i in debts) if move.at is None else not self.reduces(state, j, quantity)
-        rank = 0 if frees else (3 if risky else 1) + worsens
+        rank = 0 if frees else (3 if self._is_risky(state, j, quantity) else 1) + worsens
         return Leg(quantity, money, (rank, -abs(money), j), frees, uses)
+
+    def _is_risky(self, state: State, j: int, quantity: int) -> bool:
+        """Whether an order opens or adds to a position, or a transfer brings more of a debt."""
+        move = self.moves[j]
+        if move.at is not None:
+            return not self.reduces(state, j, quantity)
+        lowered = move.loses if quantity > 0 else move.gains
+        return lowered not in self.place and self.worth[lowered] < 0
 
     def _changes(
         self, state: State, j: int, quantity: int, cashes: Sequence[tuple[int, int]]
@@ -249,7 +258,7 @@ class States(Model):
                 value = self.value(state, i)
                 after = value + quantity * by
                 for r, up, down in self.of_row[i]:
-                    rows[r] += (up if after > 0 else down) * after - (up if value > 0 else down) * value
+                    rows[r] += _bent(after, up, down) - _bent(value, up, down)
         for r, slope in self.of_trade[j]:
             rows[r] += slope * quantity * self.price[j]
         for k, by in self.at_cashes[j]:
@@ -308,7 +317,7 @@ class States(Model):
             gross, net = state.cash[k], after[k]
             if self.temporary_cash:
                 gross, net = (max(x, self.floors[k] // self.grain) for x in (gross, net))
-            found[r] += max((up if gross > 0 else down) * gross, (up if net > 0 else down) * net)
+            found[r] += max(_bent(gross, up, down), _bent(net, up, down))
         return found
 
     def _over_cones(self, state: State) -> Iterator[int]:

@@ -36,7 +36,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP_COLUMNS = ("step", "asset", "side", "quantity", "reduce_only", "fraction", "cash", "slack", "rule")
+_ACTING = {"move": "moving", "buy": "buying", "sell": "selling"}
 _HALVINGS = 4  # of the temporary cash for whole orders, in search of that for slices
 
 
@@ -173,10 +174,7 @@ def sequenced(
         raise InputError("the plan has no verified orders to put in sequence; see its message", portfolio=plan.name)
     check_number(temporary_cash, "temporary_cash", at_least=0.0)
     check_number(most_slices, "most_slices", at_least=1)
-    if isinstance(always, str):
-        raise InputError("must be a list of names, not one text", column="always", value=always)
-    if on_the_way is not None and not isinstance(on_the_way, Mapping):
-        raise InputError("must give limits by the names of rules", column="on_the_way", value=on_the_way)
+    _check_names(always, on_the_way)
     pieces = watched(plan.asked, always)
     limits = asked_limits(plan.asked, pieces, on_the_way or {})
     repair = {key: limit for key, limit in repair_limits(pieces, plan.asked.before).items() if key not in limits}
@@ -185,6 +183,13 @@ def sequenced(
         loosened = {**limits, **repair}
         found = _searched(plan, pieces, loosened, temporary_cash, int(most_slices), explain=explain)
     return found
+
+
+def _check_names(always: Any, on_the_way: Any) -> None:
+    if isinstance(always, str):
+        raise InputError("must be a list of names, not one text", column="always", value=always)
+    if on_the_way is not None and not isinstance(on_the_way, Mapping):
+        raise InputError("must give limits by the names of rules", column="on_the_way", value=on_the_way)
 
 
 def listing(plan: Outcome) -> Listing:
@@ -221,27 +226,35 @@ def _searched(
     states = search.whole()
     if explain and not in_one_go(states) and (states or search.out_of_states):
         states = search.along(in_arrays(plan, WHOLE_ATTEMPTS)[1]) or states
-    states = states or search.sliced()
-    if not states:
-        none = OrderSequence((), False, "No safe sequence was found.", orders.shown, proven=False)
-        return _blocked(orders, search) if explain else none
-    steps = _steps(orders, states)
-    shown = _named(limits)
+    if states := states or search.sliced():
+        return _safe(orders, states, pieces, _named(limits))
+    none = OrderSequence((), False, "No safe sequence was found.", orders.shown, proven=False)
+    return _blocked(orders, search) if explain else none
+
+
+def _safe(orders: Orders, states: list[State], pieces: list[Titled], on_the_way: Mapping[str, float]) -> OrderSequence:
+    """The sequence of these states, with these limits on the way."""
+    steps, fees = _steps(orders, states), sum(orders.extra_fees(states), Fraction(0))
+    drawn = max(map(orders.drawn, orders.moments(states))) if orders.temporary_cash else 0
+    worst = worst_ratios(pieces, orders.weights(states))
     text = f"Every rule holds after each of {len(steps)} steps and at any partial fill of them"
     start = zip(orders.names, states[0].excess, orders.limits, strict=True)
     if worse := dict.fromkeys(name for name, x, limit in start if x > limit):
         text += f"; {', '.join(worse)} is broken at the start, and no step worsens it until it holds"
-    if shown:
-        text += f"; on the way {', '.join(f'{name} may be {limit:.6g}' for name, limit in shown.items())}"
-    extra = sum(orders.extra_fees(states), Fraction(0))
-    if extra:
-        text += f"; fees of slices cost {float(extra):,.2f} more"
+    if on_the_way:
+        text += f"; on the way {', '.join(f'{name} may be {limit:.6g}' for name, limit in on_the_way.items())}"
+    if fees:
+        text += f"; fees of slices cost {float(fees):,.2f} more"
     text += f". Orders in several steps: {cut}." if (cut := len({s.asset for s in steps if s.fraction < 1})) else "."
-    drawn = max(map(orders.drawn, orders.moments(states))) if orders.temporary_cash else 0
-    worst = worst_ratios(pieces, orders.weights(states))
-    lent = orders.money(drawn)
     return OrderSequence(
-        steps, True, text, orders.shown, temporary_cash=lent, worst=_named(worst), on_the_way=shown, fees=extra
+        steps,
+        True,
+        text,
+        orders.shown,
+        temporary_cash=orders.money(drawn),
+        worst=_named(worst),
+        on_the_way=on_the_way,
+        fees=fees,
     )
 
 
@@ -255,16 +268,8 @@ def _named(values: Mapping[tuple[str, str], float]) -> dict[str, float]:
 
 def _blocked(orders: Orders, search: Search) -> OrderSequence:
     """What stands in the way, and how much temporary cash would do."""
-    stuck, broken = search.stuck, dict[str, tuple[float, str]]()
-    aim = list(map(max, orders.limits, stuck.excess))
-    for j, leg in orders.left(stuck, orders.goal):
-        ends = [orders.moved(stuck, j, quantity).excess for quantity in (0, leg.quantity)]
-        over = [max(new) - most for *new, most in zip(*ends, aim, strict=True)]
-        if (money := orders.money(max(over))) > 0:
-            name = orders.names[over.index(max(over))]
-            verb = "moving" if orders.moves[j].at is None else "buying" if leg.quantity > 0 else "selling"
-            order = f"{verb} {orders.moves[j].label}"
-            broken[name] = min(broken.get(name, (math.inf, "")), (money, order))
+    stuck = search.stuck
+    broken = _broken(orders, stuck)
     rule, (short_by, _) = min(broken.items(), key=lambda found: found[1], default=(None, (0.0, "")))
     whys = [f"{order} would break {name} by {money:,.2f}" for name, (money, order) in broken.items()]
     blocks = " and ".join(whys) or "none of the others is safe at every partial fill"
@@ -285,6 +290,23 @@ def _blocked(orders: Orders, search: Search) -> OrderSequence:
         text += f". With {whole:,.2f} of temporary cash whole orders are safe"
         text += f", with {sliced:,.2f} slices of them." if sliced < whole else "."
     return OrderSequence((), False, text, orders.shown, rule, short_by, proven, whole, sliced)
+
+
+def _broken(orders: Orders, stuck: State) -> dict[str, tuple[float, str]]:
+    """The rules that the next orders would break: by how much money at least, and which order."""
+    broken, aim = dict[str, tuple[float, str]](), list(map(max, orders.limits, stuck.excess))
+    for j, leg in orders.left(stuck, orders.goal):
+        ends = [orders.moved(stuck, j, quantity).excess for quantity in (0, leg.quantity)]
+        over = [max(new) - most for *new, most in zip(*ends, aim, strict=True)]
+        if (money := orders.money(max(over))) > 0:
+            name = orders.names[over.index(max(over))]
+            order = f"{_ACTING[_side(orders, j, leg.quantity)]} {orders.moves[j].label}"
+            broken[name] = min(broken.get(name, (math.inf, "")), (money, order))
+    return broken
+
+
+def _side(orders: Orders, j: int, quantity: int) -> str:
+    return "move" if orders.moves[j].at is None else "buy" if quantity > 0 else "sell"
 
 
 def _least_cash(orders: Orders, search: Search) -> tuple[float, float]:
@@ -335,7 +357,7 @@ def _steps(orders: Orders, states: list[State]) -> tuple[OrderStep, ...]:
         steps.append(
             OrderStep(
                 asset=move.label,
-                side="move" if move.at is None else "buy" if quantity > 0 else "sell",
+                side=_side(orders, j, quantity),
                 quantity=abs(quantity) * orders.quantum[j],
                 reduce_only=reduce_only,
                 fraction=Fraction(quantity, orders.total[j]),

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Bound, Cone, Envelope, Opaque, Piece, Row
+from equipoise.constraints.pieces import Array, Bound, Kind
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices
 from equipoise.optimizer.solvers.program.cache import compiled
@@ -25,7 +24,6 @@ from equipoise.optimizer.solvers.program.cvxpy_model import NO_LIMIT, Gives, Pro
 from equipoise.optimizer.solvers.program.program import LADDER
 from equipoise.optimizer.verification.certificate import lower_bound, reduced_costs
 
-CONVEX = Row | Bound | Cone | Opaque | Envelope
 #: Limits that can all be kept by this much (of NAV) are, in a test: far inside, every solver finds a point.
 _INSIDE = 1e-3
 _FREE = 10.0  # and where one limit is moved as far as it can be, that one by this much
@@ -65,9 +63,9 @@ class Feasibility:
     def __init__(self, problem: Problem) -> None:
         # The program has the envelopes themselves. Proofs are of rows that ask no more than the rules (`cash_side`).
         self.problem = problem = replace(problem.relaxation, found=(), cash_side="long")
-        self.titles = tuple(dict.fromkeys(title for title, piece in problem.pieces if isinstance(piece, CONVEX)))
+        self.titles = tuple(dict.fromkeys(title for title, piece in problem.pieces if not piece.discrete))
         self.left = MOST_TESTS
-        self._last: tuple[Any, Program] | None = None
+        self._last: tuple[object, Program] | None = None
 
     def tried(self, on: Container[str]) -> Trial:
         """Whether these can hold together."""
@@ -75,7 +73,7 @@ class Feasibility:
         if (held := kept(rest, rest.before)) is not None:
             return Trial(weights=held)
         custom = [title for title, _ in rest.opaque]
-        pieces = tuple((t, p) for t, p in self.problem.pieces if t in custom or not isinstance(p, Opaque))
+        pieces = tuple((t, p) for t, p in self.problem.pieces if t in custom or not p.opaque)
         return self._decided(rest, replace(self.problem, pieces=pieces))
 
     def with_limits(self, problem: Problem) -> Trial:
@@ -173,22 +171,10 @@ class _Either:
 def only(problem: Problem, on: Container[str]) -> Problem:
     """The problem with the limits of all other rules at none, and as many of them."""
 
-    def off(piece: Piece) -> Piece:
-        match piece:
-            case Row() | Cone():
-                return replace(piece, upper=NO_LIMIT)
-            case Envelope():
-                return replace(piece, row=replace(piece.row, upper=NO_LIMIT))
-            case Bound():
-                # Beyond the outer bound, and finite where it was: a floor of the cash stays a row.
-                low = np.where(np.isfinite(piece.lower), -NO_LIMIT, -np.inf)
-                return replace(piece, lower=low, upper=np.full_like(piece.upper, np.inf))
-        return piece
+    def limited(pieces: Iterable[tuple[str, Kind]]) -> tuple[tuple[str, Kind], ...]:
+        return tuple((t, p if t in on else p.unlimited(NO_LIMIT)) for t, p in pieces if t in on or not p.opaque)
 
-    pieces = [(title, piece if title in on else off(piece)) for title, piece in problem.pieces]
-    pieces = [(title, piece) for title, piece in pieces if title in on or not isinstance(piece, Opaque)]
-    found = tuple((title, row if title in on else replace(row, upper=NO_LIMIT)) for title, row in problem.found)
-    return replace(problem, pieces=tuple(pieces), found=found)
+    return replace(problem, pieces=limited(problem.pieces), found=limited(problem.found))
 
 
 def with_cash_positive(problem: Problem) -> Problem:

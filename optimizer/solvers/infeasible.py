@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Bound, Cone, Envelope, Fields, Parts, Row
-from equipoise.constraints.terms import Brackets
+from equipoise.constraints.pieces import Bound, Cone, Envelope, Piece, Row
+from equipoise.constraints.rules.terms import Brackets
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Status
 from equipoise.optimizer.solvers.conflict import Conflict, Feasibility, pushing
@@ -90,10 +89,9 @@ def _crossing(problem: Problem) -> Explanation | None:
 
 def _each_alone(problem: Problem, titles: tuple[str, ...]) -> bool:
     """Whether each of these rules can be kept alone: they are bounds that add up."""
-    alone = [[(t, p) for t, p in problem.pieces if t == title] for title in titles]
-    if problem.accounts is not None or any(isinstance(p, Row | Cone | Envelope) for of in alone for _, p in of):
+    rests = [replace(problem, pieces=tuple((t, p) for t, p in problem.pieces if t == title)) for title in titles]
+    if problem.accounts is not None or any(rest.of_kind(Row) or rest.cones or rest.envelopes for rest in rests):
         return len(titles) == 1
-    rests = [replace(problem, pieces=tuple(of)) for of in alone]
     return len(titles) == 1 or all(np.all(r.lower <= r.upper) and not _adding_up(r) for r in rests)
 
 
@@ -110,7 +108,7 @@ def _sums(problem: Problem) -> Explanation | None:
     name = _adding_up(problem)
     if not name:
         return None
-    rest = replace(problem, pieces=tuple((t, p) for t, p in problem.pieces if isinstance(p, Bound)))
+    rest = replace(problem, pieces=problem.bounds)
     total = float(np.sum(getattr(rest, name)))
     rules = _unique(title for title, _ in rest.bounds)
     for title in rules:
@@ -118,7 +116,7 @@ def _sums(problem: Problem) -> Explanation | None:
         if np.any(fewer.lower > fewer.upper) or _adding_up(fewer):
             rest = fewer
     rules = _unique(title for title, _ in rest.bounds)
-    others = any(title in rules and not isinstance(piece, Bound) for title, piece in problem.pieces)
+    others = sum(title in rules for title, _ in problem.pieces) > sum(title in rules for title, _ in problem.bounds)
     floored = any(np.isfinite(bound.lower[problem.cash]) for _, bound in rest.bounds)
     if others or (floored and name == "lower" and np.any(problem.cost.buy + problem.cost.sell)):
         return None  # what costs take, and what else these rules ask for, a program must say
@@ -139,7 +137,7 @@ class _Limit:
 
     kind: str  # 'rows', 'cones', 'envelopes', 'lower' or 'upper'
     place: int
-    piece: Any  # one of the problem's
+    piece: Piece  # one of the problem's
     row: Row | None  # what says how it is shown: the row, that of the envelope, or that of a floor of the cash
 
     @property
@@ -150,7 +148,7 @@ class _Limit:
     def stated(self) -> float:
         if self.row is not None:
             return float(self.row.stated)
-        return float(self.piece.upper if self.kind == "cones" else getattr(self.piece, self.kind)[self.place])
+        return float(self.piece.upper if isinstance(self.piece, Cone) else getattr(self.piece, self.kind)[self.place])
 
     @property
     def at_least(self) -> bool:
@@ -165,46 +163,24 @@ class _Limit:
 
         Raises InputError where that is no convex rule, or not known: the limit of some envelopes is in their terms.
         """
-        piece = self._moved(problem, limit)
+        if not self.known:
+            raise InputError(f"the terms of {self.label} depend on the limit")
+        side, place = self.kind, self.place
+        if self.row is not None and self.row is not self.piece.words:
+            side, place = "lower", _cash_of(self.row)
+        piece = self.piece.restated(limit, [place], side)
         return replace(problem, pieces=tuple((t, piece if p is self.piece else p) for t, p in problem.pieces))
 
-    def _moved(self, problem: Problem, limit: float) -> Any:
-        piece = self.piece
-        if isinstance(piece, Row):
-            return _restated(piece, limit)
-        if isinstance(piece, Envelope):
-            if not all(isinstance(term, Brackets) for term in piece.terms):
-                raise InputError(f"the terms of {piece.label} depend on the limit")
-            return replace(piece, row=_restated(piece.row, limit))
-        if isinstance(piece, Cone):
-            return replace(piece, upper=limit)
-        side, place = self.kind, self.place
-        if self.row is not None:  # a floor of the cash is a row
-            side, place = "lower", _cash_of(self.row)
-        edge = np.array(getattr(piece, side))
-        edge[place] = limit
-        return replace(piece, **{side: edge})
+    @property
+    def known(self) -> bool:
+        """Whether its rule with another limit is known."""
+        return not isinstance(self.piece, Envelope) or all(isinstance(term, Brackets) for term in self.piece.terms)
 
 
 def _cash_of(floor: Row) -> int:
     """The cash whose floor this row is."""
     assert floor.weight is not None
     return int(np.flatnonzero(floor.weight)[0])
-
-
-def _restated(row: Row, limit: float) -> Row:
-    """The same rule with another limit, in the user's words (see `Row`).
-
-    Raises InputError where it would not be convex (a health factor below the largest threshold).
-    """
-    change = (limit - row.stated) if row.at_least else (row.stated - limit)
-    if row.per is None:
-        return replace(row, upper=row.upper - change, limit=limit)
-    parts: Fields = {name: getattr(row, name) for name in Parts.NAMES}
-    for name in Parts.NAMES:
-        if (c := getattr(row.per, name)) is not None:
-            parts[name] = change * c + (0.0 if parts[name] is None else parts[name])
-    return replace(row, **parts, limit=limit)
 
 
 class _Sentences:
@@ -248,7 +224,7 @@ class _Sentences:
             if name == title:
                 yield _Limit("envelopes", j, piece, piece.row)
         rows = problem.rows
-        first = sum(isinstance(piece, Row) for _, piece in problem.pieces)
+        first = problem.found_rows.start
         own = np.delete(prices.rows, slice(first, first + len(prices.rows) - len(rows.rows)))
         priced = [j for j in np.argsort(-own).tolist() if rows.titles[j] == title and own[j] > _PRICED]
         for j in priced[:_SHOWN]:
@@ -271,9 +247,8 @@ class _Sentences:
         if value is None:
             return ""
         scale, unit = (1.0, "") if limit.ratio else (100.0, " %")
-        known = not isinstance(limit.piece, Envelope) or all(isinstance(term, Brackets) for term in limit.piece.terms)
         figure = self._rounded(limit, value, scale)
-        if known and figure is None:
+        if limit.known and figure is None:
             return ""
         shown = f"about {_figure(value, scale)}{unit}" if figure is None else f"{figure}{unit}"
         asked = f"{_figure(limit.stated, scale, digits=10)}{unit}"
@@ -305,7 +280,7 @@ class _Sentences:
                 break
             try:
                 problem = limit.moved(self._problem, value)
-                row = _restated(row, value)
+                row = row.restated(value)
             except InputError:
                 break
         return value

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
-from equipoise.constraints.pieces import Array
-from equipoise.constraints.trading import KINDS
+from equipoise.constraints.pieces import Array, Check
+from equipoise.constraints.rules.trading import KINDS
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Solution, Status, rounded_down
-from equipoise.optimizer.verification.exact import Check, Verified
+from equipoise.optimizer.verification.exact import Verified
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,14 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.errors import NotStackable
-from equipoise.constraints.pieces import Array, Cone, Parts, Row, part
+from equipoise.constraints.pieces import Array, StackState
 from equipoise.optimizer.problem.costs import CostTerms
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 
 _UNIT = 2.0**-53
 _LARGEST = 0.01  # a relative error beyond this is more than the bound above was derived for
-_NORM = 1e-13  # by this part `verify` raises the norms of cones
 _ROOT = 2.0**-75  # far more than by what `verify` raises the roots of impact costs
 
 
@@ -97,7 +96,7 @@ def verified(problem: Problem, weights: Array, lots: Array | None = None) -> Sta
         rounding = relative * (gross + 2.0 * volume + fees + _ROOT * bent * volume)
 
         slack, certain = np.full_like(fees, np.inf), np.full_like(fees, np.inf)
-        for found, steepness in _slacks(problem, after, traded, earlier):
+        for found, steepness in _slacks(problem, StackState(after, traded, earlier, cash)):
             slack = np.minimum(slack, found)
             certain = np.minimum(certain, found - (rounding * (1.0 + steepness) + relative * np.abs(found)))
         passed = kept & (relative <= _LARGEST)
@@ -145,41 +144,12 @@ def _beyond_zero(problem: Problem, quantities: Array) -> NDArray[np.bool_]:
     return np.asarray(wrong.any(axis=-1))
 
 
-def _slacks(problem: Problem, after: Array, traded: Array, earlier: Array) -> Iterator[tuple[Array, Array | float]]:
+def _slacks(problem: Problem, state: StackState) -> Iterator[tuple[Array, Array | float]]:
     """Each rule's slack (B,), and a number that its largest coefficient is not above."""
-    cash = problem.cash
-    yield (after - problem.lower).min(axis=-1), 1.0
-    above = problem.upper - after
-    above[cash] = problem.upper[cash] - earlier
+    yield (state.after - problem.lower).min(axis=-1), 1.0
+    above = problem.upper - state.after
+    above[state.cash] = problem.upper[state.cash] - state.earlier_cash
     yield above.min(axis=-1), 1.0
-    parts: dict[str, Array] = {}
     for _, piece in problem.pieces:
-        if isinstance(piece, Row):
-            given = {name: c for name in Parts.NAMES if (c := getattr(piece, name)) is not None}
-            parts |= {name: part(name, after, traded) for name in given if name not in parts}
-            excess = sum((np.vecdot(c, parts[name]) for name, c in given.items()), -np.asarray(piece.upper))
-            steepness = sum(np.sqrt(np.vecdot(c, c)) for c in given.values())
-            of_cash = {name: c[..., cash[1]] if c.ndim == 1 else c[cash] for name, c in given.items()}
-            change = sum(
-                of_cash[name] * (part(name, earlier, earlier) - parts[name][cash])
-                for name in ("weight", "long", "short")
-                if name in given
-            )
-            # The larger of the two states, with the cash after costs and before them.
-            yield -(excess + np.maximum(change, 0.0)), steepness
-    if problem.envelopes:
-        before = after.copy()
-        before[cash] = earlier
-        for _, piece in problem.envelopes:
-            yield -np.maximum(*(piece.excess(w, traded) for w in (after, before))), piece.steepness
-    for _, cone in problem.cones:
-        yield _of_cone(cone, after)
-
-
-def _of_cone(cone: Cone, after: Array) -> tuple[Array, Array]:
-    """Its slack, and a coefficient that covers the rounding errors of two norms, here and in `verify`."""
-    length = cone.of(after)
-    steepest = np.sqrt(np.square(cone.matrix).sum(axis=-2) + np.square(cone.diagonal)).max(axis=-1)
-    size = 1.0 + np.abs(cone.centre).sum(axis=-1)
-    terms = 2.0 * (1.0 + cone.matrix.shape[-2] / cone.matrix.shape[-1])
-    return cone.upper - length * (1.0 + _NORM), np.asarray(terms * (steepest * size + length + cone.upper))
+        if (found := piece.slack(state)) is not None:
+            yield found

@@ -25,7 +25,7 @@ from batches import accounts, harmed, joined, rebalancer, without
 from equipoise import Rebalancer
 from equipoise.constraints import DriftBand, LongOnly
 from equipoise.constraints.pieces import Piece
-from equipoise.constraints.rule import Account, Rule
+from equipoise.constraints.rules.rule import Account, Rule
 from equipoise.optimizer import ProportionalCost
 from equipoise.optimizer.batches.run import run, write
 from scorecard._forked import in_child, measured

@@ -98,7 +98,7 @@ class Ascent:
         between = np.isfinite(below) & np.isfinite(above)
         self.spread = np.where(between, (weights - below) * (above - weights), 0.0)
         self.spread[problem.cash] = 0.0
-        variance = problem.risk.specific + np.square(problem.risk.factors).sum(axis=0)
+        variance = problem.risk.variances
         scale = max(abs(solution.objective) + 0.5 * problem.aversion * float(variance @ self.spread), 1e-14)
         # The convex optimum may be at the targets, for nothing, where no plan is.
         scale = max(scale, abs(enough)) if allowed.jumps and np.isfinite(enough) else scale

@@ -13,9 +13,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from equipoise.constraints.numbers import exact
 from equipoise.constraints.pieces import Array, Index
 from equipoise.optimizer.lots.points.points import QUANTUM, SLACK, Integers, Mask
-from equipoise.optimizer.portfolio.portfolio import exact
 from equipoise.optimizer.problem.problem import Problem
 
 _DIGITS = 1e15

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Count, Step
-from equipoise.optimizer.portfolio.portfolio import exact
-from equipoise.optimizer.problem.counts import least_positions
+from equipoise.constraints.numbers import exact
+from equipoise.constraints.pieces import Array, Step
+from equipoise.optimizer.problem.counts import Counts, least_positions, order_sizes
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
 
@@ -104,42 +104,19 @@ class Lots:
     @classmethod
     def of(cls, problem: Problem, lower: Array) -> Lots:
         """`lower` may be above the problem's own bounds (debts that must not grow)."""
-        portfolio, n = problem.portfolio, len(problem.assets)
-        none = np.zeros(n)
+        portfolio, none = problem.portfolio, np.zeros(len(problem.assets))
         step = problem.step or Step(label="any quantity", lot=none, min_quantity=none, min_notional=none)
-        lots, least = [], []
-        for i, given in enumerate(step.lot):
-            price = float(portfolio.price[i])
-            finest = _quantum(portfolio.nav / price)
-            lots.append(_at_least(exact(given), finest) if given > 0 else finest)
-            # Minimums are inclusive; they are compared as the decimals that the user wrote.
-            need = max(exact(step.min_quantity[i]), exact(step.min_notional[i]) / portfolio.exact_price[i])
-            least.append(min(max(1, -((-need) // lots[-1])), _MANY))
+        lots, least = _grid(problem, step)
         size = np.array([float(lot) for lot in lots]) * portfolio.price / portfolio.nav
-        with np.errstate(over="ignore"):
-            lowest = np.ceil((lower - SLACK - problem.before) / size)
-            highest = np.floor((problem.upper + SLACK - problem.before) / size)
-        for i, (held, lot) in enumerate(zip(portfolio.exact_quantity, lots, strict=True)):
-            # A bound of 0 is exact: not one unit more than is held can be sold, nor more repaid than is owed.
-            if lower[i] == 0:
-                lowest[i] = max(float(-(held // lot)), lowest[i])
-            if problem.upper[i] == 0:
-                highest[i] = min(float((-held) // lot), highest[i])
-        whole = [quantity % lot == 0 for quantity, lot in zip(portfolio.exact_quantity, lots, strict=True)]
-        closable = (lower <= SLACK) & (problem.upper >= -SLACK) & (problem.before != 0)
-        beyond = np.array([abs(q) < n * lot for q, n, lot in zip(portfolio.exact_quantity, least, lots, strict=True)])
-        closable &= ~np.array(whole) | beyond
         most = _largest(problem, step, lots)
-        holds, apart, long_from, short_to = _zero(problem, lots)
-        closable |= apart & (problem.before != 0) & (lower <= SLACK) & (problem.upper >= -SLACK)
-        closable &= np.array(
-            [abs(q) <= k * lot for q, k, lot in zip(portfolio.exact_quantity, most, lots, strict=True)]
-        )
-        low, high = (np.clip(edge, -(2.0**62), 2.0**62).astype(np.int64) for edge in (lowest, highest))
+        low, high = _range(problem, lower, lots, size)
         whole_most = np.array([min(k // 1, _MANY) for k in most], dtype=np.int64)
         low, high = np.maximum(low, -whole_most), np.minimum(high, whole_most)
-        for edge in (low, high):
-            edge[problem.cash] = 0
+        low[problem.cash] = high[problem.cash] = 0
+        holds, apart, long_from, short_to = _zero(problem, lots)
+        each = zip(portfolio.exact_quantity, lots, least, most, apart, strict=True)
+        closes = [(q % lot != 0 or abs(q) < k * lot or zero) and abs(q) <= many * lot for q, lot, k, many, zero in each]
+        closable = (lower <= SLACK) & (problem.upper >= -SLACK) & (problem.before != 0) & np.array(closes, dtype=bool)
         closable[problem.cash] = False
         least_lots = np.array(least, dtype=np.int64)
         return cls(problem, tuple(lots), size, least_lots, low, high, closable, holds, apart, long_from, short_to)
@@ -194,9 +171,8 @@ class Lots:
         jumping = self.apart | (self.least > 1)
         if self.problem.fees is not None:
             jumping |= self.problem.fees.most > 0
-        for _, piece in self.problem.pieces:
-            if isinstance(piece, Count):
-                jumping |= piece.counted
+        counts = Counts.of(self.problem)
+        jumping |= (counts.orders + counts.names).any(axis=0)
         jumping[self.problem.cash] = False
         return jumping
 
@@ -219,8 +195,8 @@ class Lots:
         low[problem.cash], high[problem.cash] = problem.lower[problem.cash], problem.upper[problem.cash]
         most, least = 1.0 - (low.sum() - low) + _BUDGET, 1.0 - (high.sum() - high) - _BUDGET
         with np.errstate(over="ignore"):
-            highest = np.clip(np.floor((most - before) / self.size), -(2.0**62), 2.0**62).astype(np.int64)
-            lowest = np.clip(np.ceil((least - before) / self.size), -(2.0**62), 2.0**62).astype(np.int64)
+            highest = _whole(np.floor((most - before) / self.size))
+            lowest = _whole(np.ceil((least - before) / self.size))
         lowest, highest = np.maximum(self.lowest, lowest), np.minimum(self.highest, highest)
         lowest[problem.cash] = highest[problem.cash] = 0
         return replace(self, lowest=lowest, highest=highest, closable=self.closable & (least <= 0) & (most >= 0))
@@ -309,6 +285,36 @@ class Lots:
         return tuple(-q if c else int(k) * lot for k, lot, c, q in zip(lots, self.lot, closed, held, strict=True))
 
 
+def _grid(problem: Problem, step: Step) -> tuple[list[Fraction], list[int]]:
+    """Each asset's lot, and the least number of lots of an order."""
+    portfolio = problem.portfolio
+    lots, least = [], []
+    for i, price in enumerate(portfolio.exact_price):
+        lot, need = order_sizes(step, i, price)
+        finest = _quantum(portfolio.nav / float(portfolio.price[i]))
+        lots.append(_at_least(lot, finest) if lot > 0 else finest)
+        least.append(min(max(1, -((-need) // lots[-1])), _MANY))  # minimums are inclusive
+    return lots, least
+
+
+def _range(problem: Problem, lower: Array, lots: list[Fraction], size: Array) -> tuple[Integers, Integers]:
+    """The lots from and to which trades stay within the bounds."""
+    with np.errstate(over="ignore"):
+        lowest = np.ceil((lower - SLACK - problem.before) / size)
+        highest = np.floor((problem.upper + SLACK - problem.before) / size)
+    for i, (held, lot) in enumerate(zip(problem.portfolio.exact_quantity, lots, strict=True)):
+        # A bound of 0 is exact: not one unit more than is held can be sold, nor more repaid than is owed.
+        if lower[i] == 0:
+            lowest[i] = max(float(-(held // lot)), lowest[i])
+        if problem.upper[i] == 0:
+            highest[i] = min(float((-held) // lot), highest[i])
+    return _whole(lowest), _whole(highest)
+
+
+def _whole(lots: Array) -> Integers:
+    return np.clip(lots, -(2.0**62), 2.0**62).astype(np.int64)
+
+
 def _largest(problem: Problem, step: Step, lots: list[Fraction]) -> list[Fraction]:
     """How many lots an order may have at most, not rounded."""
     most = [Fraction(_MANY)] * len(lots)
@@ -324,10 +330,7 @@ def _zero(problem: Problem, lots: list[Fraction]) -> tuple[Mask, Mask, Integers,
     account, n = problem.portfolio, len(lots)
     holds, apart = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
     long_from, short_to = np.full(n, -_MANY), np.full(n, _MANY)
-    named = np.zeros(n, dtype=bool)
-    for _, piece in problem.pieces:
-        if isinstance(piece, Count) and piece.of == "names":
-            named |= piece.counted
+    named = np.any(Counts.of(problem).names, axis=0)
     for i, least in enumerate(least_positions(problem)):
         if i == problem.cash or not (least or named[i]):
             continue

@@ -112,7 +112,7 @@ class Search:
         excess = np.append(self.sides(weights) - self.upper, self.counted(lots, closed) - self.counts.upper)
         forms = [form.value(weights) - limit for form, limit in self.cones]
         # A custom rule is no data: it is asked itself, at each point that the search would go to.
-        custom = [p.violation(weights, weights - self.problem.before) for _, p in self.problem.opaque]
+        custom = [p.excess(weights, weights - self.problem.before) for _, p in self.problem.opaque]
         custom = [v for v in custom if v > FEASIBILITY_TOLERANCE]
         custom += [max(0.0, self.problem.beyond(weights))] if self.problem.envelopes else []
         violation = float(np.sum(np.maximum(excess, 0.0)) + sum(max(f, 0.0) for f in forms) + sum(custom))
@@ -290,16 +290,18 @@ class Sweep:
         best = int(ranked(self.gain, violations, TIE / _WORTH * worth)[0])
         return [best] if before > SLACK and violations[best] < before * (1 - 1e-6) else []
 
-    def _pair(self, worth: float) -> list[int]:
-        """The best two moves of the most promising rises and falls."""
-        before, firsts = self.violation, []
-        orders = [np.argsort(self.gain, kind="stable")]
-        if before > SLACK:
-            orders.append(self.ranked(worth))
-        for order in orders:
+    def _promising(self, worth: float, broken: bool) -> Integers:
+        """The best rises and falls: by the gain, and where a rule is broken by what they mend, too."""
+        firsts = []
+        for order in (np.argsort(self.gain, kind="stable"), *([self.ranked(worth)] if broken else [])):
             order = order[self.left[order]]
             firsts += [order[self.d[order] > 0][:_PAIRS], order[self.d[order] < 0][:_PAIRS]]
-        both = np.unique(np.concatenate(firsts))
+        return np.unique(np.concatenate(firsts))
+
+    def _pair(self, worth: float) -> list[int]:
+        """The best two moves of the most promising rises and falls."""
+        before = self.violation
+        both = self._promising(worth, before > SLACK)
         asset, d = self.asset[both], self.d[both]
         coupling = 0.5 * self.search.problem.aversion * self.search.risk.between(asset, asset)
         product = d[:, None] * d

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Row
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.dust import without_dust
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Attempt, Prices, Solution, Status
@@ -79,7 +79,7 @@ def solve(problem: Problem) -> Answers:
 
 def _merged(old: Answers, new: Answers, solved: NDArray[np.bool_]) -> Answers:
     """The new answers where the problem was solved anew, elsewhere the old ones, with a price of 0 for the new rows."""
-    place = sum(isinstance(piece, Row) for _, piece in old.problem.pieces) + len(old.problem.found)
+    place = old.problem.found_rows.stop
     zeros = np.zeros((len(old.rows), new.rows.shape[1] - old.rows.shape[1]))
     padded = replace(old, rows=np.hstack([old.rows[:, :place], zeros, old.rows[:, place:]]))
     for name in ("code", "weights", "rows", "budgets", "objective", "bound", "violation", "steps"):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Row
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Prices
 from equipoise.optimizer.solvers.program.envelopes import Epigraph
@@ -322,7 +322,7 @@ class Program:
         """Custom rules, of a copy of the weights: the price of `copy = weights` is their slope at the answer."""
         found = {}
         for called, (_, piece) in zip(self._names.custom, problem.opaque, strict=True):
-            for k, rule in enumerate(piece.build(self._copy, self._copy - _shortened(problem.before))):
+            for k, rule in enumerate(piece.constraints(self._copy, self._copy - _shortened(problem.before))):
                 found[f"{called}, {k + 1}" if k else called] = rule
         return found
 
@@ -370,11 +370,12 @@ class Program:
             return 0.0 if value is None or not np.all(np.isfinite(value)) else max(float(np.sum(value)), 0.0) * scale
 
         met = [(title, *epigraph.row()) for title, epigraph in self._envelopes.values()]
-        first = sum(isinstance(piece, Row) for _, piece in problem.pieces) + len(problem.found)
         form = replace(problem, found=(*problem.found, *((title, row) for title, row, _ in met))) if met else problem
         budget = self._budget.dual_value
         prices = Prices(
-            np.insert([dual(row) for row in self._rows.values()], first, [price * scale for *_, price in met]),
+            np.insert(
+                [dual(row) for row in self._rows.values()], problem.found_rows.stop, [x * scale for *_, x in met]
+            ),
             np.array([dual(cone) for cone in self._cones.values()]),
             None if budget is None else np.array(budget, dtype=float) * scale,
         )

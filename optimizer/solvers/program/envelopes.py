@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.constraints.pieces import Envelope, Figure, Modelled, Parts, Row
+from equipoise.constraints.pieces import Envelope, Figure, Modelled, Row
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -56,7 +56,7 @@ class Epigraph:
     ) -> None:
         split = Split(weights, trades)
         self._terms: list[Modelled] = [term.modelled(split.parts) for term in piece.terms]
-        own = [c @ split.parts[name] for name in Parts.NAMES if (c := getattr(piece.row, name)) is not None]
+        own = [c @ split.parts[name] for name, c in piece.row.given.items()]
         self._below = sum([*own, *(term.value for term in self._terms)]) <= upper
         self._link, self._piece, self._cashes = split.constraints[0], piece, list(cashes)
         self._auxiliary = [*split.constraints, *(c for term in self._terms for c in term.constraints)]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from equipoise.constraints.custom import Trade
 from equipoise.constraints.pieces import Count, Semicontinuous, Step
+from equipoise.constraints.rules.custom import Trade
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.solvers.program.cvxpy_model import Program, Setting
 from equipoise.optimizer.solvers.program.program import settings_of

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.accounts import counted, labelled, of_account
-from equipoise.constraints.collateral import check_share, limited
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number, number
 from equipoise.constraints.pieces import Array, Envelope, Fields, Parts, Piece, Row, Term
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range
-from equipoise.constraints.terms import Brackets, Counted
+from equipoise.constraints.rules.accounts import counted, labelled, of_account
+from equipoise.constraints.rules.collateral import check_share, limited
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
+from equipoise.constraints.rules.terms import Brackets, Counted
 
 _LARGEST_RATE = 100.0  # a margin of a hundred times the position: an infinite one would not be a number
 
@@ -105,6 +105,18 @@ class InitialMargin(_Margin, stacks=True, blanks=("rate",), own=("haircut",)):
         return self._pieces(account, "initial margin", rate[..., None], None, self.haircut, self.utilisation)
 
 
+def _columns(asset: str, pairs: Sequence[tuple[float, float]]) -> tuple[Array, Array]:
+    """The notionals and the rates of an asset's brackets."""
+    try:
+        table = np.array([[number(x, asset, "brackets") for x in (floor, rate)] for floor, rate in pairs])
+    except (TypeError, ValueError):  # an InputError is one, too
+        raise InputError(
+            "must be pairs (notional from which on, rate)", asset=asset, column="brackets", value=pairs
+        ) from None
+    floor, rate = table.T if len(table) else (np.zeros(1), np.array([np.nan]))
+    return floor, rate
+
+
 @dataclass(frozen=True)
 class MaintenanceMargin(_Margin, stacks=True, own=("haircut",)):
     """Σᵢ max_j (rateᵢⱼ·|wᵢ| − cumᵢⱼ) ≤ utilisation · (Σ (1 − haircutᵢ)·wᵢ⁺ − Σ wⱼ⁻): tiered maintenance margin.
@@ -127,13 +139,7 @@ class MaintenanceMargin(_Margin, stacks=True, own=("haircut",)):
             self._check(asset, pairs)
 
     def _check(self, asset: str, pairs: Sequence[tuple[float, float]]) -> None:
-        try:
-            table = np.array([[number(x, asset, "brackets") for x in (floor, rate)] for floor, rate in pairs])
-        except (TypeError, ValueError):  # an InputError is one, too
-            raise InputError(
-                "must be pairs (notional from which on, rate)", asset=asset, column="brackets", value=pairs
-            ) from None
-        floor, rate = table.T if len(table) else (np.zeros(1), np.array([np.nan]))
+        floor, rate = _columns(asset, pairs)
         steps = np.diff(floor, prepend=-1.0)
         for j, (at, step, part, rise) in enumerate(zip(floor, steps, rate, np.diff(rate, prepend=0.0), strict=True)):
             first = j == 0

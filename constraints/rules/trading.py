@@ -11,7 +11,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Count, Piece, Row, Semicontinuous, Step
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range, ones
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, ones
 
 # The part of a buy and of a sale that counts, for each kind of turnover.
 KINDS = {"one_way": (0.5, 0.5), "two_way": (1.0, 1.0), "buy": (1.0, 0.0), "sell": (0.0, 1.0)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.pieces import Array, Opaque, Piece
-from equipoise.constraints.rule import Account, Rule
+from equipoise.constraints.rules.rule import Account, Rule
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -51,18 +51,22 @@ class Trade:
         return self.assets.index(asset)
 
 
-def tightened(piece: Opaque, margin: float) -> Opaque:
-    """The same rule with its inequalities kept by `margin` more; its own violation is unchanged."""
+def _check(constraint: object, variables: set[int], title: str) -> None:
+    """That this is a cvxpy constraint that a rule can be."""
+    import cvxpy as cp
 
-    def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
-        import cvxpy as cp
-
-        return [
-            c.args[0] + margin <= c.args[1] if isinstance(c, cp.constraints.Inequality) else c
-            for c in piece.build(weights, trades)
-        ]
-
-    return Opaque(label=piece.label, build=build, violation=piece.violation)
+    if not isinstance(constraint, cp.constraints.constraint.Constraint):
+        what = type(constraint).__name__
+        raise InputError("a custom rule must return cvxpy constraints", column=title, value=what)
+    problem = None
+    if not isinstance(constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality):
+        problem = "must have the form ≤, ≥ or =="
+    elif {v.id for v in constraint.variables()} - variables:
+        problem = "may use no variables but the trade's own"
+    elif not constraint.is_dcp():
+        problem = "must be convex by cvxpy's rules (DCP)"
+    if problem:
+        raise InputError(f"a custom rule {problem}", column=title, value=str(constraint))
 
 
 @dataclass(frozen=True)
@@ -86,39 +90,12 @@ class Custom(Rule):
             raise NotStackable
 
         def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
-            import cvxpy as cp
-
             trade = Trade(account.assets, weights, trades, account.before, account.target, account.nav)
             made = self.build(trade)
             constraints = list(made) if isinstance(made, list | tuple) else [made]
+            own = {v.id for v in (*weights.variables(), *trades.variables())}
             for constraint in constraints:
-                if not isinstance(constraint, cp.constraints.constraint.Constraint):
-                    raise InputError(
-                        "a custom rule must return cvxpy constraints",
-                        column=self.title,
-                        value=type(constraint).__name__,
-                    )
-                if not isinstance(
-                    constraint, cp.constraints.Inequality | cp.constraints.Zero | cp.constraints.Equality
-                ):
-                    raise InputError(
-                        "a custom rule must have the form ≤, ≥ or ==",
-                        column=self.title,
-                        value=str(constraint),
-                    )
-                own = {v.id for v in (*weights.variables(), *trades.variables())}
-                if {v.id for v in constraint.variables()} - own:
-                    raise InputError(
-                        "a custom rule may use no variables but the trade's own",
-                        column=self.title,
-                        value=str(constraint),
-                    )
-                if not constraint.is_dcp():
-                    raise InputError(
-                        "a custom rule must be convex by cvxpy's rules (DCP)",
-                        column=self.title,
-                        value=str(constraint),
-                    )
+                _check(constraint, own, self.title)
             return constraints
 
         mine = threading.local()  # the expressions on two variables of their own, built when first asked

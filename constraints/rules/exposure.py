@@ -8,11 +8,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.accounts import counted, labelled, of_account
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST, check_number
 from equipoise.constraints.pieces import Array, Cone, Figure, Piece, Row, dot
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range, exempted, ones
+from equipoise.constraints.rules.accounts import counted, labelled, of_account
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, exempted, ones
 
 #: One limit for every label, or a limit for each label named.
 Limits: TypeAlias = float | Mapping[str, float]

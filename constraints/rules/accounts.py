@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.pieces import Array, Bound
-from equipoise.constraints.rule import Account, unbounded
+from equipoise.constraints.rules.rule import Account, unbounded
 
 
 def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE, check_number
 from equipoise.constraints.pieces import Array, Bound, Figure, Piece, Row, dot
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
 
 
 def outside(weight: Figure, low: Figure, high: Figure) -> Figure:

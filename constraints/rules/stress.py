@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from equipoise.constraints.accounts import sides
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import LARGEST, check_number
-from equipoise.constraints.pieces import Array, Bound, Envelope, Parts, Piece, Row
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range
-from equipoise.constraints.terms import Spread, Tail
+from equipoise.constraints.pieces import Array, Bound, Envelope, Piece, Row
+from equipoise.constraints.rules.accounts import sides
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
+from equipoise.constraints.rules.terms import Spread, Tail
 
 #: An argument of a rule, or one number for each asset.
 Argument = float | str | Mapping[str, float]
@@ -56,14 +56,12 @@ class _Stressed(Rule):
             raise NotStackable
         pieces = rule.pieces(account)
         ratios = [piece for piece in pieces if isinstance(piece, Row | Envelope)]
-        for piece in pieces:
-            row = piece.row if isinstance(piece, Envelope) else piece
-            trades = isinstance(row, Row) and (row.buy is not None or row.sell is not None)
-            if trades or not isinstance(piece, Row | Envelope | Bound):
-                raise InputError(f"{rule.title} is no rule on what is held, so that no price moves it", column="rule")
+        bounds = [piece for piece in pieces if isinstance(piece, Bound)]
+        if len(ratios) + len(bounds) < len(pieces) or any(piece.of_trades for piece in ratios):
+            raise InputError(f"{rule.title} is no rule on what is held, so that no price moves it", column="rule")
         if not ratios:
             raise InputError(f"{rule.title} has no ratio that prices move", column="rule")
-        return ratios, [piece for piece in pieces if isinstance(piece, Bound)]
+        return ratios, bounds
 
     def _rows(self, account: Account) -> tuple[list[Row], list[Bound]]:
         """The same, for those that take rows alone."""
@@ -73,32 +71,6 @@ class _Stressed(Rule):
             text = "has tiers or concentration limits; stress it by AfterShock or AfterScenarios"
             raise InputError(f"{self.rule.title} {text}", column="rule")
         return rows, bounds
-
-
-def _moved(piece: Row | Envelope, low: Array, high: Array, when: str) -> Row | Envelope:
-    """At most this for any prices between low and high times what they are."""
-    if isinstance(piece, Envelope):
-        row = _moved(piece.row, low, high, when)
-        assert isinstance(row, Row)
-        return Envelope(row, tuple(term.shocked(low, high) for term in piece.terms))
-    long, short = _both(piece)
-    label, per = f"{piece.label} {when}", piece.per
-    if per is not None:
-        # Shown over what the collateral is worth at its lowest, and the debts at their highest.
-        ends = {"weight": low, "long": low, "short": high}
-        per = Parts(**{name: c * end for name, end in ends.items() if (c := getattr(per, name)) is not None})
-    worst = replace(piece, weight=None, long=_worse(long, low, high), short=_worse(short, low, high), per=per)
-    return replace(worst, label=label, limit=piece.stated, liquidation=None)
-
-
-def _both(row: Row) -> tuple[Array, Array]:
-    """The row as long·w⁺ + short·w⁻ alone."""
-    weight, long, short = (np.asarray(0.0 if c is None else c) for c in (row.weight, row.long, row.short))
-    return long + weight, short - weight
-
-
-def _worse(slope: Array, low: Array, high: Array) -> Array:
-    return np.where(slope > 0, slope * high, slope * low)
 
 
 def _moves(account: Account, given: Numbers, argument: str) -> Array:
@@ -127,7 +99,7 @@ class AfterShock(_Stressed, stacks=True, blanks=("fall", "rise"), own=("fall", "
             check_range(move, account, argument, at_least=0.0, at_most=most)
             ends.append(1.0 + (move if argument == "rise" else -move))
         ratios, bounds = self._inner(account)
-        return [*(_moved(piece, ends[0], ends[1], "after the shock") for piece in ratios), *bounds]
+        return [*(piece.shocked(ends[0], ends[1], "after the shock") for piece in ratios), *bounds]
 
 
 @dataclass(frozen=True)
@@ -169,7 +141,7 @@ class AfterScenarios(_Stressed, stacks=True, own=("moves",)):
             given = (self.moves or {}).get(name)
             price = still if given is None else _moves(account, given, f"moves of {name}")
             ratios, _ = self._inner(account, self._changed(name))
-            found += [_moved(piece, price, price, f"after {name}") for piece in ratios]
+            found += [piece.shocked(price, price, f"after {name}") for piece in ratios]
         return found
 
 
@@ -197,7 +169,7 @@ class CVaR(_Stressed, stacks=True, own=("moves",)):
         prices = [_moves(account, given, f"moves of {name}") for name, given in self.moves.items()]
         found: list[Piece] = list(bounds)
         for row in rows:
-            each = [tuple(side * price for side in _both(row)) for price in prices]
+            each = [tuple(side * price for side in row.bent) for price in prices]
             long, short = (np.stack(side, axis=-2) for side in zip(*each, strict=True))
             offset = np.zeros(long.shape[:-1]) + np.asarray(row.upper)[..., None]
             tail = Tail(long, short, offset, 1.0 - self.level)
@@ -252,7 +224,7 @@ class AfterMove(_Stressed, stacks=True):
         risky = (np.any(factors != 0, axis=-2) | (specific != 0)) & np.full(account.shape, True)
         found: list[Piece] = list(bounds)
         for row in rows:
-            long, short = _both(row)
+            long, short = row.bent
             bent = risky & (long != -short)
             side, bound = sides(account, bent, self.title)
             slope = np.where(side > 0, long, -short)

@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Array, Bound, Piece
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range, exempted, unbounded
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, exempted, unbounded
 
 
 def _bound(

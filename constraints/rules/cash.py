@@ -10,8 +10,8 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Bound, Envelope, Piece, Row
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range, unbounded
-from equipoise.constraints.terms import Proceeds
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, unbounded
+from equipoise.constraints.rules.terms import Proceeds
 
 
 @dataclass(frozen=True)

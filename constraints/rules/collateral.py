@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from equipoise.constraints.accounts import counted, labelled, of_account, sides
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Array, Bound, Envelope, Figure, Parts, Piece, Row, dot
-from equipoise.constraints.rule import Account, Numbers, Rule, check_range, unbounded
-from equipoise.constraints.terms import Counted
+from equipoise.constraints.rules.accounts import counted, labelled, of_account, sides
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, unbounded
+from equipoise.constraints.rules.terms import Counted
 
 
 @dataclass(frozen=True)

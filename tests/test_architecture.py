@@ -18,8 +18,6 @@ PIECES = "constraints/pieces/__init__"  # imported by the others, as one module
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in FILES}
 MODULES = {name: path for name, path in MODULES.items() if path.stem != "__init__" or name == PIECES}
 CVXPY = {
-    "constraints/pieces/envelope.py",
-    "constraints/pieces/shape.py",
     "constraints/rules/custom.py",
     "constraints/rules/terms.py",
     "optimizer/batches/workers.py",

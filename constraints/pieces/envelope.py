@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeAlias
+from typing import NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces.parts import Array, Fields, Figure
+from equipoise.constraints.pieces.parts import Array, Constraint, Expression, Fields, Figure
 from equipoise.constraints.pieces.piece import Piece, Wider, Words
 from equipoise.constraints.pieces.row import Row
 from equipoise.constraints.pieces.states import Check, Settlement, StackState
-
-if TYPE_CHECKING:
-    import cvxpy as cp
 
 #: Slopes by their name in `Parts`, and a constant: a float, or (B,).
 Plane: TypeAlias = tuple[dict[str, Array], Figure]
@@ -28,8 +25,8 @@ class Modelled(NamedTuple):
     equal to it at the answer; at a kink it is the one of all planes there with which the answer is optimal.
     """
 
-    value: cp.Expression
-    constraints: Sequence[cp.Constraint]
+    value: Expression
+    constraints: Sequence[Constraint]
     plane: Callable[[float], Plane]
 
 
@@ -49,7 +46,7 @@ class Term(Protocol):
         """A plane that is nowhere above it, and equal to it here."""
         ...
 
-    def modelled(self, parts: Mapping[str, cp.Expression]) -> Modelled:
+    def modelled(self, parts: Mapping[str, Expression]) -> Modelled:
         """The term in cvxpy, of one portfolio: `parts` are w, w⁺, w⁻, z⁺ and z⁻ by their names in `Parts`."""
         ...
 

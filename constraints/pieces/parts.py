@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 #: A float of one portfolio, an array (B,) of a stack, or a Fraction: no type follows all three through one formula.
 Figure: TypeAlias = Any
+#: Of cvxpy, which the exact check does not know, not even by its types.
+Expression: TypeAlias = Any
+Constraint: TypeAlias = Any
 #: Arguments of a dataclass by name: no type says which names have which type.
 Fields: TypeAlias = dict[str, Any]
 #: The entry of a cash: a position, or of a stack an index (B,), (B,).

@@ -5,17 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from equipoise.constraints.numbers import FEASIBILITY_TOLERANCE
-from equipoise.constraints.pieces.parts import Array, Figure
+from equipoise.constraints.pieces.parts import Array, Constraint, Expression, Figure
 from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
 from equipoise.constraints.pieces.states import Check, Settlement
-
-if TYPE_CHECKING:
-    import cvxpy as cp
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +26,7 @@ class Shape(Piece):
     opaque: ClassVar[bool] = True
 
     @abstractmethod
-    def constraints(self, weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
+    def constraints(self, weights: Expression, trades: Expression) -> Sequence[Constraint]:
         """The set as cvxpy constraints on two cvxpy expressions."""
 
     @abstractmethod
@@ -48,7 +45,7 @@ class Shape(Piece):
         if not rounding.custom:
             return self
 
-        def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
+        def build(weights: Expression, trades: Expression) -> Sequence[Constraint]:
             return [
                 c.args[0] + rounding.custom <= c.args[1] if type(c).__name__ == "Inequality" else c
                 for c in self.constraints(weights, trades)
@@ -60,7 +57,7 @@ class Shape(Piece):
         moves = by.moves
         n = len(moves)
 
-        def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
+        def build(weights: Expression, trades: Expression) -> Sequence[Constraint]:
             return self.constraints(weights[:n] + moves @ weights[n:], trades[:n])
 
         def violation(weights: Array, trades: Array) -> float:
@@ -76,10 +73,10 @@ class Opaque(Shape):
     """The set that `build(weights, trades)` says by a list of cvxpy constraints; `violation` measures it at numbers."""
 
     label: str
-    build: Callable[[cp.Expression, cp.Expression], Sequence[cp.Constraint]]
+    build: Callable[[Expression, Expression], Sequence[Constraint]]
     violation: Callable[[Array, Array], float]
 
-    def constraints(self, weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
+    def constraints(self, weights: Expression, trades: Expression) -> Sequence[Constraint]:
         return self.build(weights, trades)
 
     def excess(self, weights: Array, trades: Array) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.constraints.numbers import Cells
 from equipoise.constraints.pieces import Array
 from equipoise.constraints.rules.trading import KINDS
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, Plan
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Indices: TypeAlias = NDArray[np.intp]
-Column: TypeAlias = "NDArray[Any] | Coded"
+Column: TypeAlias = "Cells | Coded"
 
 RESULT_COLUMNS = (
     "status",
@@ -81,7 +82,7 @@ class Part:
     """
 
     places: Indices
-    names: Sequence[Any]
+    names: Sequence[object]
     results: dict[str, Column]
     counts: Indices
     assets: Coded
@@ -107,7 +108,7 @@ def of_stack(solved: Solved) -> Part:
     order += np.arange(0, order.size, order.shape[1])[:, None]
     at = order[np.arange(order.shape[1]) < counts[:, None]]
 
-    def of_orders(values: NDArray[Any]) -> Any:
+    def of_orders(values: Cells) -> Any:
         return np.take(values, at)
 
     why = reasons(problem, solved.weights, solved.prices, traded)
@@ -141,7 +142,7 @@ def _results(solved: Solved, counts: Indices, listing: Indices, passed: Indices)
     found = np.where(solved.held | (optimal & (counts == 0)), _STATUSES.index(Status.NO_TRADE.name), found)
     buy, _ = KINDS["one_way"]
     said = _coded(shortfalls(problem))
-    columns: dict[str, NDArray[Any]] = {
+    columns: dict[str, Cells] = {
         "status": found,
         "verified": solved.checked.passed,
         "nav": nav,

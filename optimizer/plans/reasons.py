@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +76,12 @@ def _of_underlying(problem: Problem, planned: Array) -> tuple[Array, Array, Arra
     return found[0], found[1], found[2]
 
 
-def _pricing(problem: Problem, prices: Array | None, at: tuple[Any, ...]) -> tuple[NDArray[np.intp], list[list[str]]]:
+def _pricing(
+    problem: Problem, prices: Array | None, at: tuple[NDArray[np.intp], ...]
+) -> tuple[NDArray[np.intp], list[list[str]]]:
     """For each of these entries the titles of the rules that price it, as a code and what the codes mean."""
     *which, asset = at
-    part_in: dict[str, Any] = {}
+    part_in: dict[str, NDArray[np.bool_]] = {}
     for j, title in enumerate(problem.rows.titles):
         priced = np.asarray(prices is not None and prices[(*which, j)] > MEANT)
         if priced.any():
@@ -94,7 +96,9 @@ def _pricing(problem: Problem, prices: Array | None, at: tuple[Any, ...]) -> tup
     return codes, titles
 
 
-def _takes_part(problem: Problem, j: int, which: list[Any], asset: Any) -> Any:
+def _takes_part(
+    problem: Problem, j: int, which: Sequence[NDArray[np.intp]], asset: NDArray[np.intp]
+) -> NDArray[np.bool_]:
     """Whether row j has a coefficient for these assets, or for the costs of all."""
     row = problem.rows.rows[j]
     takes = np.broadcast_to(problem.rows.cost[(*which, j)] > 0, asset.shape)

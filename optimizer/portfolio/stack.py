@@ -27,6 +27,7 @@ from equipoise.optimizer.risk.factored import FactoredRisk, same
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.api.extensions import ExtensionArray
 
 Indices = NDArray[np.intp]
 
@@ -73,7 +74,7 @@ class Source:
         return {name: np.asarray(cells.take(rows), dtype=object) for name, cells in self._cells.items()}
 
     @cached_property
-    def _cells(self) -> dict[str, Any]:
+    def _cells(self) -> dict[str, ExtensionArray]:
         return {text: self.table[name].array for text, name in self.columns.items()}
 
 

@@ -210,7 +210,7 @@ def _order(key: object) -> str:
 
 
 #: What a value of each kind is made of; the first kind that it is of counts.
-_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
+_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[object]]], ...] = (
     ((np.ndarray, np.generic), _of_array),
     (Enum, _of_enum),
     (types.FunctionType, _of_function),

@@ -112,32 +112,12 @@ def test_the_threshold_rule_is_that_of_separable() -> None:
         upper=some(0.3),
     )
     own = np.array([getattr(rule, name) for name in Separable.__dataclass_fields__])
-    nothing, rows = np.zeros((0, n)), np.zeros(0)
-    given = compiled_dual.Problem(
-        assets=own,
-        linear=nothing,
-        kinks=np.zeros((4, 0, n)),
-        present=np.zeros((4, 0), dtype=bool),
-        cost=rows,
-        limits=rows,
-        base=rows,
-        start=np.zeros((5, n)),
-        sides=np.zeros((2, n)),
-        bands=np.zeros((3, 0), dtype=np.intp),
-        factors=0,
-        aversion=1.0,
-        horizon=1.0,
-        smoothed=np.zeros(1, dtype=bool),
-        signed=True,
-        kinked=False,
-        costly=False,
-        bent=True,
-    )
     weights, moves = np.empty(n), np.empty(n)
     for charged in (1.0, 2.5):
         dearer = dict(zip(("quadratic", "impact"), charged * own[[QUADRATIC, IMPACT]], strict=True))
         expected = Separable(**(vars(rule) | dearer)).response()
-        compiled_dual.respond(given, own[[SLOPE, LONG, SHORT, BUY, SELL]].copy(), charged, weights, moves)
+        priced = own[[SLOPE, LONG, SHORT, BUY, SELL]].copy()
+        compiled_dual.respond(own, priced, charged, weights, moves, True, True)
         np.testing.assert_allclose(weights, expected[0], rtol=0, atol=1e-15)
         np.testing.assert_allclose(moves, expected[1], rtol=1e-9)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.pieces import Array, Bound
-from equipoise.constraints.rules.rule import Account, unbounded
+from equipoise.constraints.rules.rule import Account, bounded, refuse
 
 
 def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> NDArray[np.bool_]:
@@ -56,11 +56,7 @@ def sides(account: Account, where: NDArray[np.bool_], why: str) -> tuple[Array, 
     """
     before, target = account.before, account.target
     short = (before < 0) | ((before == 0) & (target < 0))
-    wrong = where & (before * target < 0)
-    if wrong.any():
-        i = account.first(wrong)
-        raise InputError(f"{why} needs to know on which side a position is: give the debt and the holding a row each",
-                         asset=account.assets[i], column="target", value=target[i])  # fmt: skip
-    low, high = unbounded(account)
-    low[where & ~short], high[where & short] = 0.0, 0.0
-    return np.where(short, -1.0, 1.0), Bound(label="stays a holding, or a debt", lower=low, upper=high)
+    problem = f"{why} needs to know on which side a position is: give the debt and the holding a row each"
+    refuse(where & (before * target < 0), target, account, "target", problem)
+    low, high = np.where(short, -np.inf, 0.0), np.where(short, 0.0, np.inf)
+    return np.where(short, -1.0, 1.0), bounded("stays a holding, or a debt", where, low, high)

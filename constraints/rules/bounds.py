@@ -9,23 +9,8 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
-from equipoise.constraints.pieces import Array, Bound, Piece
-from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, exempted, unbounded
-
-
-def _bound(
-    account: Account,
-    label: str,
-    assets: Sequence[str] | None,
-    lower: Array | float,
-    upper: Array | float,
-    *,
-    of_trade: bool = False,
-) -> Bound:
-    """lower ≤ w ≤ upper at these assets (None: all but the cash), no bound elsewhere."""
-    where = account.positions(assets, "assets")
-    low, high = np.where(where, lower, -np.inf), np.where(where, upper, np.inf)
-    return Bound(label=label, lower=low, upper=high, of_trade=of_trade)
+from equipoise.constraints.pieces import Bound, Piece
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, bounded, check_range, exempted, refuse, unbounded
 
 
 @dataclass(frozen=True)
@@ -35,10 +20,8 @@ class LongOnly(Rule, stacks=True):
     except_: Sequence[str] = ()
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        low, high = unbounded(account)
-        low[account.positions(None, "except_")] = 0.0
-        low[exempted(account, self.except_)] = -np.inf
-        return (Bound(label="no short position", lower=low, upper=high),)
+        where = account.positions(None, "except_") & ~exempted(account, self.except_)
+        return (bounded("no short position", where, 0.0),)
 
 
 @dataclass(frozen=True)
@@ -48,7 +31,7 @@ class ShortOnly(Rule, stacks=True):
     assets: Sequence[str]
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        return (_bound(account, "no long position", self.assets, -np.inf, 0.0),)
+        return (bounded("no long position", account.positions(self.assets, "assets"), -np.inf, 0.0),)
 
 
 @dataclass(frozen=True)
@@ -91,7 +74,11 @@ class NoTrade(Rule, stacks=True):
     assets: Sequence[str] | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        return (_bound(account, "no trade", self.assets, account.before, account.before, of_trade=True),)
+        return (
+            bounded(
+                "no trade", account.positions(self.assets, "assets"), account.before, account.before, of_trade=True
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +88,7 @@ class BuyOnly(Rule, stacks=True):
     assets: Sequence[str] | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        return (_bound(account, "no sale", self.assets, account.before, np.inf, of_trade=True),)
+        return (bounded("no sale", account.positions(self.assets, "assets"), account.before, np.inf, of_trade=True),)
 
 
 @dataclass(frozen=True)
@@ -111,7 +98,9 @@ class SellOnly(Rule, stacks=True):
     assets: Sequence[str] | None = None
 
     def pieces(self, account: Account) -> Sequence[Piece]:
-        return (_bound(account, "no purchase", self.assets, -np.inf, account.before, of_trade=True),)
+        return (
+            bounded("no purchase", account.positions(self.assets, "assets"), -np.inf, account.before, of_trade=True),
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +121,7 @@ class TradeLimit(Rule, stacks=True):
         check_range(volume, account, "volume", at_least=0.0)
         most = self.participation * volume / account.nav
         low, high = account.before - most, account.before + most
-        return (_bound(account, "order size", self.assets, low, high, of_trade=True),)
+        return (bounded("order size", account.positions(self.assets, "assets"), low, high, of_trade=True),)
 
 
 @dataclass(frozen=True)
@@ -161,7 +150,9 @@ class PoolCaps(Rule, stacks=True, blanks=("supply", "borrow")):
             check_range(room, account, argument, at_least=0.0, at_most=np.inf)
             held = np.maximum(account.before if argument == "supply" else -account.before, 0.0)
             edges[argument] = held + room * account.price / account.nav
-        return (_bound(account, "room in the pool", self.assets, -edges["borrow"], edges["supply"]),)
+        return (
+            bounded("room in the pool", account.positions(self.assets, "assets"), -edges["borrow"], edges["supply"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -178,13 +169,8 @@ class Reserve(Rule, stacks=True, blanks=("units",)):
     def pieces(self, account: Account) -> Sequence[Piece]:
         units = self.numbers(account, "units", missing=-np.inf)
         check_range(units, account, "units", at_least=-np.inf)
-        wrong = np.isfinite(units) & (units < 0)
-        if wrong.any():
-            i = account.first(wrong)
-            raise InputError("must be at least 0", asset=account.assets[i], column="units", value=units[i])
-        low, high = unbounded(account)
         kept = np.isfinite(units)
+        refuse(kept & (units < 0), units, account, "units", "must be at least 0")
         asked = np.where(kept, units, 0.0) * account.price / account.nav
         missing = np.where(kept, np.maximum(asked - account.before, 0.0), 0.0)
-        least = np.where(kept, np.minimum(account.before, asked), low)
-        return (Bound(label="reserve", lower=least, upper=high, relaxed=missing),)
+        return (bounded("reserve", kept, np.minimum(account.before, asked), relaxed=missing),)

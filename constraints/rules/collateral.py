@@ -16,7 +16,7 @@ from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Array, Bound, Envelope, Figure, Parts, Piece, Row, dot
 from equipoise.constraints.rules.accounts import counted, labelled, of_account, sides
-from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, unbounded
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, bounded, check_range
 from equipoise.constraints.rules.terms import Counted
 
 
@@ -156,13 +156,11 @@ class BorrowLimit(_Coverage, stacks=True, blanks=("borrow", "liquidation")):
             raise InputError(text, asset=account.assets[i], column="liquidation", value=liquidation[i])
         before = account.before
         over = dot(debt, np.maximum(-before, 0.0)) - dot(borrow, np.maximum(before, 0.0))
-        low, high = unbounded(account)
         no_more = (np.asarray(over)[..., None] > 0) & (debt > 0)
-        low = np.where(no_more, np.minimum(before, 0.0), low)
         return (
             _covered(labelled("borrow limit", self.account), 1.0, borrow, debt, np.maximum(over, 0.0)),
             _covered(labelled("liquidation limit", self.account), self.at_least, liquidation, debt, liquidation=1.0),
-            Bound(label="no more debt beyond the borrow limit", lower=low, upper=high),
+            bounded("no more debt beyond the borrow limit", no_more, np.minimum(before, 0.0)),
         )
 
 

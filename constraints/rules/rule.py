@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
-from equipoise.constraints.pieces import Array, Figure, Piece, Place
+from equipoise.constraints.pieces import Array, Bound, Figure, Piece, Place
 
 #: One for each asset: of a portfolio a tuple, of a stack an array (B, n).
 Labels: TypeAlias = Any
@@ -173,6 +173,14 @@ def unbounded(account: Account) -> tuple[Array, Array]:
     return np.full(account.shape, -np.inf), np.full(account.shape, np.inf)
 
 
+def bounded(
+    label: str, where: NDArray[np.bool_], lower: Array | float = -np.inf, upper: Array | float = np.inf, **more: Any
+) -> Bound:
+    """lower ≤ w ≤ upper at these assets, no bound elsewhere."""
+    low, high = np.where(where, lower, -np.inf), np.where(where, upper, np.inf)
+    return Bound(label=label, lower=low, upper=high, **more)
+
+
 def check_range(
     values: Array,
     account: Account,
@@ -185,9 +193,15 @@ def check_range(
     """Every asset's number within [at_least, at_most], or an InputError that names the first asset outside.
 
     `of` is the account that the rule is about, for the error."""
-    wrong = ~((values >= at_least) & (values <= at_most))
+    wanted = f"must be a finite number of at least {at_least:g}" + (
+        f", at most {at_most:g}" if at_most < LARGEST else ""
+    )
+    problem = wanted if of is None else f"account {of!r}: {wanted}"
+    refuse(~((values >= at_least) & (values <= at_most)), values, account, argument, problem)
+
+
+def refuse(wrong: NDArray[np.bool_], values: Array, account: Account, argument: str, problem: str) -> None:
+    """An InputError that names the first asset whose value is wrong, if there is one."""
     if wrong.any():
-        where = account.first(wrong)
-        wanted = f"a finite number of at least {at_least:g}" + (f", at most {at_most:g}" if at_most < LARGEST else "")
-        problem = f"must be {wanted}" if of is None else f"account {of!r}: must be {wanted}"
-        raise InputError(problem, asset=account.assets[where], column=argument, value=values[where])
+        i = account.first(wrong)
+        raise InputError(problem, asset=account.assets[i], column=argument, value=values[i])

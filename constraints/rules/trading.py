@@ -11,7 +11,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
 from equipoise.constraints.pieces import Count, Piece, Row, Semicontinuous, Step
-from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, ones
+from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, ones, refuse
 
 # The part of a buy and of a sale that counts, for each kind of turnover.
 KINDS = {"one_way": (0.5, 0.5), "two_way": (1.0, 1.0), "buy": (1.0, 0.0), "sell": (0.0, 1.0)}
@@ -64,14 +64,8 @@ class LotSize(Rule, stacks=True, blanks=("max_notional", "max_quantity")):
             if most is None:
                 continue
             found[name] = values = self.numbers(account, name, cash=np.inf, missing=np.inf)
-            if (wrong := ~(values > 0)).any():
-                i = account.first(wrong)
-                raise InputError(
-                    "must be above zero; leave it blank for no limit, and forbid trading with NoTrade",
-                    asset=account.assets[i],
-                    column=name,
-                    value=values[i],
-                )
+            problem = "must be above zero; leave it blank for no limit, and forbid trading with NoTrade"
+            refuse(~(values > 0), values, account, name, problem)
         return (Step(label="whole lots", **found),)
 
 

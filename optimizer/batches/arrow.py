@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from threading import local
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.batches.plain_tables import Column, Message, compact, plain
@@ -20,8 +21,11 @@ except ImportError as error:
 
 # pa and pq from here, so that one place says what is missing.
 __all__ = ["array", "close", "column_names", "columns", "pa", "pq", "rows", "table"]
-#: Rows that are decoded at once.
+#: Rows that are decoded at once: of all columns, and of some.
 _ROWS = 20_000
+_ROWS_OF_SOME = 100_000
+#: Texts of a column are few if there are so many rows for each.
+_FEW = 8
 #: Streamed page by page: by default a row group would be loaded as a whole, and ahead of its use.
 _STREAMED = {"buffer_size": 1 << 20, "pre_buffer": False}
 
@@ -35,7 +39,7 @@ def column_names(path: str | os.PathLike[str]) -> list[str]:
 def columns(path: str | os.PathLike[str], names: Sequence[str]) -> Iterator[Message]:
     """These columns of a Parquet file, some rows at a time. Raises InputError for what cannot be read."""
     with _named(path), pq.ParquetFile(path, read_dictionary=names, **_STREAMED) as file:
-        for batch in file.iter_batches(_ROWS, columns=names, use_threads=False):
+        for batch in file.iter_batches(_ROWS_OF_SOME, columns=names, use_threads=False):
             yield _message(batch)
 
 
@@ -136,10 +140,24 @@ def _column(column: pa.Array | pa.ChunkedArray) -> Column:
 
 
 def _text_column(column: pa.DictionaryArray) -> Column:
-    cells = column.dictionary.to_pylist()
+    indices = column.indices.fill_null(-1) if column.null_count else column.indices
+    codes = indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    texts = column.dictionary
+    if len(texts) > len(codes) // _FEW:
+        codes, texts = _used(codes, texts)
+    cells = texts.to_pylist()
     if None in cells or len(set(cells)) < len(cells):  # not as we, or Parquet, make them
         return [plain(cell) for cell in column.to_pylist()]
-    return column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), cells
+    return codes, cells
+
+
+def _used(codes: NDArray[np.int32], texts: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:
+    """The same with no texts but those that are there: those of a row group may be many more than those of its part."""
+    used = np.zeros(len(texts) + 1, dtype=bool)
+    used[codes] = True  # for a blank, −1, one beyond the texts
+    places = np.cumsum(used, dtype=np.int32) - 1
+    places[-1] = -1
+    return places[codes], texts.filter(pa.array(used[:-1]))
 
 
 def _is_text(kind: pa.DataType) -> bool:

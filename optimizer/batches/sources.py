@@ -285,13 +285,14 @@ class _Seen:
         goes_on = not self._whole and names[0] == self._last
         self._last = names[-1]
         names = names[goes_on:]
-        run = _hashes(names)
+        hashes = _hashes(names)
+        run = np.sort(hashes)  # what is sorted is found faster
         for other in self._runs:
             found = other[np.minimum(np.searchsorted(other, run), len(other) - 1)] == run
             if found.any():
-                self._fail(names[int(np.argmax(found))])
+                self._fail(names[int(np.argmax(np.isin(hashes, run[found])))])
         self.count += len(run)
-        self._merge(np.sort(run))
+        self._merge(run)
         return starts[goes_on:]
 
     def _merge(self, run: NDArray[np.uint64]) -> None:

@@ -252,12 +252,8 @@ def _unkept(search: Search, state: State, proven: bool) -> str:
     counts = search.counts
     over = search.counted(state.lots, state.closed) - counts.upper
     broken += [f"{counts.titles[j]} (by {over[j]:.0f})" for j in np.flatnonzero(over > 0)]
-    weights = state.weights
-    broken += [
-        title
-        for title, piece in search.problem.opaque
-        if piece.excess(weights, weights - search.problem.before) > FEASIBILITY_TOLERANCE
-    ]
-    broken += [t for t, e in search.problem.envelopes if e.excess(weights, weights - search.problem.before) > SLACK]
+    weights, trades = state.weights, state.weights - search.problem.before
+    broken += [t for t, p in search.problem.opaque if p.excess(weights, trades) > FEASIBILITY_TOLERANCE]
+    broken += [t for t, p in search.problem.envelopes if p.excess(weights, trades) > SLACK]
     how = _PROVEN if proven else _UNFOUND
     return f"{how}; the closest one breaks {', '.join(broken)}"

@@ -22,7 +22,7 @@ import numpy as np
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
 from equipoise.constraints.pieces import Array, Index
-from equipoise.constraints.rules.rule import Account, Declared, Numbers, check_range
+from equipoise.constraints.rules.rule import Account, Declared, Numbers, check_range, refuse
 
 _T = TypeVar("_T")
 
@@ -267,23 +267,11 @@ def total(costs: Sequence[Cost], account: Account) -> CostTerms:
     """The sum of these costs' coefficients."""
     terms = [told(cost, cost.terms, account) for cost in costs] or [CostTerms.of(account.shape)]
     summed = CostTerms(*(reduce(np.add, [getattr(term, f.name) for term in terms]) for f in fields(CostTerms)))
-    if np.any(summed.sell >= 1):
-        i = account.first(summed.sell >= 1)
-        raise InputError(
-            "selling costs at least what it brings in; the rates are fractions (0.001 is 10 basis points)",
-            asset=account.assets[i],
-            column="sell",
-            value=summed.sell[i],
-        )
+    problem = "selling costs at least what it brings in; the rates are fractions (0.001 is 10 basis points)"
+    refuse(summed.sell >= 1, summed.sell, account, "sell", problem)
     return summed
 
 
 def _check_volume(volume: Array, account: Account) -> None:
-    if np.any(volume <= 0):
-        i = account.first(volume <= 0)
-        raise InputError(
-            "a volume must be above zero; forbid the trade (NoTrade) where there is none",
-            asset=account.assets[i],
-            column="volume",
-            value=volume[i],
-        )
+    problem = "a volume must be above zero; forbid the trade (NoTrade) where there is none"
+    refuse(volume <= 0, volume, account, "volume", problem)

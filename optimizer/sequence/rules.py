@@ -88,32 +88,28 @@ def limited(problem: Problem, pieces: Sequence[Titled], limits: Limits) -> list[
     return [(title, with_limit(title, piece)) for title, piece in pieces]
 
 
-def ratios(pieces: Sequence[Titled], weights: Array) -> dict[tuple[str, str], Figure]:
-    """The value of each watched ratio at these weights (…, n), in the rule's own words: floats, or (…,)."""
-    still = 0.0 * weights
-    values = ((title, piece.label, piece.ratio(weights, still)) for title, piece in pieces)
-    return {(title, label): value for title, label, value in values if value is not None}
-
-
-def _words(pieces: Sequence[Titled]) -> dict[tuple[str, str], Words]:
-    return {(title, piece.label): words for title, piece in pieces if (words := piece.words) is not None}
+def ratios(pieces: Sequence[Titled], weights: Array) -> dict[tuple[str, str], tuple[Words, Figure]]:
+    """Each watched ratio's words, and its value at these weights (…, n) in them: a float, or (…,)."""
+    still, found = 0.0 * weights, {}
+    for title, piece in pieces:
+        if (words := piece.words) is not None and (value := piece.ratio(weights, still)) is not None:
+            found[title, piece.label] = words, value
+    return found
 
 
 def worst_ratios(pieces: Sequence[Titled], weights: Array) -> dict[tuple[str, str], float]:
     """The worst value of each at any of these weights (S, n): the lowest of a floor, the highest of a cap."""
-    words, found = _words(pieces), ratios(pieces, weights)
-    return {key: float((np.min if words[key].at_least else np.max)(values)) for key, values in found.items()}
+    found = ratios(pieces, weights)
+    return {key: float((np.min if words.at_least else np.max)(values)) for key, (words, values) in found.items()}
 
 
 def repair_limits(pieces: Sequence[Titled], weights: Array) -> Limits:
     """For ratios that are broken at the start: a limit on the way that keeps most of what is left to liquidation."""
     found: dict[tuple[str, str], float] = {}
-    words = _words(pieces)
-    for key, value in ratios(pieces, weights).items():
-        of = words[key]
-        if of.liquidation is None:
+    for key, (words, value) in ratios(pieces, weights).items():
+        if words.liquidation is None:
             continue
-        sign = 1.0 if of.at_least else -1.0
-        if np.isfinite(value) and sign * value < sign * of.stated and sign * (value - of.liquidation) > 0:
-            found[key] = value - PART_OF_BUFFER * (value - of.liquidation)
+        sign, left = 1.0 if words.at_least else -1.0, value - words.liquidation
+        if np.isfinite(value) and sign * value < sign * words.stated and sign * left > 0:
+            found[key] = value - PART_OF_BUFFER * left
     return found

@@ -103,20 +103,14 @@ def _adding_up(problem: Problem) -> str:
 
 
 def _sums(problem: Problem) -> Explanation | None:
-    if problem.accounts is not None:
-        return None  # what one account lacks another may send
-    name = _adding_up(problem)
+    # What one account lacks another may send.
+    name = _adding_up(problem) if problem.accounts is None else ""
     if not name:
         return None
-    rest = replace(problem, pieces=problem.bounds)
-    total = float(np.sum(getattr(rest, name)))
+    bounds = replace(problem, pieces=problem.bounds)
+    total, rest = float(np.sum(getattr(bounds, name))), _needed(bounds)
     rules = _unique(title for title, _ in rest.bounds)
-    for title in rules:
-        fewer = replace(rest, pieces=tuple((t, p) for t, p in rest.pieces if t != title))
-        if np.any(fewer.lower > fewer.upper) or _adding_up(fewer):
-            rest = fewer
-    rules = _unique(title for title, _ in rest.bounds)
-    others = sum(title in rules for title, _ in problem.pieces) > sum(title in rules for title, _ in problem.bounds)
+    others = sum(title in rules for title, _ in problem.pieces) > len(rest.bounds)
     floored = any(np.isfinite(bound.lower[problem.cash]) for _, bound in rest.bounds)
     if others or (floored and name == "lower" and np.any(problem.cost.buy + problem.cost.sell)):
         return None  # what costs take, and what else these rules ask for, a program must say
@@ -126,6 +120,15 @@ def _sums(problem: Problem) -> Explanation | None:
         f"NAV, {'less' if name == 'upper' else 'more'} than the 100 % that weights add up to.",
         rules,
     )
+
+
+def _needed(problem: Problem) -> Problem:
+    """The problem of bounds without those rules without which the others cannot add up either."""
+    for title in _unique(title for title, _ in problem.bounds):
+        fewer = replace(problem, pieces=tuple((t, p) for t, p in problem.pieces if t != title))
+        if np.any(fewer.lower > fewer.upper) or _adding_up(fewer):
+            problem = fewer
+    return problem
 
 
 # --- with one -----------------------------------------------------------------------------------------------

@@ -19,6 +19,12 @@ Indices = NDArray[np.intp]
 
 #: The first axis of `Problem.assets`: the coefficients of `Separable`, in its order.
 CURVATURE, CENTRE, SLOPE, LONG, SHORT, BUY, SELL, QUADRATIC, IMPACT, BEFORE, LOWER, UPPER = range(12)
+#: Behind them what the base makes of slope, long, short, buy and sell, and from where that is seen (`seen_from`).
+START, SIDES, ASSET = 12, 17, 19
+#: The rows of `Problem.limits`, and where in `Problem.bands` it is said whether there is a proximal term.
+LIMIT, BASE = 0, 1
+SMOOTHED = 0
+#: There are few arrays, for references are counted to each of them at every call.
 
 
 class Problem(NamedTuple):
@@ -29,15 +35,11 @@ class Problem(NamedTuple):
     kinks: Array  # (4, m, n)
     present: Flags  # (4, m): which rows have such kinks
     cost: Array  # (m,)
-    limits: Array  # (K,)
-    base: Array  # (K,): the prices that are looked for are changes of these,
-    start: Array  # (5, n): what these make of slope, long, short, buy and sell,
-    sides: Array  # (2, n): seen from there (`Separable.seen_from`)
-    bands: Indices  # (3, q): pairs of rows that may be the two sides of a band, and whether they are
+    limits: Array  # (2, K): the limits, and the base: the prices that are looked for are changes of these
+    bands: Indices  # (3, 1 + q): pairs of rows that may be the sides of a band, and whether they are; first `SMOOTHED`
     factors: int
     aversion: float
     horizon: float
-    smoothed: Flags  # (1,): whether by a proximal term
     signed: bool | np.bool_  # whether anything has a kink at 0
     kinked: bool  # whether any row has a kink
     costly: bool  # whether costs raise any row
@@ -57,17 +59,18 @@ class Point(NamedTuple):
 @jit
 def evaluate(problem: Problem, point: Point) -> None:
     """Fill in the point at its prices."""
-    copy(problem.start, point.priced, problem.signed)
+    copy(problem.assets, point.priced, problem.signed)
     add(problem, point.prices, point.priced)
     see(problem, point.priced)
-    respond(problem, point.priced, charge(problem, point.prices), point.weights, point.moves)
+    dearer = charge(problem, point.prices)
+    respond(problem.assets, point.priced, dearer, point.weights, point.moves, problem.signed, problem.bent)
     _grade(problem, point)
 
 
 @part
 def charge(problem: Problem, prices: Array) -> float:
     """By what factor prices of rows make trading dearer."""
-    return 1.0 + charged(problem, problem.base) + charged(problem, prices)
+    return 1.0 + charged(problem, problem.limits[BASE]) + charged(problem, prices)
 
 
 @part
@@ -104,56 +107,63 @@ def add(problem: Problem, prices: Array, priced: Array) -> None:
 @part
 def see(problem: Problem, priced: Array) -> None:
     """`Separable.seen_from` these sides."""
-    if problem.smoothed[0]:
+    if problem.bands[SMOOTHED, SMOOTHED]:
         for side in range(0 if problem.signed else 1, 2):
             up, down = 1 + 2 * side, 2 + 2 * side
             for i in range(priced.shape[1]):
-                one, other, at = priced[up, i], priced[down, i], problem.sides[side, i]
+                one, other, at = priced[up, i], priced[down, i], problem.assets[SIDES + side, i]
                 priced[0, i] += one if at > 0.0 else (-other if at < 0.0 else 0.0)
                 priced[up, i] = 0.0 if at > 0.0 else one + (other if at < 0.0 else 0.0)
                 priced[down, i] = 0.0 if at < 0.0 else other + (one if at > 0.0 else 0.0)
 
 
 @part
-def copy(start: Array, priced: Array, signed: bool | np.bool_) -> None:
+def copy(assets: Array, priced: Array, signed: bool | np.bool_) -> None:
     for name in range(5):
         if signed or name == 0 or name > 2:
             for i in range(priced.shape[1]):
-                priced[name, i] = start[name, i]
+                priced[name, i] = assets[START + name, i]
 
 
 @part
 def rebase(problem: Problem, prices: Array, centre: Array) -> None:
     """Take these prices for the base, and the assets as they are seen from the centre."""
-    own, start = problem.assets, problem.start
+    own, start = problem.assets, problem.assets[START:SIDES]
     for i in range(len(centre)):
         start[0, i], start[3, i], start[4, i] = own[SLOPE, i], own[BUY, i], own[SELL, i]
     if problem.signed:
         for i in range(len(centre)):
             start[1, i], start[2, i] = own[LONG, i], own[SHORT, i]
-    problem.base[:] = prices
-    if problem.smoothed[0]:
+    problem.limits[BASE] = prices
+    if problem.bands[SMOOTHED, SMOOTHED]:
         for i in range(len(centre)):
-            problem.sides[0, i] = np.sign(centre[i])
-            problem.sides[1, i] = np.sign(centre[i] - own[BEFORE, i])
+            own[SIDES, i] = np.sign(centre[i])
+            own[SIDES + 1, i] = np.sign(centre[i] - own[BEFORE, i])
         add(problem, prices, start)
         see(problem, start)
 
 
 @jit
-def respond(problem: Problem, priced: Array, charged: float, weights: Array, moves: Array) -> None:
+def respond(
+    own: Array,
+    priced: Array,
+    charged: float,
+    weights: Array,
+    moves: Array,
+    signed: bool | np.bool_,
+    bent: bool | np.bool_,
+) -> None:
     """`Separable.response` of these assets.
 
     Which way an asset goes cannot be foretold, so that a branch would cost more than both its ways: all loops over
     assets are written without.
     """
-    own, bent = problem.assets, problem.bent
     for i in range(len(weights)):
         before, impact = own[BEFORE, i], charged * own[IMPACT, i]
         buy, sell, lower, upper = priced[3, i], priced[4, i], own[LOWER, i], own[UPPER, i]
         stiffness = own[CURVATURE, i] + 2.0 * charged * own[QUADRATIC, i]
         m = -priced[0, i] - own[CURVATURE, i] * (before - own[CENTRE, i])
-        if problem.signed:
+        if signed:
             long, short = priced[1, i], priced[2, i]
             near, far = min(before, 0.0), max(before, 0.0)
             middle = long - sell if before > 0.0 else buy - short
@@ -192,9 +202,9 @@ def _grade(problem: Problem, point: Point) -> None:
     n = len(weights)
     multiply(problem.linear, weights, gradient)
     for p in range(len(gradient)):
-        gradient[p] -= problem.limits[p]
+        gradient[p] -= problem.limits[LIMIT, p]
         if p < k:
-            gradient[p] -= (problem.base[p] + point.prices[p]) / problem.aversion
+            gradient[p] -= (problem.limits[BASE, p] + point.prices[p]) / problem.aversion
     if problem.kinked:
         for r in range(len(problem.cost)):
             if problem.present[0, r] or problem.present[1, r]:

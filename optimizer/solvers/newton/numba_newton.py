@@ -20,16 +20,20 @@ from equipoise.optimizer.solvers.newton import iteration, line_search
 from equipoise.optimizer.solvers.newton.dual import KINKS, Dual
 from equipoise.optimizer.solvers.newton.iteration import INFEASIBLE, SOLVED, UNSOLVED, Ends, infeasible
 from equipoise.optimizer.solvers.newton.numba_dual import (
+    ASSET,
+    BASE,
     BEFORE,
     BUY,
     CENTRE,
     CURVATURE,
     IMPACT,
+    LIMIT,
     LONG,
     LOWER,
     QUADRATIC,
     SELL,
     SHORT,
+    SMOOTHED,
     UPPER,
     Flags,
     Indices,
@@ -61,16 +65,6 @@ class _Stack(NamedTuple):
     kinked: bool  # whether any row has a kink
     costly: bool  # whether costs raise any row
     shared: bool  # whether all have the same rows
-
-
-class _Base(NamedTuple):
-    """What a problem's prices are counted from: see `Problem`."""
-
-    prices: Array
-    start: Array
-    sides: Array
-    bands: Indices
-    smoothed: Flags
 
 
 class _Shared(NamedTuple):
@@ -157,7 +151,8 @@ def _bands(dual: Dual) -> tuple[Indices, Indices, Flags]:
 def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: float, state: _State) -> None:
     """Take these problems on until they are done, or to where `iteration` looks for a proof of infeasibility."""
     n, count, rows = state.weights.shape[1], state.prices.shape[1], stack.cost.shape[1]
-    assets, weight, scale = np.empty((12, n)), np.empty(n), np.empty(count)
+    assets, weight, scale = np.empty((ASSET, n)), np.empty(n), np.empty(count)
+    limits, bands = np.empty((2, count)), np.zeros((3, 1 + len(stack.bands[0])), dtype=np.intp)
     pinned = np.empty(count, dtype=np.bool_)
     shared = _Shared(np.empty((4, rows, n)), np.empty((4, rows), dtype=np.bool_), np.empty(n), np.empty(count))
     room = Room(
@@ -171,20 +166,11 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: floa
         np.empty((5, n)),
         np.empty((5, n)),
     )
-    total, base = (
-        np.empty(count),
-        _Base(
-            np.empty(count),
-            np.empty((5, n)),
-            np.empty((2, n)),
-            np.empty((3, len(stack.bands[0])), dtype=np.intp),
-            np.empty(1, dtype=np.bool_),
-        ),
-    )
+    total = np.empty(count)
     here, there = _blank(n, count), _blank(n, count)
     for number in range(len(which)):
         b = which[number]
-        problem = _one(stack, b, assets, shared, base, number == 0 or not stack.shared)
+        problem = _one(stack, b, assets, shared, limits, bands, number == 0 or not stack.shared)
         centre, least = state.centre[b], state.before[b]
         _weigh(problem, shared.squares, weight, proximal, constants)
         if state.steps[b] == 0:
@@ -200,7 +186,7 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: floa
             residual = pin(problem, here, pinned)
             size = 0.0
             for p in range(count):
-                total[p] = problem.base[p] + here.prices[p]
+                total[p] = problem.limits[BASE, p] + here.prices[p]
                 if p >= problem.factors:
                     size += abs(total[p])
             last = state.steps[b] == constants.rays[-1]
@@ -212,7 +198,7 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: floa
                 break
             least, resumed = min(least, residual), False
             if stalled or not still:
-                least, problem.smoothed[0] = np.inf, True
+                least, problem.bands[SMOOTHED, SMOOTHED] = np.inf, 1
                 for i in range(n):
                     weight[i] *= max(constants.softer, constants.softest / state.soft[b])
                 state.soft[b] = max(state.soft[b] * constants.softer, constants.softest)
@@ -235,7 +221,7 @@ def _still(
 ) -> bool:
     """`iteration._still`."""
     still, slopes = True, room.seen[0]
-    if problem.smoothed[0]:
+    if problem.bands[SMOOTHED, SMOOTHED]:
         slopes[:] = 0.0
         for p in range(len(total)):
             price = abs(total[p])
@@ -254,7 +240,7 @@ def _blank(n: int, count: int) -> Point:
 
 
 @part
-def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, base: _Base, new: bool) -> Problem:
+def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, limits: Array, bands: Indices, new: bool) -> Problem:
     """This problem, its assets in an array of their own; `new`: with other rows than the last."""
     n, k, rows = assets.shape[1], stack.factors, shared.present.shape[1]
     for name in range(12):
@@ -263,7 +249,8 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, base: _Base, new
         for i in range(n):
             assets[name, i] = given[at, i]
     linear = stack.linear[b if len(stack.linear) > 1 else 0]
-    cost, limits = stack.cost[b if len(stack.cost) > 1 else 0], stack.limits[b]
+    cost = stack.cost[b if len(stack.cost) > 1 else 0]
+    limits[LIMIT] = stack.limits[b]
     if new:
         for kind in range(4):
             given_rows = stack.kinks[kind]
@@ -275,7 +262,7 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, base: _Base, new
                     found = found or given_rows[at, r, i] != 0.0
                 shared.present[kind, r] = found
         shared.squares[:] = 0.0
-        for p in range(len(limits)):
+        for p in range(limits.shape[1]):
             total, r = 0.0, p - k
             for i in range(n):
                 steepest = abs(linear[p, i])
@@ -286,13 +273,11 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, base: _Base, new
                         steepest += abs(shared.kinks[kind, r, i])
                 total += steepest**2
             shared.scale[p] = total
-    base.smoothed[0] = False
-    for q in range(base.bands.shape[1]):
-        base.bands[0, q], base.bands[1, q], base.bands[2, q] = (
-            stack.bands[0][q],
-            stack.bands[1][q],
-            stack.bands[2][b, q],
-        )
+    bands[SMOOTHED, SMOOTHED] = 0
+    for q in range(len(stack.bands[0])):
+        bands[0, 1 + q] = stack.bands[0][q]
+        bands[1, 1 + q] = stack.bands[1][q]
+        bands[2, 1 + q] = stack.bands[2][b, q]
     signed, bent = bool(np.any(shared.present[:2])), False
     for i in range(n):
         signed = signed or assets[LONG, i] != 0.0 or assets[SHORT, i] != 0.0
@@ -304,14 +289,10 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, base: _Base, new
         shared.present,
         cost,
         limits,
-        base.prices,
-        base.start,
-        base.sides,
-        base.bands,
+        bands,
         k,
         stack.aversion,
         stack.horizon,
-        base.smoothed,
         signed,
         stack.kinked,
         stack.costly,
@@ -332,7 +313,7 @@ def _weigh(problem: Problem, squares: Array, weight: Array, proximal: float, con
             weight[i] = 0.0
         else:
             weight[i] = max(proximal * weight[i], least)
-            problem.smoothed[0] = True
+            problem.bands[SMOOTHED, SMOOTHED] = 1
 
 
 @part
@@ -343,7 +324,7 @@ def _begin(problem: Problem, centre: Array, prices: Array) -> None:
         centre[i] = min(max(before[i], lower[i]), upper[i])
     multiply(problem.linear, centre, prices)
     for p in range(len(prices)):
-        prices[p] = problem.aversion * (prices[p] - problem.limits[p]) if p < problem.factors else 0.0
+        prices[p] = problem.aversion * (prices[p] - problem.limits[LIMIT, p]) if p < problem.factors else 0.0
 
 
 @part
@@ -355,8 +336,8 @@ def _smooth(stack: _Stack, b: int, problem: Problem, weight: Array, centre: Arra
             assets[CURVATURE, i] = own[i] + weight[i]
             assets[CENTRE, i] = (own[i] * wanted[i] + weight[i] * centre[i]) / assets[CURVATURE, i]
     for p in range(len(total)):
-        problem.base[p] = 0.0
-        point.prices[p] = 0.0 if problem.smoothed[0] else total[p]
+        problem.limits[BASE, p] = 0.0
+        point.prices[p] = 0.0 if problem.bands[SMOOTHED, SMOOTHED] else total[p]
         total[p] -= point.prices[p]
     rebase(problem, total, centre)
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from equipoise.constraints.pieces import Array
 from equipoise.optimizer.solvers.newton.numba_dual import (
+    BASE,
     BEFORE,
     IMPACT,
+    LIMIT,
     QUADRATIC,
     Flags,
     Indices,
@@ -79,7 +81,7 @@ def pin(problem: Problem, point: Point, pinned: Flags) -> float:
     k, residual = problem.factors, 0.0
     for p in range(len(pinned)):
         row = k <= p < k + len(problem.cost)
-        pinned[p] = row and problem.base[p] + point.prices[p] <= 0.0 and point.gradient[p] <= 0.0
+        pinned[p] = row and problem.limits[BASE, p] + point.prices[p] <= 0.0 and point.gradient[p] <= 0.0
         if not pinned[p]:
             residual = max(residual, abs(point.gradient[p]))
     return residual
@@ -107,7 +109,8 @@ def direct(
         else:
             curvature[a, a] += (constants.singular + constants.held * fading) * all_free
         unit[a] = 1.0 / np.sqrt(curvature[a, a])
-        room.vectors[LEAST, a] = -(problem.base[p] + point.prices[p]) / unit[a] if k <= p < k + rows else -np.inf
+        price = problem.limits[BASE, p] + point.prices[p]
+        room.vectors[LEAST, a] = -price / unit[a] if k <= p < k + rows else -np.inf
         room.vectors[RIGHT, a] = point.gradient[p] * unit[a]
         for c in range(a + 1):
             curvature[a, c] *= unit[a] * unit[c]
@@ -190,7 +193,7 @@ def step(problem: Problem, here: Point, there: Point, room: Room, residual: floa
     direction, furthest = room.vectors[DIRECTION], np.inf
     for p in range(problem.factors, problem.factors + len(problem.cost)):
         if direction[p] < 0.0:
-            furthest = min(furthest, -(problem.base[p] + here.prices[p]) / direction[p])
+            furthest = min(furthest, -(problem.limits[BASE, p] + here.prices[p]) / direction[p])
     length = min(1.0, furthest)
     _move(problem, here, there, direction, length)
     evaluate(problem, there)
@@ -207,7 +210,7 @@ def step(problem: Problem, here: Point, there: Point, room: Room, residual: floa
 
 @part
 def _move(problem: Problem, here: Point, there: Point, direction: Array, length: float) -> None:
-    k, base = problem.factors, problem.base
+    k, base, limits = problem.factors, problem.limits[BASE], problem.limits[LIMIT]
     for p in range(len(direction)):
         price = here.prices[p] + length * direction[p]
         if k <= p < k + len(problem.cost):
@@ -216,9 +219,9 @@ def _move(problem: Problem, here: Point, there: Point, direction: Array, length:
             price = -base[p] if ends else max(price, -base[p])
         there.prices[p] = price
     bands = problem.bands
-    for q in range(bands.shape[1]):
+    for q in range(1, bands.shape[1]):
         one, other = k + bands[0, q], k + bands[1, q]
-        if bands[2, q] and problem.limits[one] + problem.limits[other] >= 0.0:
+        if bands[2, q] and limits[one] + limits[other] >= 0.0:
             both = min(base[one] + there.prices[one], base[other] + there.prices[other])
             there.prices[one] -= both
             there.prices[other] -= both
@@ -281,7 +284,8 @@ def _along(problem: Problem, here: Point, there: Point, unit: float, dearer: flo
     for name in range(5):
         for i in range(n):
             priced[name, i] = here.priced[name, i] + length * room.seen[name, i]
-    respond(problem, priced, charge(problem, here.prices) + length * dearer, weights, there.moves)
+    by = charge(problem, here.prices) + length * dearer
+    respond(own, priced, by, weights, there.moves, problem.signed, problem.bent)
     slope = 0.0
     for i in range(n):
         slope += added[0, i] * weights[i]
@@ -295,9 +299,9 @@ def _along(problem: Problem, here: Point, there: Point, unit: float, dearer: flo
             slope += (buy if trade > 0.0 else sell) * abs(trade)
             slope += dearer * curved(own[QUADRATIC, i], own[IMPACT, i], abs(trade), problem.bent)
     for p in range(room.vectors.shape[1]):
-        step, limit = unit * room.vectors[DIRECTION, p], problem.limits[p]
+        step, limit = unit * room.vectors[DIRECTION, p], problem.limits[LIMIT, p]
         if p < problem.factors:
-            limit += (problem.base[p] + here.prices[p] + length * step) / problem.aversion
+            limit += (problem.limits[BASE, p] + here.prices[p] + length * step) / problem.aversion
         slope -= step * limit
     return slope
 

@@ -45,7 +45,9 @@ class InputError(ValueError):
         return _rebuilt, (type(self), self.problem, self.portfolio, self.asset, self.column, self.value)
 
     def within(self, portfolio: object) -> InputError:
-        """The same error, said of this portfolio."""
+        """The same error, said of this portfolio, if it has a name."""
+        if portfolio is None:
+            return self
         return InputError(self.problem, portfolio=portfolio, asset=self.asset, column=self.column, value=self.value)
 
 

@@ -28,7 +28,7 @@ from equipoise.constraints.pieces.bound import Bound
 from equipoise.constraints.pieces.cone import Cone
 from equipoise.constraints.pieces.discrete import Count, Semicontinuous, Step
 from equipoise.constraints.pieces.envelope import Envelope, Modelled, Plane, Term
-from equipoise.constraints.pieces.parts import Array, Fields, Figure, Index, Parts, Place, dot, part
+from equipoise.constraints.pieces.parts import Array, Fields, Figure, Index, Indices, Mask, Parts, Place, dot, part
 from equipoise.constraints.pieces.piece import Kind, Piece, Rounding, Words, of_kind
 from equipoise.constraints.pieces.row import Row
 from equipoise.constraints.pieces.shape import Opaque, Shape
@@ -44,7 +44,9 @@ __all__ = [
     "Fields",
     "Figure",
     "Index",
+    "Indices",
     "Kind",
+    "Mask",
     "Modelled",
     "Opaque",
     "Parts",

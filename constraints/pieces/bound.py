@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces.parts import Array
+from equipoise.constraints.pieces.parts import Array, Mask
 from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
 from equipoise.constraints.pieces.states import Check, Settlement
 
@@ -31,7 +30,7 @@ class Bound(Piece):
         return self.relaxed
 
     @property
-    def bounded(self) -> NDArray[np.bool_]:
+    def bounded(self) -> Mask:
         """The mask of the assets that it limits."""
         return np.asarray(np.isfinite(self.lower) | np.isfinite(self.upper))
 

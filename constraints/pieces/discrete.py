@@ -8,10 +8,9 @@ from fractions import Fraction
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces.parts import Array, Fields
+from equipoise.constraints.pieces.parts import Array, Fields, Mask
 from equipoise.constraints.pieces.piece import Piece, Wider
 from equipoise.constraints.pieces.states import Check, Settlement
 
@@ -70,7 +69,7 @@ class Semicontinuous(Piece):
     discrete: ClassVar[bool] = True
 
     @property
-    def asked(self) -> NDArray[np.bool_]:
+    def asked(self) -> Mask:
         """The mask of the assets of which it asks something."""
         return np.asarray((self.weight > 0) | (self.notional > 0))
 
@@ -96,7 +95,7 @@ class Count(Piece):
     """At most `limit` of the assets in the mask `counted` (n,) have an order, or a position after trading."""
 
     of: Literal["orders", "names"]
-    counted: NDArray[np.bool_]
+    counted: Mask
     limit: int
 
     discrete: ClassVar[bool] = True

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
+Indices: TypeAlias = NDArray[np.intp]
 #: A float of one portfolio, an array (B,) of a stack, or a Fraction: no type follows all three through one formula.
 Figure: TypeAlias = Any
 #: Of cvxpy, which the exact check does not know, not even by its types.
@@ -20,9 +22,9 @@ Constraint: TypeAlias = Any
 #: Arguments of a dataclass by name: no type says which names have which type.
 Fields: TypeAlias = dict[str, Any]
 #: The entry of a cash: a position, or of a stack an index (B,), (B,).
-Place: TypeAlias = int | tuple[NDArray[np.intp], NDArray[np.intp]]
+Place: TypeAlias = int | tuple[Indices, Indices]
 #: Some of the portfolios, assets or rows along an axis.
-Index: TypeAlias = slice | EllipsisType | NDArray[np.bool_] | NDArray[np.intp]
+Index: TypeAlias = slice | EllipsisType | Mask | Indices
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces.parts import Array, Fields, Figure, Parts
+from equipoise.constraints.pieces.parts import Array, Fields, Figure, Mask, Parts
 from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 Kind = TypeVar("Kind", bound="Piece")
@@ -80,7 +79,7 @@ class Wider(Protocol):
         ...
 
     @property
-    def touched(self) -> NDArray[np.bool_]:
+    def touched(self) -> Mask:
         """The rows that transfers touch."""
         ...
 

@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces.parts import Array, part
+from equipoise.constraints.pieces.parts import Array, Indices, part
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class StackState:
     after: Array
     traded: Array
     earlier_cash: Array
-    cash: tuple[NDArray[np.intp], NDArray[np.intp]]
+    cash: tuple[Indices, Indices]
     _parts: dict[str, Array] = field(default_factory=dict)
 
     def part(self, name: str) -> Array:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Array, Bound
+from equipoise.constraints.pieces import Array, Bound, Mask
 from equipoise.constraints.rules.rule import Account, bounded, refuse
 
 
-def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> NDArray[np.bool_]:
+def counted(account: Account, assets: Sequence[str] | None, of: str | None) -> Mask:
     """The mask of the rows that a rule is about: those of `assets` (None: all, the cash too), and of these the ones
     whose label in the column `account` is `of`, if that is given.
 
@@ -49,7 +48,7 @@ def of_account(of: str | None) -> tuple[str, ...]:
     return () if of is None else ("account",)
 
 
-def sides(account: Account, where: NDArray[np.bool_], why: str) -> tuple[Array, Bound]:
+def sides(account: Account, where: Mask, why: str) -> tuple[Array, Bound]:
     """Each position's side, 1 or −1 (held, or if not held, wanted below zero), and the bound that keeps it there.
 
     `where`: the assets that are bounded. Raises InputError for one that is held on one side and wanted on the other.

@@ -8,11 +8,10 @@ from functools import reduce
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE, check_number
-from equipoise.constraints.pieces import Array, Bound, Figure, Piece, Row, dot
+from equipoise.constraints.pieces import Array, Bound, Figure, Mask, Piece, Row, dot
 from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
 
 
@@ -118,7 +117,7 @@ class DriftBand(Rule, stacks=True):
         part = np.where(outside(before, low, high), self.inside, 1.0)
         return part if part.ndim else float(part)
 
-    def _widths(self, account: Account, target: Array, where: NDArray[np.bool_]) -> tuple[Array, Array]:
+    def _widths(self, account: Account, target: Array, where: Mask) -> tuple[Array, Array]:
         """The width (below, above) of each of these assets."""
 
         def width(given: Width, argument: str, side: int, scale: Array) -> Array:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
-from equipoise.constraints.pieces import Array, Bound, Figure, Piece, Place
+from equipoise.constraints.pieces import Array, Bound, Figure, Mask, Piece, Place
 
 #: One for each asset: of a portfolio a tuple, of a stack an array (B, n).
 Labels: TypeAlias = Any
@@ -75,8 +74,8 @@ class Account(Protocol):
         *,
         cash: float | None = None,
         missing: float | None = None,
-        blank: bool | NDArray[np.bool_] = False,
-        where: NDArray[np.bool_] | None = None,
+        blank: bool | Mask = False,
+        where: Mask | None = None,
     ) -> Array:
         """One finite number an asset (see `numbers`), or an InputError that names asset, column and value.
 
@@ -90,7 +89,7 @@ class Account(Protocol):
         """A text column: one label an asset, None where it is blank; a tuple, or an array (B, n)."""
         ...
 
-    def members(self, column: str) -> Mapping[str, NDArray[np.bool_]]:
+    def members(self, column: str) -> Mapping[str, Mask]:
         """Each label of a text column, in sorted order, with the mask of its assets."""
         ...
 
@@ -99,11 +98,11 @@ class Account(Protocol):
         `exposure` says (blank or no such column: 1), in all others 1."""
         ...
 
-    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
+    def positions(self, assets: Iterable[str] | None, argument: str) -> Mask:
         """The mask of these assets (None: of all but the cash)."""
         ...
 
-    def first(self, wrong: NDArray[np.bool_]) -> int:
+    def first(self, wrong: Mask) -> int:
         """The position of the first asset that is wrong, for an InputError that names it.
 
         A stack raises NotStackable instead: each of these portfolios makes its own error."""
@@ -161,7 +160,7 @@ def ones(account: Account, value: float = 1.0) -> Array:
     return np.where(account.positions(None, "assets"), value, 0.0)
 
 
-def exempted(account: Account, except_: Sequence[str] | None) -> NDArray[np.bool_]:
+def exempted(account: Account, except_: Sequence[str] | None) -> Mask:
     """The mask of the assets that a rule leaves out; None would read as "all of them" and is refused."""
     if except_ is None:
         raise InputError("must be a list of assets; leave it out for none", column="except_", value=None)
@@ -174,7 +173,7 @@ def unbounded(account: Account) -> tuple[Array, Array]:
 
 
 def bounded(
-    label: str, where: NDArray[np.bool_], lower: Array | float = -np.inf, upper: Array | float = np.inf, **more: Any
+    label: str, where: Mask, lower: Array | float = -np.inf, upper: Array | float = np.inf, **more: Any
 ) -> Bound:
     """lower ≤ w ≤ upper at these assets, no bound elsewhere."""
     low, high = np.where(where, lower, -np.inf), np.where(where, upper, np.inf)
@@ -200,7 +199,7 @@ def check_range(
     refuse(~((values >= at_least) & (values <= at_most)), values, account, argument, problem)
 
 
-def refuse(wrong: NDArray[np.bool_], values: Array, account: Account, argument: str, problem: str) -> None:
+def refuse(wrong: Mask, values: Array, account: Account, argument: str, problem: str) -> None:
     """An InputError that names the first asset whose value is wrong, if there is one."""
     if wrong.any():
         i = account.first(wrong)

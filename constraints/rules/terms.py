@@ -19,10 +19,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Array, Figure, Modelled, Plane
+from equipoise.constraints.pieces import Array, Figure, Indices, Mask, Modelled, Plane
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -103,7 +102,7 @@ class Counted:
     share: float
     factor: float
 
-    def _least(self, weights: Array) -> tuple[Array, NDArray[np.intp], NDArray[np.intp], Array]:
+    def _least(self, weights: Array) -> tuple[Array, Indices, Indices, Array]:
         """(each e, its rank from the largest, the m that decides, 1 − m·share)."""
         each = np.minimum(_numbers(self.kept, weights) * np.maximum(weights, 0), self._limits(weights))
         rank = np.argsort(np.argsort(-each, axis=-1, kind="stable"), axis=-1, kind="stable")
@@ -279,7 +278,7 @@ class Proceeds:
 
     of_holdings: ClassVar[bool] = False
 
-    member: tuple[NDArray[np.bool_], ...]
+    member: tuple[Mask, ...]
     early: Array
 
     def _left(self, trades: Array) -> list[Array]:

@@ -17,11 +17,11 @@ from functools import cached_property
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 from equipoise.optimizer.lots.bounds.bound import LARGEST, LotBound, restricted
 from equipoise.optimizer.lots.dive import dived_around
 from equipoise.optimizer.lots.points import risk_split as lot_split
-from equipoise.optimizer.lots.points.points import SLACK, Integers, Lots, Mask, Points
+from equipoise.optimizer.lots.points.points import SLACK, Integers, Lots, Points
 from equipoise.optimizer.lots.polish import FINE, decided, polished
 from equipoise.optimizer.lots.search.neighbours import Search, State
 
@@ -185,7 +185,7 @@ class Tree:
         if best is None or drawn is None:
             return found.likeliest()
         stays = self.rng.random(len(best.lots)) < _STAYING
-        return np.where(stays, best.lots, drawn[0]), np.where(stays, best.closed, drawn[1])
+        return best.kept(stays, *drawn)
 
 
 def _jump(found: LotBound, spread: Array, *, mixed: bool = True) -> list[Lots] | None:

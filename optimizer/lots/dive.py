@@ -14,8 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from equipoise.constraints.pieces import Mask
 from equipoise.optimizer.lots.bounds.bound import LotBound, restricted
-from equipoise.optimizer.lots.points.points import SLACK, Lots, Mask
+from equipoise.optimizer.lots.points.points import SLACK, Lots
 from equipoise.optimizer.lots.polish import polished
 from equipoise.optimizer.lots.search.neighbours import Search, State
 

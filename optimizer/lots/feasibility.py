@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 from equipoise.optimizer.lots.points.points import SLACK
 from equipoise.optimizer.problem.counts import least_positions
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
-    from equipoise.optimizer.lots.points.points import Integers, Mask
+    from equipoise.optimizer.lots.points.points import Integers
     from equipoise.optimizer.lots.search.neighbours import Search, State
 
 #: A matrix (… × variables) of numpy or scipy.sparse, whose types do not follow sparse blocks.

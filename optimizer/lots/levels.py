@@ -162,6 +162,5 @@ def _turn(search: Search, bound: LotBound, best: State, rng: np.random.Generator
     lots, closed = allowed.snapped(*likely) if likely else allowed.closest(drawn)
     staying = STAYING_OF_JUMPS if allowed.jumps else STAYING
     stays = rng.random(len(lots)) < staying[turn % len(staying)]
-    state = search.state(np.where(stays, best.lots, lots), np.where(stays, best.closed, closed))
-    reached = search.run(state)
+    reached = search.run(search.state(*best.kept(stays, lots, closed)))
     return reached if reached.better_than(best, WORTH * worth) else best

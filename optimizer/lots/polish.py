@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Bound
+from equipoise.constraints.pieces import Array, Bound, Mask
 from equipoise.optimizer.lots.bounds.bound import LotBound, at_convex_prices
-from equipoise.optimizer.lots.points.points import Integers, Lots, Mask
+from equipoise.optimizer.lots.points.points import Integers, Lots
 from equipoise.optimizer.lots.search.neighbours import Search, State
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Solution
@@ -34,9 +34,8 @@ def polished(search: Search, state: State) -> State:
     stays = ~search.allowed.indicators(state.lots, state.closed)[0] | state.closed
     exactly = trades / search.allowed.size
     for upwards in (answer.weights < 0, np.round(exactly) > exactly):
-        lots, closed = search.allowed.nearest(trades, upwards)
-        begun = search.state(np.where(stays, state.lots, lots), np.where(stays, state.closed, closed))
-        reached = search.run(begun)
+        begun = state.kept(stays, *search.allowed.nearest(trades, upwards))
+        reached = search.run(search.state(*begun))
         best = reached if reached.better_than(best) else best
     return best
 

@@ -17,16 +17,15 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Bound, Figure, Index, Row, Step
+from equipoise.constraints.pieces import Array, Bound, Figure, Index, Indices, Mask, Row, Step
 from equipoise.optimizer.lots.alone import LotPlan, worth
 from equipoise.optimizer.lots.bounds.bound import LARGEST
 from equipoise.optimizer.lots.bounds.stacked import Priced, beside, maximised, priced
 from equipoise.optimizer.lots.levels import GAP_ABSOLUTE, NEAR, SEED, STAYING, WORTH, close
 from equipoise.optimizer.lots.points import risk_split as lot_split
 from equipoise.optimizer.lots.points.grid import Grid, grid, ten_to
-from equipoise.optimizer.lots.points.points import SLACK, Integers, Mask
+from equipoise.optimizer.lots.points.points import SLACK, Integers
 from equipoise.optimizer.lots.search.descent import States, better, descended, evaluated
 from equipoise.optimizer.problem.costs import CostTerms
 from equipoise.optimizer.problem.effort import Clock, Effort
@@ -208,7 +207,7 @@ class _Group:
     weights: Array  # the convex optimum's, 0 for the cash
     rows: Array  # prices of the dual's rows
     bound: Array
-    cash: NDArray[np.intp]
+    cash: Indices
     plain: bool
 
     @classmethod
@@ -218,7 +217,7 @@ class _Group:
         points: Grid,
         whole: Grid,
         convex: Convex,
-        at: NDArray[np.intp],
+        at: Indices,
         capped: bool,
         plain: bool,
     ) -> _Group:

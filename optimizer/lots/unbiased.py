@@ -18,11 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Indices, Mask
 from equipoise.optimizer.lots.points.grid import Grid, ten_to
-from equipoise.optimizer.lots.points.points import Mask
 from equipoise.optimizer.lots.search.descent import descended, evaluated
 from equipoise.optimizer.lots.stacked import LotPlans
 from equipoise.optimizer.problem.problem import Problem
@@ -42,7 +40,7 @@ class Turn:
     place: int
     stack: int
     item: int
-    codes: NDArray[np.intp]
+    codes: Indices
     unit: Array
     convex: Array
     dual: Dual

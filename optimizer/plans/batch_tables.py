@@ -13,10 +13,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import Cells
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Indices, Mask
 from equipoise.constraints.rules.trading import KINDS
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, Plan
 from equipoise.optimizer.plans.reasons import reasons
@@ -30,7 +29,6 @@ from equipoise.optimizer.verification.stacked import StackVerified
 if TYPE_CHECKING:
     import pandas as pd
 
-Indices: TypeAlias = NDArray[np.intp]
 Column: TypeAlias = "Cells | Coded"
 
 RESULT_COLUMNS = (
@@ -67,7 +65,7 @@ class Solved:
     prices: Array
     objective: Array
     bound: Array
-    held: NDArray[np.bool_]
+    held: Mask
     solver: str
     checked: StackVerified
     #: How many lots are traded (B, n), −1 where that is no whole number; None where no lots are asked for.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Count, Semicontinuous
+from equipoise.constraints.pieces import Array, Count, Indices, Mask, Semicontinuous
 from equipoise.optimizer.portfolio.columns import Coded
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -18,7 +17,7 @@ _TOWARDS = "towards its target"
 _TOGETHER = "the whole portfolio (assets move together)"
 
 
-def reasons(problem: Problem, planned: Array, prices: Array | None, traded: NDArray[np.bool_]) -> Coded:
+def reasons(problem: Problem, planned: Array, prices: Array | None, traded: Mask) -> Coded:
     """Each asset's reason, for one portfolio (n,) or a stack (B, n): codes of a few texts. Only where `traded`.
 
     The first of: a bound that what is held breaks; a target of 0 that is reached; a trade towards the target; the
@@ -76,17 +75,15 @@ def _of_underlying(problem: Problem, planned: Array) -> tuple[Array, Array, Arra
     return found[0], found[1], found[2]
 
 
-def _pricing(
-    problem: Problem, prices: Array | None, at: tuple[NDArray[np.intp], ...]
-) -> tuple[NDArray[np.intp], list[list[str]]]:
+def _pricing(problem: Problem, prices: Array | None, at: tuple[Indices, ...]) -> tuple[Indices, list[list[str]]]:
     """For each of these entries the titles of the rules that price it, as a code and what the codes mean."""
     *which, asset = at
-    part_in: dict[str, NDArray[np.bool_]] = {}
+    part_in: dict[str, Mask] = {}
     for j, title in enumerate(problem.rows.titles):
         priced = np.asarray(prices is not None and prices[(*which, j)] > MEANT)
         if priced.any():
             part_in[title] = part_in.get(title, False) | (priced & _takes_part(problem, j, which, asset))
-    codes: NDArray[np.intp] = np.zeros(len(asset), dtype=np.intp)
+    codes: Indices = np.zeros(len(asset), dtype=np.intp)
     titles: list[list[str]] = [[]]
     for title, takes in part_in.items():
         codes = 2 * codes + takes
@@ -96,9 +93,7 @@ def _pricing(
     return codes, titles
 
 
-def _takes_part(
-    problem: Problem, j: int, which: Sequence[NDArray[np.intp]], asset: NDArray[np.intp]
-) -> NDArray[np.bool_]:
+def _takes_part(problem: Problem, j: int, which: Sequence[Indices], asset: Indices) -> Mask:
     """Whether row j has a coefficient for these assets, or for the costs of all."""
     row = problem.rows.rows[j]
     takes = np.broadcast_to(problem.rows.cost[(*which, j)] > 0, asset.shape)

@@ -18,9 +18,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Indices, Mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,15 +35,13 @@ class Residuals:
     """By how much orders are larger than convex ones (E,): in lots and in cash; the portfolio of each, and whether it
     is a buy."""
 
-    portfolio: NDArray[np.intp]
-    buys: NDArray[np.bool_]
+    portfolio: Indices
+    buys: Mask
     lots: Array
     money: Array
 
     @classmethod
-    def of(
-        cls, portfolio: NDArray[np.intp], lot: Array, price: Array, convex: Array, traded: Array, cash: Any
-    ) -> Residuals:
+    def of(cls, portfolio: Indices, lot: Array, price: Array, convex: Array, traded: Array, cash: Any) -> Residuals:
         """Of portfolios (B,) with lots, prices, convex trades and trades in units (B, n)."""
         side = np.where(convex != 0, np.sign(convex), np.sign(traded))
         counted = (lot > 0) & (side != 0)
@@ -96,7 +93,7 @@ def summary(parts: Sequence[Residuals], *, clusters: bool) -> pd.DataFrame:
     return table.astype({"number": "int64"})
 
 
-def _interval(residuals: Array, group: NDArray[np.intp]) -> list[float]:
+def _interval(residuals: Array, group: Indices) -> list[float]:
     """The mean, and where it lies with 95 %; NaN where that is not known."""
     number = len(residuals)
     if not number:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import LARGEST, SMALLEST, blank
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Indices, Mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +27,7 @@ class Coded:
     """A column of labels: cell i is `names[codes[i]]`, or BLANK or WRONG. Not every name need have a cell."""
 
     names: tuple[str, ...]
-    codes: NDArray[np.intp]
+    codes: Indices
 
     def ordered(self) -> Coded:
         """The same with its names in sorted order."""
@@ -73,7 +72,7 @@ def label(cell: object, *, whole: bool) -> str | int:
     return WRONG
 
 
-def floats(column: Column) -> tuple[Array, NDArray[np.bool_]]:
+def floats(column: Column) -> tuple[Array, Mask]:
     """The numbers of a column, NaN where the cell is blank, and the mask of cells that are no plain numbers.
 
     A plain number is one whose decimal value its float alone tells: a float, an integer up to 2⁵³, or a text of
@@ -85,7 +84,7 @@ def floats(column: Column) -> tuple[Array, NDArray[np.bool_]]:
     return values, strange | (size > LARGEST) | ((size < SMALLEST) & (size > 0))
 
 
-def _floats(column: Column) -> tuple[Array, NDArray[np.bool_]]:
+def _floats(column: Column) -> tuple[Array, Mask]:
     import pandas as pd
 
     whole = pd.api.types.is_integer_dtype(column.dtype)

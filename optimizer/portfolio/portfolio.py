@@ -10,11 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, exact, floats, number
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Indices, Mask
 from equipoise.constraints.rules.rule import Numbers
 from equipoise.optimizer.portfolio.columns import WRONG
 from equipoise.optimizer.portfolio.columns import label as label_of
@@ -87,7 +86,7 @@ class Portfolio:
     price: Array
     target: Array
     nav: float
-    order: NDArray[np.intp]
+    order: Indices
     columns: Mapping[str, Cells] = field(repr=False)
     universe: frozenset[str] = field(repr=False, default=frozenset())
     risk: FactoredRisk | None = field(repr=False, default=None)
@@ -108,7 +107,7 @@ class Portfolio:
         try:
             return cls._parsed(table, cash, name, frozenset(universe))
         except InputError as error:
-            raise error.within(name) if name is not None else error from None
+            raise error.within(name) from None
 
     @classmethod
     def _parsed(cls, table: pd.DataFrame, cash: str, name: str | None, universe: frozenset[str]) -> Portfolio:
@@ -174,8 +173,8 @@ class Portfolio:
         *,
         cash: float | None = None,
         missing: float | None = None,
-        blank: bool | NDArray[np.bool_] = False,
-        where: NDArray[np.bool_] | None = None,
+        blank: bool | Mask = False,
+        where: Mask | None = None,
     ) -> Array:
         """One finite number an asset: see `Account.numbers`."""
         asked = np.full(self.shape, True) if where is None else where.copy()
@@ -197,7 +196,7 @@ class Portfolio:
             values[list(self._all_cash)] = cash
         return values
 
-    def _mapped(self, given: Mapping[str, float], argument: str, other: float, needed: NDArray[np.bool_]) -> Array:
+    def _mapped(self, given: Mapping[str, float], argument: str, other: float, needed: Mask) -> Array:
         """A mapping's numbers, `other` where it has none and none is needed."""
         known(given, argument, self.universe)
         values = np.full(self.shape, other)
@@ -237,7 +236,7 @@ class Portfolio:
                 )
         return tuple(label if isinstance(label, str) else None for label in found)
 
-    def members(self, column: str) -> dict[str, NDArray[np.bool_]]:
+    def members(self, column: str) -> dict[str, Mask]:
         labels = self.labels(column)
         found = sorted({label for label in labels if label is not None})
         place = {label: k for k, label in enumerate(found)}
@@ -249,7 +248,7 @@ class Portfolio:
         given = column == "underlying" and "exposure" in self.columns
         return self.numbers("exposure", "exposure", missing=1.0, blank=True) if given else np.ones(self.shape)
 
-    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
+    def positions(self, assets: Iterable[str] | None, argument: str) -> Mask:
         if assets is None:
             mask = np.full(self.shape, True)
             mask[list(self._all_cash)] = False
@@ -257,7 +256,7 @@ class Portfolio:
         named = known(assets, argument, self.universe)
         return np.array([asset in named for asset in self.assets])
 
-    def first(self, wrong: NDArray[np.bool_]) -> int:
+    def first(self, wrong: Mask) -> int:
         return int(np.argmax(wrong))
 
 
@@ -362,8 +361,8 @@ def _column(
     column: str,
     assets: tuple[str, ...],
     *,
-    asked: NDArray[np.bool_] | bool = True,
-    empty: NDArray[np.bool_] | bool = False,
+    asked: Mask | bool = True,
+    empty: Mask | bool = False,
     other: float = 0.0,
 ) -> Array:
     """A column as finite floats. Where it is not `asked` for, or blank and may be `empty`, it is `other`."""

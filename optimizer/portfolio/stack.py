@@ -14,11 +14,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, number
-from equipoise.constraints.pieces import Array, Fields, Index, Place
+from equipoise.constraints.pieces import Array, Fields, Index, Indices, Mask, Place
 from equipoise.constraints.rules.rule import Numbers
 from equipoise.optimizer.portfolio.columns import BLANK, WRONG, Coded, Column, coded, floats
 from equipoise.optimizer.portfolio.portfolio import TARGET_SUM_TOLERANCE, Portfolio
@@ -28,8 +27,6 @@ from equipoise.optimizer.risk.factored import FactoredRisk, same
 if TYPE_CHECKING:
     import pandas as pd
     from pandas.api.extensions import ExtensionArray
-
-Indices = NDArray[np.intp]
 
 
 class Odd(NamedTuple):
@@ -50,13 +47,13 @@ class Source:
     table: pd.DataFrame
     universe: tuple[str, ...]
     known: frozenset[str]
-    _numbers: dict[str, tuple[Array, NDArray[np.bool_]]] = field(default_factory=dict)
+    _numbers: dict[str, tuple[Array, Mask]] = field(default_factory=dict)
 
     @cached_property
     def codes(self) -> dict[str, int]:
         return {label: code for code, label in enumerate(self.universe)}
 
-    def floats(self, column: str) -> tuple[Array, NDArray[np.bool_]]:
+    def floats(self, column: str) -> tuple[Array, Mask]:
         """See `cells.floats`. Raises NotStackable for a column that the table does not have."""
         if column not in self._numbers:
             if column not in self.columns:
@@ -142,8 +139,8 @@ class Stack:
         *,
         cash: float | None = None,
         missing: float | None = None,
-        blank: bool | NDArray[np.bool_] = False,
-        where: NDArray[np.bool_] | None = None,
+        blank: bool | Mask = False,
+        where: Mask | None = None,
     ) -> Array:
         """One finite number an asset: see `Account.numbers`."""
         asked = np.full(self.shape, True) if where is None else where.copy()
@@ -167,8 +164,8 @@ class Stack:
         return values
 
     def _mapped(
-        self, given: Mapping[str, float], argument: str, all_named: bool, other: float, asked: NDArray[np.bool_]
-    ) -> tuple[Array, NDArray[np.bool_]]:
+        self, given: Mapping[str, float], argument: str, all_named: bool, other: float, asked: Mask
+    ) -> tuple[Array, Mask]:
         """A mapping's numbers, `other` where it has none, and the mask of assets whose number is wrong or absent."""
         size = len(self.universe)
         values, absent = np.full(size, other), np.full(size, all_named)
@@ -187,7 +184,7 @@ class Stack:
         found = self._labelled(column)
         return np.array([*found.names, None], dtype=object)[found.codes]
 
-    def members(self, column: str) -> dict[str, NDArray[np.bool_]]:
+    def members(self, column: str) -> dict[str, Mask]:
         found = self._labelled(column)
         # The portfolios have the same labels: those of the first are those of all.
         return {found.names[code]: found.codes == code for code in np.unique(found.codes[:1]) if code >= 0}
@@ -202,7 +199,7 @@ class Stack:
         given = column == "underlying" and "exposure" in self.source.columns
         return self.numbers("exposure", "exposure", missing=1.0, blank=True) if given else np.ones(self.shape)
 
-    def positions(self, assets: Iterable[str] | None, argument: str) -> NDArray[np.bool_]:
+    def positions(self, assets: Iterable[str] | None, argument: str) -> Mask:
         if assets is None:
             mask = np.full(self.shape, True)
             mask[self.cash] = False
@@ -211,7 +208,7 @@ class Stack:
         named[[self.source.codes[asset] for asset in checked_names(assets, argument, self.source.known)]] = True
         return named[self.codes]
 
-    def first(self, wrong: NDArray[np.bool_]) -> int:
+    def first(self, wrong: Mask) -> int:
         raise NotStackable(wrong.any(axis=1))
 
     def cash_of(self, account: str | None) -> Place:
@@ -305,7 +302,7 @@ def stacks(
     return found, [Odd(int(places[i]), names[i], np.sort(order[start[i] : start[i] + counts[i]])) for i in alone]
 
 
-def _no_numbers(source: Source) -> NDArray[np.bool_]:
+def _no_numbers(source: Source) -> Mask:
     """The rows without a quantity, target or price that is a plain number; all where there is no such column."""
     if not (source.table.columns.is_unique and {"quantity", "price", "target"} <= source.columns.keys()):
         return np.full(len(source.table), True)
@@ -324,7 +321,7 @@ def _groups(source: Source, label_columns: Iterable[str]) -> dict[str, Coded]:
     return {column: coded(source.table[source.columns[column]], whole=True).ordered() for column in found}
 
 
-def _portfolios(column: Column) -> tuple[list[Any], Indices, NDArray[np.bool_]]:
+def _portfolios(column: Column) -> tuple[list[Any], Indices, Mask]:
     """The ids, each row's portfolio, and which ids are odd. All blank ids are one portfolio without a name."""
     ids = coded(column)
     names: list[object] = list(ids.names)
@@ -358,7 +355,7 @@ def _stack(
     cash: str,
     source: Source,
     groups: Mapping[str, Coded],
-) -> tuple[Stack, NDArray[np.bool_]]:
+) -> tuple[Stack, Mask]:
     """The stack of portfolios with these rows (B, n), sorted by label, and which of them are sound."""
     quantity, price, target = (np.take(source.floats(c)[0], rows) for c in ("quantity", "price", "target"))
     is_cash = codes == source.codes.get(cash, -1)

@@ -152,7 +152,7 @@ def portfolio(
         found = Portfolio.from_table(rows, next(iter(labels.values())), universe=universe)
         return replace(found, name=name, cashes={account: found.assets.index(x) for account, x in labels.items()})
     except InputError as error:
-        raise error.within(name) if name is not None else error from None
+        raise error.within(name) from None
 
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:

@@ -11,10 +11,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Check, Settlement
+from equipoise.constraints.pieces import Array, Check, Mask, Settlement
 from equipoise.optimizer.portfolio.portfolio import Portfolio
 from equipoise.optimizer.portfolio.transfers import Transfer
 from equipoise.optimizer.risk.factored import FactoredRisk
@@ -47,7 +46,7 @@ class Accounts:
     owner: tuple[int, ...]  #: of each row, the position in `cashes` of its account's cash; −1: it has none
     moves: Array  #: M (rows, transfers), zero at the cashes
     budgets: Budgets  #: over rows and transfers
-    owed: NDArray[np.bool_]  #: rows that transfers touch and that are debts
+    owed: Mask  #: rows that transfers touch and that are debts
     edges: tuple[Array, Array]  #: the least and the most of each row at the end; infinite where it has no limit
     #: For bounds that became rows: the bound's own label and asset.
     bound_rows: Mapping[tuple[str, str], tuple[str, str]]

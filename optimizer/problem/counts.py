@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Count, Semicontinuous, Step
+from equipoise.constraints.pieces import Array, Count, Mask, Semicontinuous, Step
 from equipoise.optimizer.problem.problem import Problem
 
 
@@ -38,7 +37,7 @@ class Counts:
             (orders if piece.of == "orders" else names)[j] = piece.counted
         return cls(tuple(t for t, _ in given), orders, names, np.array([float(p.limit) for _, p in given]))
 
-    def each(self, ordered: NDArray[np.bool_], named: NDArray[np.bool_]) -> Array:
+    def each(self, ordered: Mask, named: Mask) -> Array:
         """What points (…, n) with and without orders and positions add to each row: (c, …, n)."""
         middle = (slice(None), *(None,) * (ordered.ndim - 1))
         return self.orders[middle] * ordered + self.names[middle] * named

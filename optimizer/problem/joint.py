@@ -25,7 +25,6 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import Cells
@@ -34,6 +33,7 @@ from equipoise.constraints.pieces import (
     Bound,
     Fields,
     Figure,
+    Mask,
     Modelled,
     Parts,
     Piece,
@@ -154,7 +154,7 @@ def _payer(transfer: Transfer, ends: tuple[int, int], owner: Sequence[int], name
 
 
 def _limits(
-    transfers: Sequence[Transfer], ends: Sequence[tuple[int, int]], account: Portfolio, locked: NDArray[np.bool_]
+    transfers: Sequence[Transfer], ends: Sequence[tuple[int, int]], account: Portfolio, locked: Mask
 ) -> list[tuple[str, Piece]]:
     """What each transfer may move; and rows of accounts without a cash change by transfers alone."""
     none = np.full(len(account.assets), np.inf)

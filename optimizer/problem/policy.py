@@ -83,13 +83,12 @@ class Policy:
             if portfolio.cashes:
                 return self._in_accounts(portfolio, model)
             risk = model.aligned(portfolio.assets, portfolio.assets[portfolio.cash])
-            return self._problem(replace(portfolio, risk=risk if self.risk is not None else None), risk)
+            return self._problem(portfolio, risk)
         except InputError as error:
-            raise error.within(portfolio.name) if portfolio.name is not None else error from None
+            raise error.within(portfolio.name) from None
 
     def _in_accounts(self, portfolio: Portfolio, model: Risk) -> Problem:
-        risk = look_through(model, portfolio)
-        asked = self._problem(replace(portfolio, risk=risk if self.risk is not None else None), risk)
+        asked = self._problem(portfolio, look_through(model, portfolio))
         return joined(asked, self.transfers)
 
     @property
@@ -116,9 +115,10 @@ class Policy:
         if not self.stacks:
             raise NotStackable
         risk = stacked(self.risk or SquaredDistance(), stack.universe, stack.codes, stack.cash)
-        return self._problem(replace(stack, risk=risk if self.risk is not None else None), risk)
+        return self._problem(stack, risk)
 
     def _problem(self, portfolio: Portfolio | Stack, risk: FactoredRisk) -> Problem:
+        portfolio = replace(portfolio, risk=risk if self.risk is not None else None)
         rules = self.constraints
         floored = {rule.account for rule in rules if isinstance(rule, CashFloor | CashBand)}
         for account in (None, *list(getattr(portfolio, "cashes", ()))[1:]):

@@ -27,7 +27,6 @@ from functools import cached_property, reduce
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.pieces import (
     Array,
@@ -35,6 +34,7 @@ from equipoise.constraints.pieces import (
     Cone,
     Envelope,
     Figure,
+    Indices,
     Kind,
     Parts,
     Piece,
@@ -67,7 +67,7 @@ class _Alone:
 
     before: Array
     target: Array
-    cash: tuple[NDArray[np.intp], NDArray[np.intp]]
+    cash: tuple[Indices, Indices]
 
 
 @dataclass(frozen=True, eq=False)

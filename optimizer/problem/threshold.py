@@ -21,9 +21,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 
 #: Of assets, or of one; a plain 0.0 leaves its term out.
 Coefficient: TypeAlias = Array | float
@@ -140,7 +139,7 @@ class Separable:
         bent = (2.0 * size / (rooted + np.sqrt(rooted**2 + 4.0 * stiffness * size))) ** 2
         return np.where(rooted > 0, np.copysign(bent, pull), straight)
 
-    def _between_two_kinks(self, m: Array, stiffness: Coefficient) -> tuple[Array, NDArray[np.bool_]]:
+    def _between_two_kinks(self, m: Array, stiffness: Coefficient) -> tuple[Array, Mask]:
         before = np.asarray(self.before)
         near, far = np.minimum(before, 0.0), np.maximum(before, 0.0)
         # Between the kinks a long position is being sold, or a short one bought back.

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import entries, floats
-from equipoise.constraints.pieces import Array, Index
+from equipoise.constraints.pieces import Array, Index, Indices
 
 #: How many numbers of factors are reduced at once.
 _BLOCK = 1 << 20
@@ -108,12 +108,12 @@ def of_checked(factors: Array, specific: Array) -> FactoredRisk:
     return risk
 
 
-def same(rows: NDArray[np.intp]) -> bool:
+def same(rows: Indices) -> bool:
     """Whether all rows (B, n) are the same."""
     return bool(np.all(rows == rows[:1]))
 
 
-def selected(model: FactoredRisk, columns: NDArray[np.intp], common: Sequence[int]) -> FactoredRisk:
+def selected(model: FactoredRisk, columns: Indices, common: Sequence[int]) -> FactoredRisk:
     """The risk of a stack whose portfolio i has asset j in the column `columns[i, j]` of a model.
 
     `common` are the columns with specific risk that several assets may share: they are one asset then, and its
@@ -132,7 +132,7 @@ def selected(model: FactoredRisk, columns: NDArray[np.intp], common: Sequence[in
     return of_checked(factors[0], specific[0]) if shared else of_checked(factors, specific)
 
 
-def _reduced(model: FactoredRisk, columns: NDArray[np.intp], specific: Array, common: Sequence[int]) -> Array:
+def _reduced(model: FactoredRisk, columns: Indices, specific: Array, common: Sequence[int]) -> Array:
     """The factors of `selected`; entries of `specific` that become a factor are set to zero."""
     k, (B, n) = len(model.factors), columns.shape
     factors = np.empty((B, k + len(common), n))

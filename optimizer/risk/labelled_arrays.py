@@ -7,11 +7,10 @@ from collections.abc import Hashable, Iterable
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import Cells, blank, entries, floats, number
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 
 #: Of assets, which are texts, or of factors and rows, which need not be.
 Labels: TypeAlias = tuple[Any, ...]
@@ -102,7 +101,7 @@ def risky(labels: Labels, riskless: Labels) -> tuple[Labels, list[int]]:
 
 
 def forbid(
-    bad: NDArray[np.bool_],
+    bad: Mask,
     values: Array,
     column: str,
     problem: str,

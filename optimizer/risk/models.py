@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import Cells, check_number
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Indices
 from equipoise.optimizer.risk.covariance_spectrum import factored, spectrum
 from equipoise.optimizer.risk.factored import FactoredRisk, check, of_checked, same, selected
 from equipoise.optimizer.risk.labelled_arrays import (
@@ -62,10 +62,10 @@ class Risk(Protocol):
 
 
 #: Which entry of each row is the settlement cash: `codes[cash]` is (B,).
-Cash: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]
+Cash: TypeAlias = tuple[Indices, Indices]
 
 
-def stacked(risk: Risk, universe: Sequence[str], codes: NDArray[np.intp], cash: Cash) -> FactoredRisk:
+def stacked(risk: Risk, universe: Sequence[str], codes: Indices, cash: Cash) -> FactoredRisk:
     """The risk of a stack of portfolios: asset j of portfolio i is `universe[codes[i, j]]`.
 
     Where all hold the same assets, they share one (k, n). A model without a method `stacked(universe, codes, cash)`
@@ -96,7 +96,7 @@ class SquaredDistance:
         """See Risk.aligned; it knows every asset."""
         return FactoredRisk(np.zeros((0, len(assets))), np.array([float(asset != cash) for asset in assets]))
 
-    def stacked(self, universe: Sequence[str], codes: NDArray[np.intp], cash: Cash) -> FactoredRisk:
+    def stacked(self, universe: Sequence[str], codes: Indices, cash: Cash) -> FactoredRisk:
         """See `stacked`."""
         specific = np.ones(codes.shape)
         specific[cash] = 0.0
@@ -178,7 +178,7 @@ class _Labelled:
             factors = np.vstack([factors[some], common[:, position]])
         return of_checked(factors, specific[position])
 
-    def stacked(self, universe: Sequence[str], codes: NDArray[np.intp], cash: Cash) -> FactoredRisk:
+    def stacked(self, universe: Sequence[str], codes: Indices, cash: Cash) -> FactoredRisk:
         """See `stacked`: min(k + aliased, n) factors, `aliased` the assets of the model that an alias names.
 
         That number does not depend on what a portfolio holds, so that no portfolio changes its neighbours'.

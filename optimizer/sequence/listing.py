@@ -15,9 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Envelope, Row
+from equipoise.constraints.pieces import Array, Envelope, Indices, Mask, Row
 from equipoise.constraints.rules.exposure import Leverage
 from equipoise.optimizer.portfolio.exact_sums import nearest
 from equipoise.optimizer.problem.problem import Problem
@@ -43,7 +42,7 @@ def state_rows(problem: Problem) -> tuple[list[Row], list[Envelope]]:
     return rows, [envelope for _, envelope in problem.envelopes if envelope.of_holdings]
 
 
-def key_of(ways: Ways, number: int) -> NDArray[np.intp]:
+def key_of(ways: Ways, number: int) -> Indices:
     """A key (B, n) by which orders could be sent, the smaller first: sales (0), or what reduces a position and of that
     sales (1) or buys (2)."""
     before, traded = ways.before, ways.traded
@@ -53,13 +52,15 @@ def key_of(ways: Ways, number: int) -> NDArray[np.intp]:
     return np.where(reduces, np.where(sells, number - 1, 2 - number), np.where(sells, 2, 3))
 
 
-Attempt: TypeAlias = "Callable[[Ways], tuple[NDArray[np.bool_], NDArray[np.intp]]]"
+#: Which portfolios (B,) are certainly safe, and the rows (B, n) of their orders in that order.
+Tried: TypeAlias = tuple[Mask, Indices]
+Attempt: TypeAlias = "Callable[[Ways], Tried]"
 
 
 def by_key(number: int) -> Attempt:
     """Whole orders in the order of this one of the keys."""
 
-    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    def attempt(ways: Ways) -> Tried:
         order = ways.sorted_by(key_of(ways, number))
         return ways.in_rounds(order, 1), order
 
@@ -69,14 +70,14 @@ def by_key(number: int) -> Attempt:
 def in_slices(rounds: int) -> Attempt:
     """Round by round in equal slices, what reduces risk first."""
 
-    def attempt(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    def attempt(ways: Ways) -> Tried:
         order = ways.sorted_by(key_of(ways, 1))
         return np.zeros(len(order), dtype=bool) if ways.lots else ways.in_rounds(order, rounds), order
 
     return attempt
 
 
-def no_way(ways: Ways) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+def no_way(ways: Ways) -> Tried:
     """Where it is certain that there is no sequence in any slices: sales first."""
     return ways.none(), ways.sorted_by(key_of(ways, 0))
 
@@ -96,7 +97,7 @@ ATTEMPTS = (*WHOLE_ATTEMPTS, *((SLICES, in_slices(rounds)) for rounds in (4, 16,
 
 def listed(
     problem: Problem, money: Array, costs: Array, nav: Array, attempts: tuple[tuple[str, Attempt], ...] = ATTEMPTS
-) -> tuple[NDArray[np.intp] | None, NDArray[np.intp]]:
+) -> tuple[Indices | None, Indices]:
     """The rank (B, n) of each order in a safe sequence, None if sales first is one for all of them; and which of
     `LISTINGS` holds for each portfolio, (B,).
 

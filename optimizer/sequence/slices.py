@@ -51,7 +51,7 @@ class Orders(States):
         found = list(aim)
         for k in range(len(self.cashes)):
             left = [i for i, end in enumerate(self.total) if i != j and self.payer[i] == k and state.traded[i] != end]
-            if self._cash_change(j, quantity, k)[1] < 0 and left:
+            if self._cash_change(j, quantity, k, self.fee(j, 0))[1] < 0 and left:
                 found[self.first_floor + k] -= max(self.fee(i, 0) for i in left) * self.grain
         return found
 

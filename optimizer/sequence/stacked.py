@@ -15,12 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Envelope, Index, Row
+from equipoise.constraints.pieces import Array, Envelope, Index, Indices, Mask, Row
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 
@@ -33,9 +31,6 @@ _CUT = 1e-8
 MOST = 150
 #: So few orders are looked at in all orders of them, in so many states at a time.
 FEW, _STATES = 12, 2**18
-
-Mask: TypeAlias = NDArray[np.bool_]
-Indices: TypeAlias = NDArray[np.intp]
 
 
 class Ways:
@@ -102,6 +97,11 @@ class Ways:
                 over += np.maximum(*(up * np.maximum(x, 0.0) + down * np.minimum(x, 0.0) for x in (gross, net)))
             found.append(over)
         return np.array(found)
+
+    def _after(self, changes: Array) -> Array:
+        """The excess (R, B, S) after so much of what `changes` counts (R + 1, B, S) since the start."""
+        money, paid, *rows = changes
+        return self.excess(money, paid, [x + s[:, None] for x, s in zip(rows, self.changes[0], strict=True)])
 
     def one_step(self, done: float, part: float) -> Array:
         """The excess (R, B, n) with `done` of all orders done, and of one of them, each in its turn, `part` instead."""
@@ -184,7 +184,7 @@ class Ways:
         sums = np.array([x.sum(-1) for x in here]).reshape(-1, len(self.traded))
         return sums, np.array([self.traded, self.costs, *by_row]), np.array([nothing, *still])
 
-    def sorted_by(self, key: NDArray[np.intp]) -> Indices:
+    def sorted_by(self, key: Indices) -> Indices:
         """The assets (B, n) by this key, larger orders first; what is not traded comes last."""
         by_size = np.argsort(-np.abs(self.traded), axis=-1, kind="stable")
         ranked = np.where(self.traded != 0, key, 1 + key.max(initial=0)).astype(np.int8)  # few: sorted by counting
@@ -211,8 +211,7 @@ class Ways:
             width = order.shape[-1]
             order = np.concatenate([order + k * width for k in range(rounds)], -1)
             still = np.concatenate([still] * rounds, -1)
-        money, paid, *rows = np.cumsum(np.take_along_axis(changes, order[None], -1), -1)
-        excess = self.excess(money, paid, [x + s[:, None] for x, s in zip(rows, start, strict=True)])
+        excess = self._after(np.cumsum(np.take_along_axis(changes, order[None], -1), -1))
         earlier = np.concatenate([self.ends(0.0)[:, :, None], excess[:, :, :-1]], -1)
         more = self.errors * (rounds - 1) + _CUT * (rounds > 1) * self.volume * self.errors / self.errors[0]
         safe = self.kept(excess, earlier, np.take_along_axis(still, order[None], -1), more)
@@ -223,8 +222,7 @@ class Ways:
     def greedy(self, *, backwards: bool) -> tuple[Mask, Indices]:
         """Orders (B, n) of whole orders, and which of them are safe (B,): next is, or of what is left the last is, the
         one with which the tightest rule has most room."""
-        start, changes, _ = self.changes
-        trades = self.traded != 0
+        changes, trades = self.changes[1], self.traded != 0
         left = trades.copy()
         sign, count = -1.0 if backwards else 1.0, trades.sum(-1)
         done = changes.sum(-1) if backwards else np.zeros(changes.shape[:-1])
@@ -232,8 +230,7 @@ class Ways:
         when = np.full(trades.shape, trades.shape[-1])
         most = (self.limits - self.errors)[:, :, None]
         for k in range(int(count[good].max(initial=0))):
-            money, paid, *rows = done[:, :, None] + sign * changes
-            excess = self.excess(money, paid, [x + s[:, None] for x, s in zip(rows, start, strict=True)])
+            excess = self._after(done[:, :, None] + sign * changes)
             room = np.where(left, (excess - most).max(0), np.inf)
             at = np.flatnonzero(left.any(-1) & good)
             chosen = room[at].argmin(-1)
@@ -257,12 +254,11 @@ class Ways:
 
     def _of_all(self, columns: Indices, well: bool) -> tuple[Mask, Indices]:
         count, m = columns.shape
-        start, changes, still = self.changes
+        _, changes, still = self.changes
         changes, still = np.take_along_axis(changes, columns[None], -1), np.take_along_axis(still, columns[None], -1)
         sets = np.arange(2**m)
         bits = (sets >> np.arange(m)[:, None]) & 1
-        money, paid, *rows = changes @ bits.astype(float)
-        excess = self.excess(money, paid, [x + s[:, None] for x, s in zip(rows, start, strict=True)])
+        excess = self._after(changes @ bits.astype(float))
         kept = (excess <= (self.limits - self.errors)[:, :, None]).all(0).T.copy()
         kept[-1] = True
         last = np.full((2**m, count), -1, dtype=np.int8)  # the last order on some safe way to each set; −1: none found

@@ -182,7 +182,7 @@ class States(Model):
 
     def _leg(self, state: State, j: int, quantity: int) -> Leg:
         money = quantity * self.price[j]
-        cashes = [self._cash_change(j, quantity, k) for k in range(len(self.cashes))]
+        cashes = [self._cash_change(j, quantity, k, self.fee(j, 0)) for k in range(len(self.cashes))]
         low, high = self._changes(state, j, quantity, cashes)
         frees = not self.cones and max(high, default=0) <= 0 and min(map(min, cashes)) >= 0
         uses = not self.cones and min(low, default=0) >= 0 and max(map(max, cashes)) <= 0
@@ -228,10 +228,10 @@ class States(Model):
             slopes = (up, down, 0) if self.temporary_cash else (up, down)  # below its floor no rule sees it move
             yield r, [slope * by for slope in slopes for by in cashes[k]]
 
-    def _cash_change(self, j: int, quantity: int, k: int) -> tuple[int, int]:
-        """What a leg adds to a cash, before its costs and after them."""
+    def _cash_change(self, j: int, quantity: Quanta, k: int, fee: Quanta) -> tuple[Quanta, Quanta]:
+        """What so much of an order adds to a cash, before its costs and after them."""
         gross = quantity * sum(by for at, by in self.at_cashes[j] if at == k)
-        paid = quantity * self.cost[j] + self.fixed[j] + self.minimum[j] if self.payer[j] == k else 0
+        paid = quantity * self.cost[j] + fee if self.payer[j] == k else 0
         return gross, gross - paid
 
     def done(self, state: State, j: int, quantity: Quanta) -> tuple[int, ...]:
@@ -286,7 +286,7 @@ class States(Model):
         if self.fee(j, 0):
             return False
         k = self.payer[j]
-        net = state.cash[k] - state.paid[k] + self._cash_change(j, quantity, k)[1]
+        net = state.cash[k] - state.paid[k] + self._cash_change(j, quantity, k, 0)[1]
         below, floor = self.floors[k] - net * self.grain - self.temporary_cash, self.first_floor + k
         return bool(below > self.limits[floor] and below > state.excess[floor])
 
@@ -358,9 +358,8 @@ class States(Model):
         fee = self.fee(j, quantity) - (self.fee(j, state.quantity) if state.order == j else 0)
         found = [self.value(state, i) + quantity * by for i, by in self.at_rows[j]]
         for k in {self.payer[j], *(k for k, _ in self.at_cashes[j])}:
-            gross = state.cash[k] + quantity * sum(by for at, by in self.at_cashes[j] if at == k)
-            paid = quantity * self.cost[j] + fee if self.payer[j] == k else 0
-            levels = [gross, gross - state.paid[k] - paid]
+            gross, net = self._cash_change(j, quantity, k, fee)
+            levels = [state.cash[k] + gross, state.cash[k] - state.paid[k] + net]
             found += levels
             if self.temporary_cash:
                 found += [x - self.floors[k] // self.grain for x in levels]

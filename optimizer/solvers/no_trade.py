@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from equipoise.optimizer.problem.counts import held_keeps
+from equipoise.optimizer.problem.dust import beyond_zero
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Prices, Solution, Status
 from equipoise.optimizer.verification.certificate import certified, lower_bound
@@ -25,8 +26,7 @@ def holding(problem: Problem) -> Solution | None:
     Source: the optimality condition of the budget-constrained problem (Dybvig and Pezzo 2019).
     """
     before = problem.before
-    below_zero = ((problem.lower == 0) & (before < 0)) | ((problem.upper == 0) & (before > 0))
-    if below_zero.any() or problem.violation(before) > ROUNDING_TOLERANCE or not held_keeps(problem):
+    if beyond_zero(problem).any() or problem.violation(before) > ROUNDING_TOLERANCE or not held_keeps(problem):
         return None
     if problem.accounts is not None:
         reached = problem.objective(before)

@@ -24,10 +24,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import NotStackable
-from equipoise.constraints.pieces import Array, StackState
+from equipoise.constraints.pieces import Array, Mask, StackState
 from equipoise.optimizer.problem.costs import CostTerms
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
@@ -57,7 +56,7 @@ class StackVerified:
     certain: Array
     #: By how much a weight, or all costs over the NAV, may be off, in fractions of NAV (B,).
     rounding: Array
-    passed: NDArray[np.bool_]
+    passed: Mask
 
 
 def verified(problem: Problem, weights: Array, lots: Array | None = None) -> StackVerified:
@@ -136,7 +135,7 @@ def _costs(terms: CostTerms, traded: Array, size: Array) -> Array:
     return np.asarray(costs)
 
 
-def _beyond_zero(problem: Problem, quantities: Array) -> NDArray[np.bool_]:
+def _beyond_zero(problem: Problem, quantities: Array) -> Mask:
     """Which portfolios hold less than nothing of an asset that may not be short, or more of one not long."""
     wrong = (problem.lower >= 0) & (quantities < 0)
     wrong |= (problem.upper <= 0) & (quantities > 0)

@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Indices, Mask
 from equipoise.optimizer.lots.bounds import hull as lot_hull
 from equipoise.optimizer.lots.bounds.dual import LotDual, Minimum, Planes, Prices
 from equipoise.optimizer.lots.points import risk_split as lot_split
-from equipoise.optimizer.lots.points.points import QUANTUM, Integers, Lots, Mask, Points, first
+from equipoise.optimizer.lots.points.points import QUANTUM, Integers, Lots, Points, first
 from equipoise.optimizer.lots.points.risk_split import Split
 from equipoise.optimizer.problem.effort import ENDLESS, Clock
 from equipoise.optimizer.problem.problem import Problem
@@ -61,7 +60,7 @@ class LotBound:
         return _chosen(points, np.minimum(below.sum(axis=0), len(shares) - 1))
 
 
-def _chosen(points: Points, which: NDArray[np.intp]) -> tuple[Integers, Mask]:
+def _chosen(points: Points, which: Indices) -> tuple[Integers, Mask]:
     chosen = points.pick(which[None])
     return chosen.lots[0], chosen.closed[0]
 

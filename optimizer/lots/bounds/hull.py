@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 from equipoise.optimizer.lots.bounds.dual import LotDual, Prices
-from equipoise.optimizer.lots.points.points import Mask, Points
+from equipoise.optimizer.lots.points.points import Points
 
 _STEPS = 40
 _ENOUGH, _RESIDUAL = 1e-6, 1e-7  # what is left of the objective, and of NAV

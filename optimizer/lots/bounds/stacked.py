@@ -15,11 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Index, part
+from equipoise.constraints.pieces import Array, Index, Indices, Mask, part
 from equipoise.optimizer.lots.points.grid import Grid
-from equipoise.optimizer.lots.points.points import Mask
 from equipoise.optimizer.lots.search.descent import between
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
 from equipoise.optimizer.problem.threshold import Separable
@@ -68,7 +66,7 @@ class Priced:
         last = self.parts.shape[1] - 1 - np.argmax(self.parts[:, ::-1] > 0, axis=1)
         return self._picked(np.minimum(below.sum(axis=1), last)[:, None, :])
 
-    def _picked(self, which: NDArray[np.intp]) -> tuple[Array, Mask]:
+    def _picked(self, which: Indices) -> tuple[Array, Mask]:
         lots = np.take_along_axis(self.lots, which, axis=1)[:, 0]
         return lots, np.take_along_axis(self.closed, which, axis=1)[:, 0]
 

@@ -14,8 +14,8 @@ from fractions import Fraction
 import numpy as np
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Index
-from equipoise.optimizer.lots.points.points import QUANTUM, SLACK, Integers, Mask
+from equipoise.constraints.pieces import Array, Index, Mask
+from equipoise.optimizer.lots.points.points import QUANTUM, SLACK, Integers, to_lots
 from equipoise.optimizer.problem.problem import Problem
 
 _DIGITS = 1e15
@@ -78,9 +78,7 @@ class Grid:
 
     def nearest(self, exactly: Array, upwards: Mask | bool) -> tuple[Array, Mask]:
         """The allowed points (…, B, n) next to these numbers of lots on one side, or failing that on the other."""
-        whole = np.round(exactly)
-        near = np.abs(exactly - whole) < 1e-6  # the optimum is known no better than this
-        rounded = np.where(near, whole, np.where(upwards, np.ceil(exactly), np.floor(exactly)))
+        rounded = to_lots(exactly, upwards)
         return self.allowed(np.minimum(np.maximum(rounded, self.lowest), self.highest), upwards)
 
     def allowed(self, lots: Array, upwards: Mask | bool) -> tuple[Array, Mask]:

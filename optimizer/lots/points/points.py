@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Figure, Step
+from equipoise.constraints.pieces import Array, Figure, Indices, Mask, Step
 from equipoise.optimizer.problem.counts import Counts, least_positions, order_sizes
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
 
 Integers: TypeAlias = NDArray[np.int64]
-Mask: TypeAlias = NDArray[np.bool_]
 
 #: The search keeps rules to within half of what the exact check allows.
 SLACK = 0.5 * ROUNDING_TOLERANCE
@@ -44,10 +43,17 @@ def first(values: Array, tie: Array | float) -> Figure:
     return np.argmax(values <= (least + tie)[..., None], axis=-1)
 
 
-def ranked(gain: Array, violation: Array, tie: float) -> NDArray[np.intp]:
+def ranked(gain: Array, violation: Array, tie: float) -> Indices:
     """The order (m,) of moves by the violation (m,) that they leave, then by the objective, then as they stand."""
     # In steps far below SLACK, and in ties: digits that differ between processors do not rank.
     return np.lexsort((np.round(gain / tie), np.ceil(1e3 * np.maximum(violation / SLACK, 1.0))))
+
+
+def to_lots(exactly: Array, upwards: Mask | bool) -> Array:
+    """Rounded to one side, unless next to a whole number: the optimum is known no better."""
+    whole = np.round(exactly)
+    near = np.abs(exactly - whole) < 1e-6
+    return np.where(near, whole, np.where(upwards, np.ceil(exactly), np.floor(exactly)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ class Points:
         names = self.__dataclass_fields__
         return Points(*(np.concatenate([getattr(each, name) for each in (self, *others)]) for name in names))
 
-    def pick(self, which: NDArray[np.intp]) -> Points:
+    def pick(self, which: Indices) -> Points:
         """Those at these positions (K′, n) of each asset."""
         return Points(*(np.take_along_axis(getattr(self, name), which, axis=0) for name in self.__dataclass_fields__))
 
@@ -114,8 +120,13 @@ class Lots:
         low, high = np.maximum(low, -whole_most), np.minimum(high, whole_most)
         low[problem.cash] = high[problem.cash] = 0
         holds, apart, long_from, short_to = _zero(problem, lots)
-        each = zip(portfolio.exact_quantity, lots, least, most, apart, strict=True)
-        closes = [(q % lot != 0 or abs(q) < k * lot or zero) and abs(q) <= many * lot for q, lot, k, many, zero in each]
+        # A close is a point of its own off the grid, below the minimum, or apart; it may be as large as an order.
+        closes = [
+            (held % lot != 0 or abs(held) < fewest * lot or zero_apart) and abs(held) <= largest * lot
+            for held, lot, fewest, largest, zero_apart in zip(
+                portfolio.exact_quantity, lots, least, most, apart, strict=True
+            )
+        ]
         closable = (lower <= SLACK) & (problem.upper >= -SLACK) & (problem.before != 0) & np.array(closes, dtype=bool)
         closable[problem.cash] = False
         least_lots = np.array(least, dtype=np.int64)
@@ -181,7 +192,7 @@ class Lots:
         """Whether any asset does."""
         return bool(self.jumping.any())
 
-    def empty(self) -> NDArray[np.intp]:
+    def empty(self) -> Indices:
         """The assets for which no point at all lies within their bounds."""
         low, high = self.intervals
         return np.flatnonzero(~(self.stays | np.any(low <= high, axis=0) | self.closable))
@@ -203,11 +214,7 @@ class Lots:
 
     def nearest(self, trades: Array, upwards: Mask | bool) -> tuple[Integers, Mask]:
         """The allowed point next to these trades on one side, or failing that on the other: (lots, closed)."""
-        exactly = trades / self.size
-        whole = np.round(exactly)
-        near = np.abs(exactly - whole) < 1e-6  # the optimum is known no better than this
-        rounded = np.where(near, whole, np.where(upwards, np.ceil(exactly), np.floor(exactly)))
-        wanted = np.clip(rounded, self.lowest, self.highest).astype(np.int64)
+        wanted = np.clip(to_lots(trades / self.size, upwards), self.lowest, self.highest).astype(np.int64)
         return self._allowed(wanted, np.broadcast_to(upwards, wanted.shape))
 
     def _allowed(self, lots: Integers, upwards: Mask) -> tuple[Integers, Mask]:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Index, part
+from equipoise.constraints.pieces import Array, Index, Indices, Mask, part
 from equipoise.optimizer.lots.points.grid import Grid
-from equipoise.optimizer.lots.points.points import SLACK, TIE, Mask, first
+from equipoise.optimizer.lots.points.points import SLACK, TIE, first
 from equipoise.optimizer.problem.threshold import Separable
 from equipoise.optimizer.solvers.newton.dual import Dual
 
@@ -35,7 +34,7 @@ A = TypeVar("A", Grid, Separable)
 class States:
     """Whole-lot plans (B, n) of the portfolios at `at` (B,) of a stack, their objective and violation of rows (B,)."""
 
-    at: NDArray[np.intp]
+    at: Indices
     lots: Array
     closed: Mask
     objective: Array
@@ -56,7 +55,7 @@ def better(one: States, other: States) -> Mask:
     return np.asarray(np.where(within, lower, one.violation < other.violation * (1 - 1e-9) - 1e-16))
 
 
-def evaluated(dual: Dual, grid: Grid, at: NDArray[np.intp], lots: Array, closed: Mask) -> States:
+def evaluated(dual: Dual, grid: Grid, at: Indices, lots: Array, closed: Mask) -> States:
     """These plans of the portfolios at `at`, whose duals and grids are given."""
     point = _at(dual, grid, lots, closed)
     return States(at, lots, closed, point.objective, np.maximum(point.room, 0.0).sum(axis=-1))
@@ -119,7 +118,7 @@ def descended(dual: Dual, grid: Grid, prices: Array, start: States, enough: Arra
     return result
 
 
-def _factors(dual: Dual, at: NDArray[np.intp]) -> Array:
+def _factors(dual: Dual, at: Indices) -> Array:
     factors = dual.linear[..., : dual.factors, :]
     return factors[at] if factors.ndim == 3 else np.broadcast_to(factors, (len(at), *factors.shape))
 
@@ -154,11 +153,9 @@ class _Moves:
         wanted = np.stack([now + 1.0, now - 1.0, np.round(best)], axis=1)
         upwards = np.array([[True], [False], [True]])
         to, shut = points.nearest(wanted, upwards)
-        to = np.concatenate([to, np.zeros((size, 1, n))], axis=1)
-        shut = np.concatenate([shut, np.zeros((size, 1, n), dtype=bool)], axis=1)
-        if not plain:
-            to = np.concatenate([to, np.zeros((size, 1, n))], axis=1)
-            shut = np.concatenate([shut, points.closable], axis=1)
+        to = np.concatenate([to, np.zeros((size, 1 if plain else 2, n))], axis=1)
+        stay = np.zeros((size, 1, n), dtype=bool)
+        shut = np.concatenate([shut, stay] if plain else [shut, stay, points.closable], axis=1)
         trades = np.where(shut, -points.before, to * points.size)
         inside = shut | ((to >= points.lowest) & (to <= points.highest))
         weights = points.before + trades
@@ -172,17 +169,19 @@ class _Moves:
 
     def single(self, violation: Array, worth: Array) -> Mask:
         """The best move of each portfolio, if there is one (B, P·n)."""
-        left = np.maximum(self.room[:, :, None] + self.rows, 0.0).sum(axis=1)
-        return _chosen(self.gain, left, violation, worth)
+        return _chosen(self.gain, self._left(), violation, worth)
+
+    def _left(self) -> Array:
+        """The violation that each leaves (B, P·n)."""
+        return np.asarray(np.maximum(self.room[:, :, None] + self.rows, 0.0).sum(axis=1))
 
     def pair(self, factors: Array, prices: Array, violation: Array, worth: Array) -> Mask:
         """The best two moves of the most promising buys and sales."""
         size, n = len(self.gain), factors.shape[-1]
         least, each, most = _PAIRS
         count = min(max(least, int(each * n)), most, self.gain.shape[1])
-        left = np.maximum(self.room[:, :, None] + self.rows, 0.0).sum(axis=1)
         priced = self.gain + np.matmul(prices[:, None, :], self.rows)[:, 0, :]
-        score = np.where((violation > SLACK)[:, None] & (self.gain < np.inf), left, priced)
+        score = np.where((violation > SLACK)[:, None] & (self.gain < np.inf), self._left(), priced)
         item = np.arange(size)[:, None]
         sides = []
         for side in (self.change > 0, self.change < 0):
@@ -231,7 +230,7 @@ def _chosen(gain: Array, left: Array, violation: Array, worth: Array) -> Mask:
     return made
 
 
-def _least(values: Array, count: int) -> NDArray[np.intp]:
+def _least(values: Array, count: int) -> Indices:
     """Where so many of the smallest values of each row are: those below the last of them as they stand, then ties."""
     last = np.partition(values, count - 1, axis=1)[:, count - 1 : count]
     rank = (values >= last).view(np.uint8) + (values > last).view(np.uint8)

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, Cone, Parts, part
-from equipoise.optimizer.lots.points.points import SLACK, TIE, Integers, Lots, Mask, first, ranked
+from equipoise.constraints.pieces import Array, Cone, Indices, Mask, Parts, part
+from equipoise.optimizer.lots.points.points import SLACK, TIE, Integers, Lots, first, ranked
 from equipoise.optimizer.problem.counts import Counts
 from equipoise.optimizer.problem.effort import ENDLESS, Clock
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
@@ -43,6 +42,10 @@ class State:
             return self.violation < other.violation * (1 - 1e-9) - 1e-16
         worth = max(worth, TIE * abs(other.objective))
         return other.violation > SLACK or self.objective < other.objective - worth
+
+    def kept(self, stays: Mask, lots: Integers, closed: Mask) -> tuple[Integers, Mask]:
+        """Its points at the assets that stay, and these at the others."""
+        return np.where(stays, self.lots, lots), np.where(stays, self.closed, closed)
 
 
 def best_of(states: Iterable[State]) -> State:
@@ -249,7 +252,7 @@ class Sweep:
             left = left + np.maximum(room + change, 0.0)
         return np.asarray(left)
 
-    def ranked(self, worth: float) -> NDArray[np.intp]:
+    def ranked(self, worth: float) -> Indices:
         """The moves, best first."""
         return ranked(self.gain, self.violations(), TIE / _WORTH * worth)
 

@@ -176,35 +176,26 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: floa
         if state.steps[b] == 0:
             _begin(problem, centre, state.prices[b])
         _scale(problem, weight, shared.scale, scale)
-        for i in range(n):
-            weight[i] *= state.soft[b]
+        weight *= state.soft[b]
         total[:] = state.prices[b]
         _smooth(stack, b, problem, weight, centre, total, here)
         evaluate(problem, here)
         resumed = state.steps[b] > 0
         while True:
             residual = pin(problem, here, pinned)
-            size = 0.0
-            for p in range(count):
-                total[p] = problem.limits[BASE, p] + here.prices[p]
-                if p >= problem.factors:
-                    size += abs(total[p])
+            size = _count_from_zero(problem, here, total)
             last = state.steps[b] == constants.rays[-1]
             stalled = residual <= constants.recentre and residual > constants.stalled * least
             near = residual <= constants.exact or (residual <= constants.nearly and (stalled or last))
             still = residual > constants.recentre or _still(problem, here, weight, centre, total, room, constants)
+            far = size > constants.far or state.steps[b] in constants.rays
             state.done[b] = near and (still or last)
-            if state.done[b] or (not resumed and (size > constants.far or state.steps[b] in constants.rays)):
+            if state.done[b] or (far and not resumed):
                 break
             least, resumed = min(least, residual), False
             if stalled or not still:
-                least, problem.bands[SMOOTHED, SMOOTHED] = np.inf, 1
-                for i in range(n):
-                    weight[i] *= max(constants.softer, constants.softest / state.soft[b])
-                state.soft[b] = max(state.soft[b] * constants.softer, constants.softest)
-                centre[:] = here.weights
-                _smooth(stack, b, problem, weight, centre, total, here)
-                evaluate(problem, here)
+                least = np.inf
+                _recentre(stack, b, problem, weight, total, here, state, constants)
                 residual = pin(problem, here, pinned)
             direct(problem, here, pinned, residual, scale, room, constants)
             step(problem, here, there, room, residual, constants)
@@ -213,6 +204,37 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: floa
         state.before[b] = least
         state.prices[b] = total
         state.weights[b] = here.weights
+
+
+@part
+def _count_from_zero(problem: Problem, point: Point, total: Array) -> float:
+    """The prices themselves, not as changes of the base: into `total`; the sum of those of rows and budgets."""
+    size = 0.0
+    for p in range(len(total)):
+        total[p] = problem.limits[BASE, p] + point.prices[p]
+        if p >= problem.factors:
+            size += abs(total[p])
+    return size
+
+
+@part
+def _recentre(
+    stack: _Stack,
+    b: int,
+    problem: Problem,
+    weight: Array,
+    total: Array,
+    point: Point,
+    state: _State,
+    constants: Constants,
+) -> None:
+    """`_State.recentred` in `iteration`: the centre at the weights, a smaller proximal weight on it."""
+    problem.bands[SMOOTHED, SMOOTHED] = 1
+    weight *= max(constants.softer, constants.softest / state.soft[b])
+    state.soft[b] = max(state.soft[b] * constants.softer, constants.softest)
+    state.centre[b] = point.weights
+    _smooth(stack, b, problem, weight, state.centre[b], total, point)
+    evaluate(problem, point)
 
 
 @part
@@ -242,7 +264,7 @@ def _blank(n: int, count: int) -> Point:
 @part
 def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, limits: Array, bands: Indices, new: bool) -> Problem:
     """This problem, its assets in an array of their own; `new`: with other rows than the last."""
-    n, k, rows = assets.shape[1], stack.factors, shared.present.shape[1]
+    n, k = assets.shape[1], stack.factors
     for name in range(12):
         given = stack.assets[name]
         at = b if len(given) > 1 else 0
@@ -252,27 +274,7 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, limits: Array, b
     cost = stack.cost[b if len(stack.cost) > 1 else 0]
     limits[LIMIT] = stack.limits[b]
     if new:
-        for kind in range(4):
-            given_rows = stack.kinks[kind]
-            at = b if len(given_rows) > 1 else 0
-            for r in range(rows):
-                found = False
-                for i in range(n):
-                    shared.kinks[kind, r, i] = given_rows[at, r, i]
-                    found = found or given_rows[at, r, i] != 0.0
-                shared.present[kind, r] = found
-        shared.squares[:] = 0.0
-        for p in range(limits.shape[1]):
-            total, r = 0.0, p - k
-            for i in range(n):
-                steepest = abs(linear[p, i])
-                if p < k:
-                    shared.squares[i] += steepest**2
-                elif stack.kinked and r < rows:
-                    for kind in range(4):
-                        steepest += abs(shared.kinks[kind, r, i])
-                total += steepest**2
-            shared.scale[p] = total
+        _look(stack, b, linear, shared)
     bands[SMOOTHED, SMOOTHED] = 0
     for q in range(len(stack.bands[0])):
         bands[0, 1 + q] = stack.bands[0][q]
@@ -298,6 +300,33 @@ def _one(stack: _Stack, b: int, assets: Array, shared: _Shared, limits: Array, b
         stack.costly,
         bent,
     )
+
+
+@part
+def _look(stack: _Stack, b: int, linear: Array, shared: _Shared) -> None:
+    """What depends on the rows alone: where they have kinks, and how steep they are."""
+    k, (rows, n) = stack.factors, shared.kinks.shape[1:]
+    for kind in range(4):
+        given = stack.kinks[kind]
+        at = b if len(given) > 1 else 0
+        for r in range(rows):
+            found = False
+            for i in range(n):
+                shared.kinks[kind, r, i] = given[at, r, i]
+                found = found or given[at, r, i] != 0.0
+            shared.present[kind, r] = found
+    shared.squares[:] = 0.0
+    for p in range(len(shared.scale)):
+        total, r = 0.0, p - k
+        for i in range(n):
+            steepest = abs(linear[p, i])
+            if p < k:
+                shared.squares[i] += steepest**2
+            elif stack.kinked and r < rows:
+                for kind in range(4):
+                    steepest += abs(shared.kinks[kind, r, i])
+            total += steepest**2
+        shared.scale[p] = total
 
 
 @part

@@ -123,68 +123,90 @@ def direct(
 @part
 def _climb(room: Room, count: int, constants: Constants) -> None:
     """`iteration._highest`: into the room's `goal`, by its `right` and `curvature`."""
-    curvature, x, least, rise = room.curvature, room.vectors[GOAL], room.vectors[LEAST], room.vectors[RISE]
-    right, step, cut = room.vectors[RIGHT], room.vectors[STEP], room.vectors[CUT]
-    kept, face = room.places[KEPT], room.places[FACE]
+    x, rise, right, face = room.vectors[GOAL], room.vectors[RISE], room.vectors[RIGHT], room.places[FACE]
     steepest = 0.0
     for a in range(count):
         x[a], face[a] = 0.0, True
         rise[a] = right[a]
         steepest = max(steepest, abs(rise[a]))
     for _ in range(constants.turns * (1 + count)):
-        size = 0
-        for a in range(count):
-            if face[a]:
-                kept[size] = a
-                step[size] = rise[a]
-                size += 1
-        for a in range(size):
-            for c in range(size):
-                room.system[a, c] = curvature[kept[a], kept[c]]
-        _eliminate(room.system, step, size)
-        nearest, any_short = 1.0, False
-        for a in range(size):
-            one = kept[a]
-            if x[one] + step[a] < least[one]:
-                any_short = True
-                nearest = min(nearest, (least[one] - x[one]) / step[a])
-        if any_short:
-            # Cut off at the lower limits, if that is higher than here.
-            for a in range(count):
-                cut[a] = 0.0
-            for a in range(size):
-                one = kept[a]
-                cut[one] = max(x[one] + step[a], least[one]) - x[one]
-            height = 0.0
-            for a in range(count):
-                bent = 0.0
-                for c in range(count):
-                    bent += curvature[a, c] * cut[c]
-                height += cut[a] * (2.0 * rise[a] - bent)
-            higher = height > 0.0
-            for a in range(size):
-                one = kept[a]
-                falls = x[one] + step[a] < least[one]
-                if falls and (higher or (least[one] - x[one]) / step[a] <= nearest):
-                    x[one], face[one] = least[one], False
-                else:
-                    x[one] += cut[one] if higher else nearest * step[a]
+        size = _step_on_face(room, count)
+        nearest = _nearest(room, size)
+        if nearest < np.inf:
+            _cut_off(room, count, size, min(1.0, nearest))
         else:
             for a in range(size):
-                x[kept[a]] += step[a]
+                x[room.places[KEPT, a]] += room.vectors[STEP, a]
             if size == count:
                 break
         for a in range(count):
             rise[a] = right[a]
             for c in range(count):
-                rise[a] -= curvature[a, c] * x[c]
-        let_go = False
-        if not any_short:
-            for a in range(count):
-                if not face[a] and rise[a] > 1e-12 * steepest:
-                    face[a], let_go = True, True
-            if not let_go:
-                break
+                rise[a] -= room.curvature[a, c] * x[c]
+        if nearest == np.inf and not _let_go(room, count, 1e-12 * steepest):
+            break
+
+
+@part
+def _step_on_face(room: Room, count: int) -> int:
+    """To the highest point on the face of those that are not fixed: into `step`; how many they are."""
+    kept, face, step, rise, size = room.places[KEPT], room.places[FACE], room.vectors[STEP], room.vectors[RISE], 0
+    for a in range(count):
+        if face[a]:
+            kept[size] = a
+            step[size] = rise[a]
+            size += 1
+    for a in range(size):
+        for c in range(size):
+            room.system[a, c] = room.curvature[kept[a], kept[c]]
+    _eliminate(room.system, step, size)
+    return size
+
+
+@part
+def _nearest(room: Room, size: int) -> float:
+    """The part of the step at which the first reaches its lower limit; infinite if the whole step keeps them."""
+    x, least, step, nearest = room.vectors[GOAL], room.vectors[LEAST], room.vectors[STEP], np.inf
+    for a in range(size):
+        one = room.places[KEPT, a]
+        if x[one] + step[a] < least[one]:
+            nearest = min(nearest, (least[one] - x[one]) / step[a])
+    return nearest
+
+
+@part
+def _cut_off(room: Room, count: int, size: int, nearest: float) -> None:
+    """The step cut off at the lower limits, if that is higher than here, else as far as all keep them."""
+    x, least, step, cut = room.vectors[GOAL], room.vectors[LEAST], room.vectors[STEP], room.vectors[CUT]
+    kept, height = room.places[KEPT], 0.0
+    for a in range(count):
+        cut[a] = 0.0
+    for a in range(size):
+        one = kept[a]
+        cut[one] = max(x[one] + step[a], least[one]) - x[one]
+    for a in range(count):
+        bent = 0.0
+        for c in range(count):
+            bent += room.curvature[a, c] * cut[c]
+        height += cut[a] * (2.0 * room.vectors[RISE, a] - bent)
+    higher = height > 0.0
+    for a in range(size):
+        one = kept[a]
+        falls = x[one] + step[a] < least[one]
+        if falls and (higher or (least[one] - x[one]) / step[a] <= nearest):
+            x[one], room.places[FACE, one] = least[one], False
+        else:
+            x[one] += cut[one] if higher else nearest * step[a]
+
+
+@part
+def _let_go(room: Room, count: int, least: float) -> bool:
+    """Free those at their limits that would rise; whether there are any."""
+    face, found = room.places[FACE], False
+    for a in range(count):
+        if not face[a] and room.vectors[RISE, a] > least:
+            face[a], found = True, True
+    return found
 
 
 @part

@@ -471,6 +471,27 @@ def test_a_bend_where_the_cash_runs_out_is_seen() -> None:
     assert told(sequenced(plan, temporary_cash=1000.0)) == [("sell", "A", 2000.0), ("buy", "B", 2000.0)]
 
 
+def test_bends_of_an_order_that_goes_on() -> None:
+    """A commission of 10 at least, 0.1 %, covers the first 10,000 of 20,000. After 4,000 the cash of 12,000 has 7,990
+    left. What follows costs 1 each for 6,000 more, then 1.001 each: the cash runs out 1,990/1.001 after these."""
+    rows = ("A", 20_000, 1, 0.0), ("B", 0, 1, 0.0), ("USD", 12_000, 1, 0.9)
+    costs = [MinimumCommission({"B": 10.0}, {"B": 0.001})]
+    table = account(*rows)
+    plan = planned(table, [], {"A": "-20000", "B": "20000"}, costs=costs)
+    assert plan.problem is not None
+    orders = Orders(plan, watched(plan.problem, ()), 20_000.0)
+    start = orders.start()
+    buy = next(j for j, leg in orders.left(start, orders.goal) if leg.quantity > 0)
+    begun = orders.moved(start, buy, orders.total[buy] // 5)
+    left = orders.total[buy] - begun.quantity
+    bends = {part * 16_000 for part in orders._bends(begun, buy, left)}
+    covered, empty = 6000, 6000 + Fraction(1990) / Fraction("1.001")
+    assert covered in bends
+    assert min(abs(x - empty) for x in bends) < Fraction(1, 10**9)
+    at = orders.moved(begun, buy, Fraction(empty, 16_000) * left)
+    assert abs(float((at.cash[0] - at.paid[0]) / (begun.cash[0] - begun.paid[0]))) < 1e-9
+
+
 def test_a_dead_end_is_left_again() -> None:
     """Repaying first would take the cash that B needs, without which C may not be sold."""
     rows = ("B", 0, 1, 0.0), ("C", 2000, 1, 0.0), ("DEBT", -1000, 1, 0.0), ("USD", 1000, 1, 0.0)

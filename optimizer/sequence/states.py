@@ -244,14 +244,22 @@ class States(Model):
             return self.fixed[j]
         return self.fixed[j] + max(self.minimum[j] - self.rate[j] * abs(quantity), 0)
 
+    def _begun(self, state: State, j: int) -> Quanta:
+        """How much of this slice is filled already."""
+        return state.quantity if state.order == j else 0
+
+    def _more_fee(self, state: State, j: int, quantity: Quanta) -> Quanta:
+        """What so much more of an order adds to its fee: a slice that goes on has paid for what it began with."""
+        begun = self._begun(state, j)
+        return self.fee(j, begun + quantity) - (self.fee(j, begun) if state.order == j else 0)
+
     def moved(self, state: State, j: int, quantity: Quanta, *, cut: bool = False) -> State:
         """The state after this much more of order j (signed quanta; 0: after its first fill), safe or not."""
         return self._judged(self._moved(state, j, quantity, cut=cut))
 
     def _moved(self, state: State, j: int, quantity: Quanta, *, cut: bool = False) -> State:
         """The same without its excess."""
-        goes_on = state.order == j
-        begun = state.quantity if goes_on else 0
+        goes_on, begun = state.order == j, self._begun(state, j)
         rows, cash, paid = list(state.rows), list(state.cash), list(state.paid)
         for i, by in self.at_rows[j]:
             if i in self.of_row:
@@ -263,8 +271,7 @@ class States(Model):
             rows[r] += slope * quantity * self.price[j]
         for k, by in self.at_cashes[j]:
             cash[k] += quantity * by
-        fee = self.fee(j, begun + quantity) - (self.fee(j, begun) if goes_on else 0)
-        paid[self.payer[j]] += quantity * self.cost[j] + fee
+        paid[self.payer[j]] += quantity * self.cost[j] + self._more_fee(state, j, quantity)
         slices = state.slices if goes_on else (*state.slices[:j], state.slices[j] + 1, *state.slices[j + 1 :])
         traded, cuts = self.done(state, j, quantity), state.cuts + cut
         return State(traded, slices, tuple(cash), tuple(paid), tuple(rows), (), j, begun + quantity, cuts)
@@ -343,8 +350,9 @@ class States(Model):
     def _bends(self, state: State, j: int, quantity: int) -> list[Quanta]:
         """The parts of this trade at which what the rules see may bend, and all of it."""
         marks, trade = list[Quanta]([0, 1]), self.rate[j] * abs(quantity)
-        if 0 < self.minimum[j] < trade:
-            marks.insert(1, Fraction(self.minimum[j], trade))
+        open_ = self.minimum[j] - self.rate[j] * abs(self._begun(state, j))  # of the minimum, when this trade begins
+        if 0 < open_ < trade:
+            marks.insert(1, Fraction(open_, trade))
         found = set(marks[1:])
         levels = [self._levels(state, j, part * quantity) for part in marks]
         for (start, stop), ends in zip(pairwise(marks), pairwise(levels), strict=True):
@@ -355,7 +363,7 @@ class States(Model):
     def _levels(self, state: State, j: int, quantity: Quanta) -> list[Quanta]:
         """What bends rules where it is 0, after this much of an order: values of rows, cashes before and after costs,
         with temporary cash also above their floors."""
-        fee = self.fee(j, quantity) - (self.fee(j, state.quantity) if state.order == j else 0)
+        fee = self._more_fee(state, j, quantity)
         found = [self.value(state, i) + quantity * by for i, by in self.at_rows[j]]
         for k in {self.payer[j], *(k for k, _ in self.at_cashes[j])}:
             gross, net = self._cash_change(j, quantity, k, fee)

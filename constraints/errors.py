@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,10 +18,10 @@ class InputError(ValueError):
         self,
         problem: str,
         *,
-        portfolio: Any = None,
-        asset: Any = None,
-        column: Any = None,
-        value: Any = None,
+        portfolio: object = None,
+        asset: object = None,
+        column: object = None,
+        value: object = None,
     ) -> None:
         self.problem = problem
         self.portfolio = portfolio
@@ -42,11 +40,11 @@ class InputError(ValueError):
         place = ", ".join(f"{name} {_shown(where)}" for name, where in places if where is not None)
         return f"{place}: {self.problem}" if place else self.problem
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle through their arguments; ours are keywords, so that workers can send them home.
         return _rebuilt, (type(self), self.problem, self.portfolio, self.asset, self.column, self.value)
 
-    def within(self, portfolio: Any) -> InputError:
+    def within(self, portfolio: object) -> InputError:
         """The same error, said of this portfolio, if it has a name."""
         if portfolio is None:
             return self
@@ -59,15 +57,17 @@ class NotStackable(Exception):  # noqa: N818 - a turn in the way, no error of an
     `portfolios` marks them (B,); None means all of them. Alone, each gives its answer, or its own InputError.
     """
 
-    def __init__(self, portfolios: Any = None) -> None:
-        self.portfolios: NDArray[np.bool_] | None = portfolios
+    def __init__(self, portfolios: NDArray[np.bool_] | np.bool_ | None = None) -> None:
+        self.portfolios = None if portfolios is None else np.asarray(portfolios)
         super().__init__("these portfolios must be taken one by one")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     item = getattr(value, "item", None)
     return repr(item() if callable(item) and getattr(value, "ndim", 1) == 0 else value)
 
 
-def _rebuilt(kind: type[InputError], problem: str, portfolio: Any, asset: Any, column: Any, value: Any) -> InputError:
+def _rebuilt(
+    kind: type[InputError], problem: str, portfolio: object, asset: object, column: object, value: object
+) -> InputError:
     return kind(problem, portfolio=portfolio, asset=asset, column=column, value=value)

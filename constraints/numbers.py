@@ -11,12 +11,15 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from equipoise.constraints.errors import InputError
+
+#: The cells of a table or an argument, of any type.
+Cells: TypeAlias = NDArray[Any]
 
 #: No number but 0 is smaller or larger in size than this; no price and no NAV either.
 SMALLEST, LARGEST = 1e-100, 1e100
@@ -29,7 +32,7 @@ _SHOWN = 40  # characters of a cell in a message
 _TEXT = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")
 
 
-def blank(value: Any) -> bool:
+def blank(value: object) -> bool:
     """Whether a cell is empty, whatever its type calls that."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
@@ -43,7 +46,7 @@ def encodable(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def number(value: Any, asset: str | None, column: str) -> float:
+def number(value: object, asset: str | None, column: str) -> float:
     """This cell or argument as a float, or an InputError that names the place."""
     found = _float(value)
     if found is None:
@@ -57,26 +60,26 @@ def number(value: Any, asset: str | None, column: str) -> float:
     raise InputError(problem, asset=asset, column=column, value=_shortened(value))
 
 
-def check_number(value: Any, argument: str, *, at_least: float | None = None, above: float | None = None) -> None:
+def check_number(value: object, argument: str, *, at_least: float | None = None, above: float | None = None) -> None:
     """A finite number within its range, and no text, or an InputError that names the argument."""
     found = _float(value) if isinstance(value, int | float | np.number) else None
     if found is None or np.isinf(found):
         raise InputError("must be a finite number", column=argument, value=_shortened(value))
     number(value, None, argument)
-    if at_least is not None and value < at_least:
+    if at_least is not None and found < at_least:
         raise InputError(f"must be at least {at_least:g}", column=argument, value=value)
-    if above is not None and value <= above:
+    if above is not None and found <= above:
         raise InputError(f"must be above {above:g}", column=argument, value=value)
 
 
-def exact(value: Any) -> Fraction:
+def exact(value: float | Decimal | Fraction | str) -> Fraction:
     """The decimal number that a person sees: 0.1 is 1/10, whatever the float behind it is."""
     if isinstance(value, int | Decimal | Fraction | str) and not isinstance(value, bool):
         return Fraction(value)
     return Fraction(Decimal(repr(float(value))))  # much faster than from text
 
 
-def entries(given: Any) -> NDArray[Any]:
+def entries(given: ArrayLike) -> Cells:
     """An argument as an array of what it holds: True stays True beside floats, and what is masked is None."""
     if isinstance(given, np.ma.MaskedArray):
         cells = np.array(given.data, dtype=object)
@@ -85,7 +88,7 @@ def entries(given: Any) -> NDArray[Any]:
     return np.asarray(given) if hasattr(given, "dtype") else np.array(given, dtype=object)
 
 
-def floats(cells: NDArray[Any], *, text: bool = True) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def floats(cells: Cells, *, text: bool = True) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """All cells of an array as floats, NaN or infinite where there is none, and the mask of those that `number`
     refuses. Without `text`, texts are refused too. Arrays of floats or integers are taken as a whole."""
     plain = cells.dtype.kind in "iuf" or (cells.dtype == object and all(map(_plain, set(map(type, cells.flat)))))
@@ -99,7 +102,7 @@ def floats(cells: NDArray[Any], *, text: bool = True) -> tuple[NDArray[np.float6
     return values, wrong
 
 
-def _floats(cells: NDArray[Any], *, text: bool, plain: bool) -> NDArray[np.float64]:
+def _floats(cells: Cells, *, text: bool, plain: bool) -> NDArray[np.float64]:
     if plain:
         try:
             return cells.astype(np.float64)
@@ -113,7 +116,7 @@ def _plain(kind: type) -> bool:
     return issubclass(kind, float | int | np.floating | np.integer) and not issubclass(kind, bool | np.timedelta64)
 
 
-def _float(value: Any) -> float | None:
+def _float(value: object) -> float | None:
     """The nearest float, infinite for what is larger than all; None for what is no number."""
     if isinstance(value, str):
         plain = len(value) <= _LONGEST and _TEXT.fullmatch(value)
@@ -129,13 +132,13 @@ def _float(value: Any) -> float | None:
     return None if np.isnan(found) else found
 
 
-def _zero(value: Any) -> bool:
+def _zero(value: object) -> bool:
     if isinstance(value, str):
         return not set(re.split("[eE]", value)[0]) & set("123456789")
     return bool(value == 0)
 
 
-def _shortened(value: Any) -> Any:
+def _shortened(value: object) -> object:
     # An integer of thousands of digits is refused by str() itself.
     if isinstance(value, str | bytes):
         return value[:_SHOWN]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.pieces import Fields
 from equipoise.constraints.rules.rule import Rule
 from equipoise.optimizer.plans.make import finished
 from equipoise.optimizer.plans.plan import Plan
@@ -17,6 +18,7 @@ from equipoise.optimizer.problem.policy import Policy
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.risk.models import Risk
 from equipoise.optimizer.solvers.choose import solve as solve_convex
+from equipoise.optimizer.triggers import Moment
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -146,7 +148,7 @@ class Rebalancer:
         """
         from equipoise.optimizer.batches.solve import gathered, solve_batch
 
-        others: dict[str, Any] = dict(options)
+        others: Fields = dict(options)
         spent, unbiased = Effort.taken(others), _unbiased(others.pop("allocate", "own"))
         if not others and hasattr(source, "columns") and hasattr(source, "index"):
             table: Any = source
@@ -181,7 +183,9 @@ class Rebalancer:
         if self.policy.transfers:
             raise InputError("results and orders alone would lose the transfers: use solve_batch", column="transfers")
 
-    def due(self, table: pd.DataFrame, *, now: Any = None, last: Any = None, trigger: Trigger | None = None) -> Due:
+    def due(
+        self, table: pd.DataFrame, *, now: Moment = None, last: Moment = None, trigger: Trigger | None = None
+    ) -> Due:
         """Whether it is time to trade: each trigger's value, threshold and distance. See `triggers`."""
         asked = trigger if trigger is not None else self.trigger
         if asked is None:
@@ -196,9 +200,9 @@ def _unbiased(allocate: object) -> bool:
     return allocate == "unbiased"
 
 
-def _in_chunks(options: Options) -> dict[str, Any]:
+def _in_chunks(options: Options) -> Fields:
     """The options of a batch in chunks."""
-    others: dict[str, Any] = dict(options)
+    others: Fields = dict(options)
     if _unbiased(others.pop("allocate", "own")):
         raise InputError(
             "unbiased allocation passes over the whole batch in its order; solve a table in one go, without "

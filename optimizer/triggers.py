@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from datetime import date, datetime, tzinfo
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("trigger", "fired", "value", "threshold", "distance", "unit", "name", "reason")
+
+#: A moment as users give it.
+Moment: TypeAlias = "str | date | np.datetime64 | None"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Trigger(ABC):
     """Decides whether it is time to trade. `a & b` fires if both do, `a | b` if at least one does."""
 
     @abstractmethod
-    def due(self, problem: Problem, *, now: Any = None, last: Any = None) -> Due:
+    def due(self, problem: Problem, *, now: Moment = None, last: Moment = None) -> Due:
         """Whether to trade this portfolio at `now`; `last` is when it was last rebalanced (None: never)."""
 
     def __and__(self, other: Trigger) -> Joined:
@@ -113,7 +116,7 @@ class Joined(Trigger):
         inner = (s.triggers if isinstance(s, Joined) and s.sign == sign else (s,) for s in sides)
         return cls(sign, tuple(trigger for triggers in inner for trigger in triggers))
 
-    def due(self, problem: Problem, *, now: Any = None, last: Any = None) -> Due:
+    def due(self, problem: Problem, *, now: Moment = None, last: Moment = None) -> Due:
         parts = tuple(trigger.due(problem, now=now, last=last) for trigger in self.triggers)
         count, needed = sum(part.fired for part in parts), len(parts) if self.sign == "&" else 1
         fired = count >= needed
@@ -152,7 +155,7 @@ class Calendar(Trigger):
         except (LookupError, ValueError):
             raise InputError("must be a zone such as 'Europe/London'", column="tz", value=self.tz) from None
 
-    def due(self, problem: Problem, *, now: Any = None, last: Any = None) -> Due:
+    def due(self, problem: Problem, *, now: Moment = None, last: Moment = None) -> Due:
         if now is None:
             raise InputError("is needed, no clock is read here: now=pd.Timestamp.now(tz=...)", column="now")
         at, since = self._by_one_clock(_moment(now, "now"), _moment(now if last is None else last, "last"))
@@ -210,7 +213,7 @@ class Calendar(Trigger):
             raise InputError("must be a pandas offset: '7D'", column="every", value=self.every) from None
 
 
-def _moment(given: Any, argument: str) -> pd.Timestamp:
+def _moment(given: Moment, argument: str) -> pd.Timestamp:
     import pandas as pd
 
     try:
@@ -264,7 +267,7 @@ class Drift(Trigger):
             return None
         return DriftBand(self.absolute, self.relative, 1.0, self.combine, self.by, self.assets, self.cash)
 
-    def due(self, problem: Problem, *, now: Any = None, last: Any = None) -> Due:
+    def due(self, problem: Problem, *, now: Moment = None, last: Moment = None) -> Due:
         away = problem.before - problem.target
         if self.total is not None:
             threshold, unit, said = self.total, "NAV", "half the sum of the drifts is"

@@ -28,7 +28,7 @@ from equipoise.constraints.pieces.bound import Bound
 from equipoise.constraints.pieces.cone import Cone
 from equipoise.constraints.pieces.discrete import Count, Semicontinuous, Step
 from equipoise.constraints.pieces.envelope import Envelope, Modelled, Plane, Term
-from equipoise.constraints.pieces.parts import Array, Indices, Mask, Parts, dot, part
+from equipoise.constraints.pieces.parts import Array, Fields, Figure, Index, Indices, Mask, Parts, Place, dot, part
 from equipoise.constraints.pieces.piece import Kind, Piece, Rounding, Words, of_kind
 from equipoise.constraints.pieces.row import Row
 from equipoise.constraints.pieces.shape import Opaque, Shape
@@ -41,6 +41,9 @@ __all__ = [
     "Cone",
     "Count",
     "Envelope",
+    "Fields",
+    "Figure",
+    "Index",
     "Indices",
     "Kind",
     "Mask",
@@ -48,6 +51,7 @@ __all__ = [
     "Opaque",
     "Parts",
     "Piece",
+    "Place",
     "Plane",
     "Rounding",
     "Row",

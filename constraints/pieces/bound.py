@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Bound(Piece):
         edge[where] = np.where(np.isfinite(edge[where]), limit, edge[where])
         return replace(self, lower=edge) if side == "lower" else replace(self, upper=edge)
 
-    def unlimited(self, none: float) -> Bound:
+    def unlimited(self, none: float) -> Self:
         # Finite where it was: a floor of the cash stays a row.
         low = np.where(np.isfinite(self.lower), -none, -np.inf)
         return replace(self, lower=low, upper=np.full_like(self.upper, np.inf))

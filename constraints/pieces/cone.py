@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Self
 
 import numpy as np
 
-from equipoise.constraints.pieces.parts import Array
+from equipoise.constraints.pieces.parts import Array, Figure
 from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
 from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
@@ -28,14 +28,14 @@ class Cone(Piece):
     diagonal: Array
     centre: Array
 
-    def of(self, weights: Array) -> Any:
+    def of(self, weights: Array) -> Figure:
         """The left side: a float, or (B,) for the weights of a stack."""
         away = weights - self.centre
         exposure = np.matmul(self.matrix, away[..., None])[..., 0]
         length = np.hypot(np.linalg.norm(exposure, axis=-1), np.linalg.norm(self.diagonal * away, axis=-1))
         return length if length.ndim else float(length)
 
-    def excess(self, weights: Array, trades: Array) -> Any:
+    def excess(self, weights: Array, trades: Array) -> Figure:
         return self.of(weights) - self.upper
 
     def over(self, weights: Array, trades: Array) -> float:
@@ -47,7 +47,7 @@ class Cone(Piece):
         what = title, self.label, None, length, self.upper, False
         yield settled.judged(what, slack * settled.nav, per)
 
-    def slack(self, state: StackState) -> tuple[Array, Any]:
+    def slack(self, state: StackState) -> tuple[Array, Figure]:
         """The coefficient covers the rounding errors of two norms, here and in `checks`."""
         length = self.of(state.after)
         steepest = np.sqrt(np.square(self.matrix).sum(axis=-2) + np.square(self.diagonal)).max(axis=-1)
@@ -61,7 +61,7 @@ class Cone(Piece):
     def restated(self, limit: float, at: Sequence[int] = (), side: str = "lower") -> Cone:
         return replace(self, upper=limit)
 
-    def unlimited(self, none: float) -> Cone:
+    def unlimited(self, none: float) -> Self:
         return replace(self, upper=none)
 
     def tightened(self, rounding: Rounding) -> Cone:

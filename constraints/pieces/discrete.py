@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces.parts import Array, Mask
+from equipoise.constraints.pieces.parts import Array, Fields, Mask
 from equipoise.constraints.pieces.piece import Piece, Wider
 from equipoise.constraints.pieces.states import Check, Settlement
 
@@ -54,7 +54,7 @@ class Step(Piece):
 
     def joined(self, by: Wider) -> Step:
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "label"}
-        wide: dict[str, Any] = {name: c if c is None else by.wide(c) for name, c in given.items()}
+        wide: Fields = {name: c if c is None else by.wide(c) for name, c in given.items()}
         return replace(self, **wide)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces.parts import Array
+from equipoise.constraints.pieces.parts import Array, Constraint, Expression, Fields, Figure
 from equipoise.constraints.pieces.piece import Piece, Wider, Words
 from equipoise.constraints.pieces.row import Row
 from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 #: Slopes by their name in `Parts`, and a constant: a float, or (B,).
-Plane: TypeAlias = tuple[dict[str, Array], Any]
+Plane: TypeAlias = tuple[dict[str, Array], Figure]
 
 
 class Modelled(NamedTuple):
@@ -25,8 +25,8 @@ class Modelled(NamedTuple):
     equal to it at the answer; at a kink it is the one of all planes there with which the answer is optimal.
     """
 
-    value: Any
-    constraints: Sequence[Any]
+    value: Expression
+    constraints: Sequence[Constraint]
     plane: Callable[[float], Plane]
 
 
@@ -38,7 +38,7 @@ class Term(Protocol):
         """Whether it is one of what is held, not of the trades."""
         ...
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         """Its value: a float, (B,), or a Fraction for arrays of Fractions."""
         ...
 
@@ -46,7 +46,7 @@ class Term(Protocol):
         """A plane that is nowhere above it, and equal to it here."""
         ...
 
-    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+    def modelled(self, parts: Mapping[str, Expression]) -> Modelled:
         """The term in cvxpy, of one portfolio: `parts` are w, w⁺, w⁻, z⁺ and z⁻ by their names in `Parts`."""
         ...
 
@@ -55,7 +55,7 @@ class Term(Protocol):
         ...
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         """A number (or (B,)) that the length of no plane's slopes is above."""
         ...
 
@@ -87,7 +87,7 @@ class Envelope(Piece):
     def of_trades(self) -> bool:
         return self.row.of_trades
 
-    def excess(self, weights: Array, trades: Array) -> Any:
+    def excess(self, weights: Array, trades: Array) -> Figure:
         return self.row.excess(weights, trades) + sum(term.of(weights, trades) for term in self.terms)
 
     def over(self, weights: Array, trades: Array) -> float:
@@ -101,7 +101,7 @@ class Envelope(Piece):
 
     def with_planes(self, planes: Iterable[Plane]) -> Row:
         """The row of the family with these planes, one for each term."""
-        parts: dict[str, Any] = self.row.given
+        parts: Fields = self.row.given
         upper = self.row.upper
         for slopes, constant in planes:
             for name, slope in slopes.items():
@@ -115,7 +115,7 @@ class Envelope(Piece):
         return not self.of_trades and all(term.of_holdings for term in self.terms)
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         own = [np.linalg.norm(c, axis=-1) for c in self.row.given.values()]
         return sum(own, 0.0) + sum(term.steepness for term in self.terms)
 
@@ -131,20 +131,20 @@ class Envelope(Piece):
         )
         return self.row.check(title, settled, value, sum(term.of(w, z) for term in self.terms) * settled.nav)
 
-    def slack(self, state: StackState) -> tuple[Array, Any]:
+    def slack(self, state: StackState) -> tuple[Array, Figure]:
         after, before = (self.excess(w, state.traded) for w in (state.after, state.before_costs))
         return -np.maximum(after, before), self.steepness
 
     def on_the_way(self, named: bool, cashes: Sequence[int]) -> bool:
         return named or self.of_holdings
 
-    def _with(self, row: Row) -> Envelope:
+    def _with(self, row: Row) -> Self:
         return replace(self, row=row)
 
     def restated(self, limit: float, at: Sequence[int] = (), side: str = "lower") -> Envelope:
         return self._with(self.row.restated(limit))
 
-    def unlimited(self, none: float) -> Envelope:
+    def unlimited(self, none: float) -> Self:
         return self._with(self.row.unlimited(none))
 
     def joined(self, by: Wider) -> Envelope:

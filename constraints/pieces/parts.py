@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from types import EllipsisType
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -13,6 +14,17 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 Indices: TypeAlias = NDArray[np.intp]
+#: A float of one portfolio, an array (B,) of a stack, or a Fraction: no type follows all three through one formula.
+Figure: TypeAlias = Any
+#: Of cvxpy, which the exact check does not know, not even by its types.
+Expression: TypeAlias = Any
+Constraint: TypeAlias = Any
+#: Arguments of a dataclass by name: no type says which names have which type.
+Fields: TypeAlias = dict[str, Any]
+#: The entry of a cash: a position, or of a stack an index (B,), (B,).
+Place: TypeAlias = int | tuple[Indices, Indices]
+#: Some of the portfolios, assets or rows along an axis.
+Index: TypeAlias = slice | EllipsisType | Mask | Indices
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,7 +56,7 @@ class Parts:
                 fixed[name] = float(value[i])
         return type(self)(**fixed)
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         """The value at these weights and trades: a float, or (B,) for those of a stack."""
         return sum((dot(c, part(name, weights, trades)) for name, c in self.given.items()), 0.0)
 
@@ -60,7 +72,7 @@ class Parts:
         return total
 
 
-def dot(one: Array, other: Array) -> Any:
+def dot(one: Array, other: Array) -> Figure:
     """Σ one·other over the assets: a float for one portfolio, (B,) for a stack, with the same bits.
 
     A product of matrices would not do: what it gives for one row depends on how many rows there are.
@@ -69,7 +81,7 @@ def dot(one: Array, other: Array) -> Any:
     return summed if summed.ndim else float(summed)
 
 
-def part(name: str, weights: Any, trades: Any) -> Any:
+def part(name: str, weights: Figure, trades: Figure) -> Figure:
     """w, w⁺, w⁻, z⁺ or z⁻ by its name in `Parts`; for arrays of any shape, or single Fractions."""
     of_weights = name in ("weight", "long", "short")
     value = weights if of_weights else trades

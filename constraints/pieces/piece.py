@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
-from equipoise.constraints.pieces.parts import Array, Mask, Parts
+from equipoise.constraints.pieces.parts import Array, Fields, Figure, Mask, Parts
 from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
 Kind = TypeVar("Kind", bound="Piece")
@@ -24,22 +24,22 @@ class Words:
     limit. `liquidation`: the value at which the venue liquidates (None: it is not known).
     """
 
-    upper: Any
+    upper: Figure
     at_least: bool = False
-    limit: Any = None
+    limit: Figure = None
     per: Parts | None = None
     #: By how much `upper` is above what the rule asks for, because what is held breaks it already: plans say so.
-    relaxed: Any = 0.0
+    relaxed: Figure = 0.0
     liquidation: float | None = None
 
     @property
-    def stated(self) -> Any:
+    def stated(self) -> Figure:
         """The limit as the user stated it."""
         if self.limit is not None:
             return self.limit
         return 0.0 - self.upper if self.at_least else self.upper  # never −0
 
-    def shown(self, excess: Any, per: Any = 1.0) -> Any:
+    def shown(self, excess: Figure, per: Figure = 1.0) -> Figure:
         """The rule's value in the user's words, from the row's excess over `upper` and the value of `per`.
 
         Both floats, both Fractions, or arrays (B,). Over nothing (a health factor without debt) it is infinite.
@@ -87,7 +87,7 @@ class Wider(Protocol):
         """Numbers of the rows, followed by that of each transfer."""
         ...
 
-    def parts(self, parts: Parts) -> dict[str, Any]:
+    def parts(self, parts: Parts) -> Fields:
         """The coefficients of (y, T)."""
         ...
 
@@ -116,7 +116,7 @@ class Piece(ABC):
         """By how much it asks for less than the rule, because what is held breaks that: (…, n), or (…, 1) in all."""
         return None
 
-    def excess(self, weights: Array, trades: Array) -> Any:
+    def excess(self, weights: Array, trades: Array) -> Figure:
         """By how much it is broken (at most 0: not): a float, or (B,) for those of a stack."""
         return -np.inf
 
@@ -124,7 +124,7 @@ class Piece(ABC):
         """`excess` of one portfolio, raised by more than its rounding error."""
         return float(self.excess(weights, trades))
 
-    def ratio(self, weights: Array, trades: Array) -> Any:
+    def ratio(self, weights: Array, trades: Array) -> Figure:
         """The value of a ratio in the rule's words, a float or (B,); None for what is no ratio."""
         words = self.words
         if words is None or words.per is None:
@@ -135,7 +135,7 @@ class Piece(ABC):
     def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
         """The exact check of final orders, of the rule of this title: one or more results."""
 
-    def slack(self, state: StackState) -> tuple[Array, Any] | None:
+    def slack(self, state: StackState) -> tuple[Array, Figure] | None:
         """What is left of it (B,), and a number that its largest coefficient is not above; None: it is not asked."""
         return None
 
@@ -143,14 +143,14 @@ class Piece(ABC):
         """Whether it is asked after every order, and not at the end only; `named`: the user, or its rule, says so."""
         return False
 
-    def restated(self, limit: float, at: Sequence[int] = (), side: str = "lower") -> Any:
+    def restated(self, limit: float, at: Sequence[int] = (), side: str = "lower") -> Piece:
         """The same with another limit, in the user's words: of bounds the side's limits of the assets `at`.
 
         Raises InputError where it would not be convex (a health factor below the largest threshold).
         """
         return self
 
-    def unlimited(self, none: float) -> Any:
+    def unlimited(self, none: float) -> Self:
         """The same with limits that are none, as large as this."""
         return self
 
@@ -158,11 +158,11 @@ class Piece(ABC):
         """The same, kept by as much more as rounding to lots may move it."""
         return self
 
-    def paying(self, fees: float, cash: int, rises: Iterator[float]) -> Any:
+    def paying(self, fees: float, cash: int, rises: Iterator[float]) -> Piece:
         """The same with this much less in the cash; a row takes the next of `rises`: how much each unit raises it."""
         return self
 
-    def joined(self, by: Wider) -> Any:
+    def joined(self, by: Wider) -> Piece | None:
         """The same, of what is held in several accounts; None where that cannot be said."""
         return None
 

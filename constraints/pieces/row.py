@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Self
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces.parts import Array, Parts, part
+from equipoise.constraints.pieces.parts import Array, Fields, Figure, Parts, part
 from equipoise.constraints.pieces.piece import Piece, Rounding, Wider, Words
 from equipoise.constraints.pieces.states import Check, Settlement, StackState
 
@@ -45,7 +45,7 @@ class Row(Parts, Words, Piece):
     def of_trades(self) -> bool:
         return self.buy is not None or self.sell is not None
 
-    def excess(self, weights: Array, trades: Array) -> Any:
+    def excess(self, weights: Array, trades: Array) -> Figure:
         return self.of(weights, trades) - self.upper
 
     def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
@@ -61,7 +61,7 @@ class Row(Parts, Words, Piece):
         what = title, self.label, None, shown, self.stated, self.at_least
         return settled.judged(what, -excess.numerator, excess.denominator)
 
-    def slack(self, state: StackState) -> tuple[Array, Any]:
+    def slack(self, state: StackState) -> tuple[Array, Figure]:
         given, cash = self.given, state.cash
         excess = sum((np.vecdot(c, state.part(name)) for name, c in given.items()), -np.asarray(self.upper))
         steepness = sum(np.sqrt(np.vecdot(c, c)) for c in given.values())
@@ -81,10 +81,10 @@ class Row(Parts, Words, Piece):
         change = (limit - self.stated) if self.at_least else (self.stated - limit)
         if self.per is None:
             return replace(self, upper=self.upper - change, limit=limit)
-        parts: dict[str, Any] = {name: change * c + self.given.get(name, 0.0) for name, c in self.per.given.items()}
+        parts: Fields = {name: change * c + self.given.get(name, 0.0) for name, c in self.per.given.items()}
         return replace(self, **parts, limit=limit)
 
-    def unlimited(self, none: float) -> Row:
+    def unlimited(self, none: float) -> Self:
         return replace(self, upper=none)
 
     def tightened(self, rounding: Rounding) -> Row:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from equipoise.constraints.numbers import FEASIBILITY_TOLERANCE
-from equipoise.constraints.pieces.parts import Array
+from equipoise.constraints.pieces.parts import Array, Constraint, Expression, Figure
 from equipoise.constraints.pieces.piece import Piece, Rounding, Wider
 from equipoise.constraints.pieces.states import Check, Settlement
 
@@ -26,11 +26,11 @@ class Shape(Piece):
     opaque: ClassVar[bool] = True
 
     @abstractmethod
-    def constraints(self, weights: Any, trades: Any) -> Sequence[Any]:
+    def constraints(self, weights: Expression, trades: Expression) -> Sequence[Constraint]:
         """The set as cvxpy constraints on two cvxpy expressions."""
 
     @abstractmethod
-    def excess(self, weights: Array, trades: Array) -> Any: ...
+    def excess(self, weights: Array, trades: Array) -> Figure: ...
 
     def checks(self, title: str, settled: Settlement) -> Iterator[Check]:
         w, z = settled.weights(settled.value), settled.weights(settled.traded)
@@ -45,7 +45,7 @@ class Shape(Piece):
         if not rounding.custom:
             return self
 
-        def build(weights: Any, trades: Any) -> Sequence[Any]:
+        def build(weights: Expression, trades: Expression) -> Sequence[Constraint]:
             return [
                 c.args[0] + rounding.custom <= c.args[1] if type(c).__name__ == "Inequality" else c
                 for c in self.constraints(weights, trades)
@@ -57,7 +57,7 @@ class Shape(Piece):
         moves = by.moves
         n = len(moves)
 
-        def build(weights: Any, trades: Any) -> Sequence[Any]:
+        def build(weights: Expression, trades: Expression) -> Sequence[Constraint]:
             return self.constraints(weights[:n] + moves @ weights[n:], trades[:n])
 
         def violation(weights: Array, trades: Array) -> float:
@@ -73,10 +73,10 @@ class Opaque(Shape):
     """The set that `build(weights, trades)` says by a list of cvxpy constraints; `violation` measures it at numbers."""
 
     label: str
-    build: Callable[[Any, Any], Sequence[Any]]
+    build: Callable[[Expression, Expression], Sequence[Constraint]]
     violation: Callable[[Array, Array], float]
 
-    def constraints(self, weights: Any, trades: Any) -> Sequence[Any]:
+    def constraints(self, weights: Expression, trades: Expression) -> Sequence[Constraint]:
         return self.build(weights, trades)
 
     def excess(self, weights: Array, trades: Array) -> float:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces.parts import Array, part
+from equipoise.constraints.pieces.parts import Array, Indices, part
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class StackState:
     after: Array
     traded: Array
     earlier_cash: Array
-    cash: Any
+    cash: tuple[Indices, Indices]
     _parts: dict[str, Array] = field(default_factory=dict)
 
     def part(self, name: str) -> Array:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE, check_number
-from equipoise.constraints.pieces import Array, Bound, Mask, Piece, Row, dot
+from equipoise.constraints.pieces import Array, Bound, Figure, Mask, Piece, Row, dot
 from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
 
 
-def outside(weight: Any, low: Any, high: Any) -> Any:
+def outside(weight: Figure, low: Figure, high: Figure) -> Figure:
     """Whether it is outside the band by more than rounding; not at the edge itself."""
     return (weight < low - ROUNDING_TOLERANCE) | (weight > high + ROUNDING_TOLERANCE)
 
@@ -75,7 +75,7 @@ class DriftBand(Rule, stacks=True):
         below, above = self._widths(account, account.target, where)
         return np.where(where, account.target - below, -np.inf), np.where(where, account.target + above, np.inf)
 
-    def groups(self, account: Account) -> list[tuple[str, Array, Any, Any, Any]]:
+    def groups(self, account: Account) -> list[tuple[str, Array, Figure, Figure, Figure]]:
         """For `by`: each label with what a unit of each asset counts (0: not a member), its target, and its full band.
 
         The last three are floats, or (B,) for a stack.
@@ -112,7 +112,7 @@ class DriftBand(Rule, stacks=True):
             ]
         return rows
 
-    def _part(self, before: Any, low: Any, high: Any) -> Any:
+    def _part(self, before: Figure, low: Figure, high: Figure) -> Figure:
         """The part of the band in which trades must end."""
         part = np.where(outside(before, low, high), self.inside, 1.0)
         return part if part.ndim else float(part)
@@ -129,10 +129,10 @@ class DriftBand(Rule, stacks=True):
 
         return self._combined(width, np.ones_like(target), np.abs(target))
 
-    def _group_widths(self, label: str, target: Any) -> tuple[Any, Any]:
+    def _group_widths(self, label: str, target: Figure) -> tuple[Figure, Figure]:
         """The width (below, above) of one label's sum: floats, or (B,) for a stack."""
 
-        def width(given: Width, argument: str, side: int, scale: Any) -> Any:
+        def width(given: Width, argument: str, side: int, scale: Figure) -> Figure:
             one = given[side] if isinstance(given, tuple) else given
             if isinstance(one, str):
                 raise InputError("a band by label takes a number or a mapping by label", column=argument, value=one)
@@ -146,7 +146,9 @@ class DriftBand(Rule, stacks=True):
         below, above = self._combined(width, 1.0, abs(target))
         return (below, above) if np.ndim(target) else (float(below), float(above))
 
-    def _combined(self, width: Callable[[Width, str, int, Any], Any], one: Any, size: Any) -> tuple[Any, Any]:
+    def _combined(
+        self, width: Callable[[Width, str, int, Figure], Figure], one: Figure, size: Figure
+    ) -> tuple[Figure, Figure]:
         """The lesser or the greater of the absolute and the relative width, for each side."""
         lesser_or_greater = np.minimum if self.combine == "lesser" else np.maximum
         given = [

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
-from equipoise.constraints.pieces import Array, Bound, Envelope, Parts, Piece, Row, dot
+from equipoise.constraints.pieces import Array, Bound, Envelope, Figure, Parts, Piece, Row, dot
 from equipoise.constraints.rules.accounts import counted, labelled, of_account, sides
 from equipoise.constraints.rules.rule import Account, Numbers, Rule, bounded, check_range
 from equipoise.constraints.rules.terms import Counted
@@ -44,7 +43,13 @@ class _Coverage(Rule):
 
 
 def _covered(
-    label: str, at_least: float, collateral: Array, debt: Array, upper: Any = 0.0, *, liquidation: float | None = None
+    label: str,
+    at_least: float,
+    collateral: Array,
+    debt: Array,
+    upper: Figure = 0.0,
+    *,
+    liquidation: float | None = None,
 ) -> Row:
     """Σ collateral·w⁺ ≥ at_least · Σ w⁻ − upper, reported as the ratio of the two."""
     return Row(

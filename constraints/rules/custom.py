@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.pieces import Array, Opaque, Piece
 from equipoise.constraints.rules.rule import Account, Rule
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,16 +27,16 @@ class Trade:
     """
 
     assets: tuple[str, ...]
-    weights: Any
-    trades: Any
+    weights: cp.Expression
+    trades: cp.Expression
     before: Array
     target: Array
     nav: float
 
-    def weight(self, asset: str) -> Any:
+    def weight(self, asset: str) -> cp.Expression:
         return self.weights[self._position(asset)]
 
-    def trade(self, asset: str) -> Any:
+    def trade(self, asset: str) -> cp.Expression:
         return self.trades[self._position(asset)]
 
     def vector(self, numbers: Mapping[str, float]) -> Array:
@@ -48,7 +51,7 @@ class Trade:
         return self.assets.index(asset)
 
 
-def _check(constraint: Any, variables: set[int], title: str) -> None:
+def _check(constraint: object, variables: set[int], title: str) -> None:
     """That this is a cvxpy constraint that a rule can be."""
     import cvxpy as cp
 
@@ -76,7 +79,7 @@ class Custom(Rule):
     only, and checked by cvxpy's own `violation()` on the final orders.
     """
 
-    build: Callable[[Trade], Any]
+    build: Callable[[Trade], object]
 
     def __post_init__(self) -> None:
         if not callable(self.build):
@@ -86,7 +89,7 @@ class Custom(Rule):
         if len(account.shape) > 1:
             raise NotStackable
 
-        def build(weights: Any, trades: Any) -> Sequence[Any]:
+        def build(weights: cp.Expression, trades: cp.Expression) -> Sequence[cp.Constraint]:
             trade = Trade(account.assets, weights, trades, account.before, account.target, account.nav)
             made = self.build(trade)
             constraints = list(made) if isinstance(made, list | tuple) else [made]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST, check_number
-from equipoise.constraints.pieces import Array, Cone, Piece, Row, dot
+from equipoise.constraints.pieces import Array, Cone, Figure, Piece, Row, dot
 from equipoise.constraints.rules.accounts import counted, labelled, of_account
 from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range, exempted, ones
 
@@ -138,7 +138,7 @@ def _by_name(limits: Limits | None, names: Sequence[str]) -> list[tuple[str, flo
     return list(limits.items()) if isinstance(limits, Mapping) else [(name, limits) for name in names]
 
 
-def _limited(label: str, weight: Array, limit: float, at_least: bool, shift: Any = 0.0) -> Row:
+def _limited(label: str, weight: Array, limit: float, at_least: bool, shift: Figure = 0.0) -> Row:
     """weight·w − shift ≤ limit, or ≥ limit; `shift` a float or (B,)."""
     if at_least:
         return Row(label=label, weight=-weight, upper=-(limit + shift), limit=limit, at_least=True)

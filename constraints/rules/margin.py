@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number, number
-from equipoise.constraints.pieces import Array, Envelope, Parts, Piece, Row
+from equipoise.constraints.pieces import Array, Envelope, Fields, Parts, Piece, Row, Term
 from equipoise.constraints.rules.accounts import counted, labelled, of_account
 from equipoise.constraints.rules.collateral import check_share, limited
 from equipoise.constraints.rules.rule import Account, Numbers, Rule, check_range
@@ -62,10 +61,10 @@ class _Margin(Rule, blanks=("cap",)):
         check_range(np.where(rows, haircut, 0.0), account, "haircut", at_least=0.0, at_most=1.0, of=self.account)
         kept, owed = np.where(rows, 1.0 - haircut, 0.0), rows.astype(float)
         rate = np.where(rows[..., None], rate, 0.0)
-        shown: dict[str, Any] = {"label": labelled(label, self.account), "upper": 0.0, "limit": utilisation}
+        shown: Fields = {"label": labelled(label, self.account), "upper": 0.0, "limit": utilisation}
         shown["per"] = Parts(long=kept, short=-owed)
         bounds: list[Piece] = []
-        terms: list[Any] = []
+        terms: list[Term] = []
         straight = kept
         if self.cap is not None or self.share is not None:
             posted = np.where(np.any(rate > 0, axis=-1), 0.0, kept)
@@ -106,7 +105,7 @@ class InitialMargin(_Margin, stacks=True, blanks=("rate",), own=("haircut",)):
         return self._pieces(account, "initial margin", rate[..., None], None, self.haircut, self.utilisation)
 
 
-def _columns(asset: str, pairs: Any) -> tuple[Array, Array]:
+def _columns(asset: str, pairs: Sequence[tuple[float, float]]) -> tuple[Array, Array]:
     """The notionals and the rates of an asset's brackets."""
     try:
         table = np.array([[number(x, asset, "brackets") for x in (floor, rate)] for floor, rate in pairs])
@@ -139,7 +138,7 @@ class MaintenanceMargin(_Margin, stacks=True, own=("haircut",)):
         for asset, pairs in self.brackets.items():
             self._check(asset, pairs)
 
-    def _check(self, asset: str, pairs: Any) -> None:
+    def _check(self, asset: str, pairs: Sequence[tuple[float, float]]) -> None:
         floor, rate = _columns(asset, pairs)
         steps = np.diff(floor, prepend=-1.0)
         for j, (at, step, part, rise) in enumerate(zip(floor, steps, rate, np.diff(rate, prepend=0.0), strict=True)):

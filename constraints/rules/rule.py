@@ -15,8 +15,10 @@ import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
-from equipoise.constraints.pieces import Array, Bound, Mask, Piece
+from equipoise.constraints.pieces import Array, Bound, Figure, Mask, Piece, Place
 
+#: One for each asset: of a portfolio a tuple, of a stack an array (B, n).
+Labels: TypeAlias = Any
 #: A number for all assets, one for each by label, or the name of a column of the portfolio's table.
 Numbers: TypeAlias = float | Mapping[str, float] | str
 
@@ -30,21 +32,21 @@ class Account(Protocol):
         ...
 
     @property
-    def assets(self) -> Any:
+    def assets(self) -> Labels:
         """The labels: a tuple, or an array (B, n)."""
         ...
 
     @property
-    def cash(self) -> Any:
+    def cash(self) -> Place:
         """What `array[account.cash]` is the settlement cash's entry with: a position, or an index of all B."""
         ...
 
-    def cash_of(self, account: str | None) -> Any:
+    def cash_of(self, account: str | None) -> Place:
         """The same for the cash of this account of the portfolio; None: the settlement cash."""
         ...
 
     @property
-    def nav(self) -> Any:
+    def nav(self) -> Figure:
         """A number, or an array (B, 1)."""
         ...
 
@@ -83,7 +85,7 @@ class Account(Protocol):
         (`Declared.blanks`). `where`: the assets that are asked for; cells of others are not read."""
         ...
 
-    def labels(self, column: str) -> Any:
+    def labels(self, column: str) -> Labels:
         """A text column: one label an asset, None where it is blank; a tuple, or an array (B, n)."""
         ...
 

@@ -13,19 +13,22 @@ has no exact value, is raised by more than its rounding error).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Array, Mask, Modelled, Plane
+from equipoise.constraints.pieces import Array, Figure, Indices, Mask, Modelled, Plane
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 _TINY = 1e-300
 _NORM = 1e-13  # far more than the rounding error of a norm
-_fractions = np.vectorize(Fraction, otypes=[object])
+_fractions: Callable[[Array], Array] = np.vectorize(Fraction, otypes=[object])
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +41,11 @@ class Brackets:
     short: Array
     offset: Array
 
-    def _lines(self, weights: Array) -> Any:
+    def _lines(self, weights: Array) -> Array:
         long, short, offset = (_numbers(c, weights) for c in (self.long, self.short, self.offset))
         return long * np.maximum(weights, 0)[..., None] + short * np.maximum(-weights, 0)[..., None] - offset
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         return self._lines(weights).max(axis=-1).sum(axis=-1)
 
     def plane(self, weights: Array, trades: Array) -> Plane:
@@ -54,7 +57,7 @@ class Brackets:
 
         return {"long": chosen(self.long), "short": chosen(self.short)}, -chosen(self.offset).sum(axis=-1)
 
-    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+    def modelled(self, parts: Mapping[str, cp.Expression]) -> Modelled:
         import cvxpy as cp
 
         at = np.flatnonzero(np.any((self.long != 0) | (self.short != 0) | (self.offset != 0), axis=-1))
@@ -80,7 +83,7 @@ class Brackets:
         return Brackets(sides[0], sides[1], offset)
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         return np.linalg.norm(np.maximum(np.abs(self.long), np.abs(self.short)).max(axis=-1), axis=-1)
 
 
@@ -99,7 +102,7 @@ class Counted:
     share: float
     factor: float
 
-    def _least(self, weights: Array) -> tuple[Any, Any, Any, Any]:
+    def _least(self, weights: Array) -> tuple[Array, Indices, Indices, Array]:
         """(each e, its rank from the largest, the m that decides, 1 − m·share)."""
         each = np.minimum(_numbers(self.kept, weights) * np.maximum(weights, 0), self._limits(weights))
         rank = np.argsort(np.argsort(-each, axis=-1, kind="stable"), axis=-1, kind="stable")
@@ -110,12 +113,12 @@ class Counted:
         m = np.argmin(left, axis=-1)
         return each, rank, m, free[m]
 
-    def _limits(self, weights: Array) -> Any:
+    def _limits(self, weights: Array) -> Array:
         if weights.dtype != object:
             return self.cap
         return np.array([Fraction(float(c)) if np.isfinite(c) else c for c in np.broadcast_to(self.cap, weights.shape)])
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         each, rank, m, free = self._least(weights)
         left = np.where(rank >= np.asarray(m)[..., None], each, 0 * each).sum(axis=-1)
         return -(_numbers(np.asarray(self.factor), weights)[()] * left / free)
@@ -127,7 +130,7 @@ class Counted:
         constant = np.where(capped, scale * np.where(capped, self.cap, 0.0), 0.0).sum(axis=-1)
         return {"weight": np.where(capped, 0.0, -scale * self.kept)}, -constant
 
-    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+    def modelled(self, parts: Mapping[str, cp.Expression]) -> Modelled:
         import cvxpy as cp
 
         at = np.flatnonzero(self.kept)
@@ -159,7 +162,7 @@ class Counted:
         return replace(self, kept=self.kept * low)
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         fewest = int(np.ceil(round(1.0 / self.share, 9)))
         return self.factor * np.linalg.norm(self.kept, axis=-1) / (1.0 - self.share * (fewest - 1))
 
@@ -175,7 +178,7 @@ class Tail:
     offset: Array
     share: float
 
-    def _worst(self, weights: Array) -> tuple[Any, Any]:
+    def _worst(self, weights: Array) -> tuple[Array, Array]:
         """Each function's value, and its part in the mean."""
         long, short, offset = (_numbers(c, weights) for c in (self.long, self.short, self.offset))
         up, down = np.maximum(weights, 0)[..., None, :], np.maximum(-weights, 0)[..., None, :]
@@ -184,7 +187,7 @@ class Tail:
         number = value.shape[-1] * (Fraction(self.share) if weights.dtype == object else self.share)
         return value, np.clip(number - rank, 0, 1) / number
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         value, part = self._worst(weights)
         return (value * part).sum(axis=-1)
 
@@ -193,7 +196,7 @@ class Tail:
         slopes = {name: (getattr(self, name) * part[..., None]).sum(axis=-2) for name in ("long", "short")}
         return slopes, -(self.offset * part).sum(axis=-1)
 
-    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+    def modelled(self, parts: Mapping[str, cp.Expression]) -> Modelled:
         import cvxpy as cp
 
         number = self.share * len(self.long)
@@ -213,7 +216,7 @@ class Tail:
         raise InputError("a rule on the tail of scenarios cannot be stressed again", column="rule")
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         return np.linalg.norm(np.maximum(np.abs(self.long), np.abs(self.short)).max(axis=-2), axis=-1)
 
 
@@ -226,12 +229,12 @@ class Spread:
     matrix: Array
     diagonal: Array
 
-    def _norm(self, weights: Array) -> tuple[Array, Any]:
+    def _norm(self, weights: Array) -> tuple[Array, Array]:
         exposure = np.matmul(self.matrix, weights[..., None])[..., 0]
         length = np.hypot(np.linalg.norm(exposure, axis=-1), np.linalg.norm(self.diagonal * weights, axis=-1))
         return exposure, length
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         if weights.dtype == object:
             return Fraction(float(self._norm(weights.astype(float))[1]) * (1.0 + _NORM))
         return self._norm(weights)[1]
@@ -242,7 +245,7 @@ class Spread:
         length = np.asarray(length)[..., None]
         return {"weight": np.divide(slope, length, out=np.zeros_like(slope), where=length > 0)}, 0.0
 
-    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+    def modelled(self, parts: Mapping[str, cp.Expression]) -> Modelled:
         import cvxpy as cp
 
         at = np.flatnonzero(self.diagonal)
@@ -264,7 +267,7 @@ class Spread:
         raise InputError("a rule on a move of k sigmas cannot be stressed again", column="rule")
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         terms = 2.0 * (1.0 + self.matrix.shape[-2])
         return terms * np.sqrt(np.square(self.matrix).sum(axis=(-2, -1)) + np.square(self.diagonal).sum(axis=-1))
 
@@ -278,11 +281,11 @@ class Proceeds:
     member: tuple[Mask, ...]
     early: Array
 
-    def _left(self, trades: Array) -> list[Any]:
+    def _left(self, trades: Array) -> list[Array]:
         flow = _numbers(self.early, trades) * np.maximum(-trades, 0) - np.maximum(trades, 0)
         return [np.where(member, flow, 0 * flow).sum(axis=-1) for member in self.member]
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         return sum(np.maximum(left, 0) for left in self._left(trades))
 
     def plane(self, weights: Array, trades: Array) -> Plane:
@@ -292,7 +295,7 @@ class Proceeds:
             active = active + member * (np.asarray(value) > 0)[..., None]
         return {"buy": -1.0 * active, "sell": self.early * active}, 0.0
 
-    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+    def modelled(self, parts: Mapping[str, cp.Expression]) -> Modelled:
         import cvxpy as cp
 
         flow = cp.multiply(self.early, parts["sell"]) - parts["buy"]
@@ -310,11 +313,11 @@ class Proceeds:
         raise InputError("a rule on trades cannot be stressed", column="rule")
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         return 2.0 * np.sqrt(np.shape(self.early)[-1])
 
 
-def _dual(constraint: Any) -> Array:
+def _dual(constraint: cp.Constraint) -> Array:
     """The prices of an inequality, at least 0."""
     value = 0.0 if constraint.dual_value is None else np.asarray(constraint.dual_value, dtype=float)
     return np.broadcast_to(np.maximum(np.nan_to_num(value), 0.0), constraint.shape).copy()
@@ -326,6 +329,6 @@ def _shares(prices: Array, axis: int) -> Array:
     return np.asarray(np.where(total > 0, prices / np.where(total > 0, total, 1.0), 1.0 / prices.shape[axis]))
 
 
-def _numbers(coefficients: Array, like: Array) -> Any:
+def _numbers(coefficients: Array, like: Array) -> Array:
     """The coefficients as Fractions where the weights are."""
     return _fractions(coefficients) if like.dtype == object else coefficients

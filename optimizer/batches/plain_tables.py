@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.numbers import blank
+from equipoise.constraints.numbers import Cells, blank
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Masked: TypeAlias = tuple[NDArray[Any], NDArray[np.bool_]]
+Masked: TypeAlias = tuple[Cells, NDArray[np.bool_]]
 Text: TypeAlias = tuple[NDArray[np.int32], list[str]]
-Column: TypeAlias = "NDArray[Any] | Masked | Text | list[Any]"
+Column: TypeAlias = "Cells | Masked | Text | list[Any]"
 Message: TypeAlias = list[tuple[str, Column]]
 
 

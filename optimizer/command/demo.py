@@ -7,10 +7,10 @@ import time
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equipoise.constraints import Turnover
-from equipoise.optimizer.command.output import batch_summary
+from equipoise.optimizer.command.output import Document, batch_summary
 from equipoise.optimizer.command.policy_file import load
 from equipoise.optimizer.plans.report import clean, table
 from equipoise.optimizer.portfolio.portfolio import read_table
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ACCOUNTS = 200
 
 
-def demo(*, everything: bool = False) -> dict[str, Any]:
+def demo(*, everything: bool = False) -> Document:
     """Print the tour and return its summary. `everything`: all accounts of the batch."""
     data, start = Path(str(files("equipoise.data"))), time.perf_counter()
     treasury = _treasury(data)

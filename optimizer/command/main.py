@@ -18,7 +18,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from equipoise.constraints.errors import InputError
 from equipoise.optimizer.plans.report import clean
@@ -27,6 +27,7 @@ from equipoise.optimizer.plans.report import clean
 if TYPE_CHECKING:
     import pandas as pd
 
+    from equipoise.optimizer.command.output import Document
     from equipoise.optimizer.command.policy_file import PolicyFile
     from equipoise.optimizer.problem.effort import Spent
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         debug = options.debug
-        run: Callable[[argparse.Namespace], tuple[int, dict[str, Any]]] = options.run
+        run: Callable[[argparse.Namespace], tuple[int, Document]] = options.run
         code, summary = run(options)
     except (Exception, KeyboardInterrupt) as error:
         code, message = _failure(error)
@@ -137,14 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+def _demo(options: argparse.Namespace) -> tuple[int, Document]:
     from equipoise.optimizer.command.demo import demo
 
     summary = demo(everything=options.all)
     return OK if summary["status"] == "verified" else INCOMPLETE, summary
 
 
-def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+def _solve(options: argparse.Namespace) -> tuple[int, Document]:
     from equipoise.optimizer.batches import whole_files
     from equipoise.optimizer.command import output
 
@@ -169,7 +170,7 @@ def _solve(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     }
 
 
-def _batch(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+def _batch(options: argparse.Namespace) -> tuple[int, Document]:
     from equipoise.optimizer.batches import whole_files
     from equipoise.optimizer.batches.inputs import check_readable
     from equipoise.optimizer.batches.solve import solve_batch
@@ -221,7 +222,7 @@ def _spent(options: argparse.Namespace) -> Spent:
     }
 
 
-def _check(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+def _check(options: argparse.Namespace) -> tuple[int, Document]:
     from equipoise.optimizer.batches.inputs import unreadable
 
     policy, table = _policy(options), _read(options.table)
@@ -284,7 +285,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: is not a table: {str(error).strip()}") from None
 
 
-def _batch_table(options: argparse.Namespace) -> tuple[pd.DataFrame, dict[Any, str]]:
+def _batch_table(options: argparse.Namespace) -> tuple[pd.DataFrame, dict[object, str]]:
     """The batch with the columns of --assets, and what to say of the portfolios with assets that it lacks."""
     table = _read(options.table)
     if "portfolio_id" not in table.columns:
@@ -299,7 +300,7 @@ def _batch_table(options: argparse.Namespace) -> tuple[pd.DataFrame, dict[Any, s
         raise InputError(f"the column is in {options.table} and in {options.assets}; drop one", column=twice[0])
     known = set(assets.index)
     lost = table[[isinstance(label, str) and label not in known for label in table["asset"]]]
-    unknown: dict[Any, str] = {}
+    unknown: dict[object, str] = {}
     for name, label in zip(lost["portfolio_id"], lost["asset"], strict=True):
         unknown.setdefault(name, f"{InputError(f'{options.assets} has no row for it', asset=label)}")
     return table.join(assets, on="asset"), unknown

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import exact
@@ -28,6 +28,9 @@ from equipoise.optimizer.sequence.listing import NONE, SLICES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: What is written as JSON.
+Document: TypeAlias = dict[str, Any]
 
 
 def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
@@ -79,7 +82,7 @@ def plan_json(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> str:
     return json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
 
 
-def order_records(plan: Plan) -> list[dict[str, Any]]:
+def order_records(plan: Plan) -> list[Document]:
     """The orders as `Plan.orders` has them, with exact numbers (Fractions) for quantity, price and notional."""
     if plan.problem is None or not plan.status.ok:
         return []
@@ -93,7 +96,7 @@ def order_records(plan: Plan) -> list[dict[str, Any]]:
     return records
 
 
-def transfer_records(plan: Plan) -> list[dict[str, Any]]:
+def transfer_records(plan: Plan) -> list[Document]:
     """The transfers as `Plan.transfers` has them, with exact numbers for quantity and value."""
     if plan.problem is None or plan.problem.accounts is None or not plan.status.ok:
         return []
@@ -117,9 +120,7 @@ def plan_files(plan: Plan, policy: PolicyFile, inputs: Mapping[str, str]) -> dic
     return contents | {"orders.csv": csv_text(order_records(plan), ("asset", *ORDER_COLUMNS))}
 
 
-def batch_files(
-    plans: Plans, policy: PolicyFile, inputs: Mapping[str, str], summary: Mapping[str, Any]
-) -> dict[str, str]:
+def batch_files(plans: Plans, policy: PolicyFile, inputs: Mapping[str, str], summary: Document) -> dict[str, str]:
     """What `equipoise batch` writes."""
     orders = _records(plans.orders)
     for order in orders:
@@ -143,7 +144,7 @@ def batch_files(
     return contents | {"orders.csv": csv_text(orders, ("portfolio_id", "asset", *ORDER_COLUMNS))}
 
 
-def batch_summary(plans: Plans) -> dict[str, Any]:
+def batch_summary(plans: Plans) -> Document:
     """How many portfolios ended how, and the totals of the orders."""
     results = plans.results
     found = results[results["verified"]]
@@ -188,7 +189,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _positions(plan: Plan) -> list[dict[str, Any]]:
+def _positions(plan: Plan) -> list[Document]:
     """What is held before and after, in units, in the order of the table."""
     if plan.problem is None:
         return []
@@ -198,7 +199,7 @@ def _positions(plan: Plan) -> list[dict[str, Any]]:
     return [{"asset": asset, "before": before, "after": then} for _, asset, before, then in rows]
 
 
-def _sequence(plan: Plan) -> dict[str, Any]:
+def _sequence(plan: Plan) -> Document:
     """Whether the orders are safe on the way as they are listed (see `Plan.listing`); if not so, the steps that are, or
     what blocks them."""
     steps = plan.sequence if plan.listing in (SLICES, NONE) else None
@@ -206,7 +207,7 @@ def _sequence(plan: Plan) -> dict[str, Any]:
     return {"listing": plan.listing, "reason": steps.reason if steps is not None else "", "steps": rows}
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame) -> list[Document]:
     """The rows as plain Python values, those of a named index first."""
     # Not reset_index: pandas would make Arrow text of labels, which cannot hold all of them.
     names = [str(name) for name in table.index.names if name is not None]

@@ -146,7 +146,7 @@ class _Reader:
         except (TypeError, ValueError, ImportError) as error:
             raise self.error(place, str(error)) from error
 
-    def arguments(self, make: Callable[..., Any], given: Mapping[str, object], place: str) -> dict[str, object]:
+    def arguments(self, make: Callable[..., object], given: Mapping[str, object], place: str) -> dict[str, object]:
         known = {file_name(name): parameter for name, parameter in inspect.signature(make).parameters.items()}
         hints = _hints(make)
         for key in given:
@@ -206,7 +206,7 @@ class _Reader:
         pairs = enumerate(zip(given, hints, strict=True), start=1)
         return tuple(self.value(one, wanted, f"{number}{i}") for i, (one, wanted) in pairs)
 
-    def _number(self, given: Any, place: str, endless: bool) -> float:
+    def _number(self, given: object, place: str, endless: bool) -> float:
         if endless and given == math.inf:
             return math.inf
         try:
@@ -292,7 +292,7 @@ def _either(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _fits(given: Any, hint: Any) -> bool:
+def _fits(given: object, hint: Any) -> bool:
     shape = _SHAPES[get_origin(hint) or hint][0]
     return isinstance(given, shape) and (not isinstance(given, bool) or shape is bool)
 
@@ -306,7 +306,7 @@ def _heading(key: str, hint: Any) -> str:
     return f"[[{key}]]" if any(get_args(one)[:1] and get_args(one)[0] in tables for one in of) else f"key {key!r}"
 
 
-def _constructors(kind: type) -> list[Callable[..., Any]]:
+def _constructors(kind: type) -> list[Callable[..., object]]:
     """The class, and its class methods from_..."""
     return [kind, *(getattr(kind, name) for name in vars(kind) if name.startswith("from_"))]
 

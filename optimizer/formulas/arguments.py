@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,8 +11,6 @@ from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import entries, floats, number
 from equipoise.constraints.pieces import Array
 
-#: What a closed form returns: a float where all its arguments are floats, else an array.
-Figure: TypeAlias = Any
 #: A row of a table: an asset, or an account and an asset.
 Label: TypeAlias = str | tuple[str, str]
 
@@ -23,7 +21,7 @@ def refusal(
     account: str | None = None,
     asset: Label | None = None,
     column: str | None = None,
-    value: Any = None,
+    value: object = None,
 ) -> InputError:
     """The InputError about this row, with its account if it has one."""
     if isinstance(asset, tuple):

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.pieces import Array
-from equipoise.optimizer.formulas.arguments import Figure, checked, ratio, together
+from equipoise.constraints.pieces import Array, Figure
+from equipoise.optimizer.formulas.arguments import checked, ratio, together
 
 
 def _sides(value: ArrayLike, threshold: ArrayLike) -> tuple[Array, Array]:

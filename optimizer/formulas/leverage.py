@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Array
-from equipoise.optimizer.formulas.arguments import Figure, checked, ratio, together
+from equipoise.constraints.pieces import Array, Figure
+from equipoise.optimizer.formulas.arguments import checked, ratio, together
 
 
 def leverage_ratio(value: ArrayLike) -> Figure:

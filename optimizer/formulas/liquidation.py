@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipoise.constraints.pieces import Array
-from equipoise.optimizer.formulas.arguments import Figure, checked, together
+from equipoise.constraints.pieces import Array, Figure
+from equipoise.optimizer.formulas.arguments import checked, together
 from equipoise.optimizer.formulas.lending import health_factor
 
 _CLOSE_FACTOR = 0.5  # Aave v3, LiquidationLogic: of the account's whole debt

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Figure
 from equipoise.constraints.rules.margin import deductions
-from equipoise.optimizer.formulas.arguments import Figure, Label, checked, ratio, refusal, together
+from equipoise.optimizer.formulas.arguments import Label, checked, ratio, refusal, together
 
 
 def bracket_amounts(

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Rounding, Semicontinuous
+from equipoise.constraints.pieces import Array, Figure, Rounding, Semicontinuous
 from equipoise.optimizer.lots.bounds.bound import relaxed
 from equipoise.optimizer.lots.levels import Found, Way
 from equipoise.optimizer.lots.points.points import SLACK, Lots
@@ -171,7 +170,7 @@ def _first(
     return second, reason
 
 
-def worth(objective: Any) -> Any:
+def worth(objective: Figure) -> Figure:
     """What may be given for less debt: a hundredth of the objective, or a thousandth of a basis point of NAV."""
     return objective + np.maximum(0.01 * abs(objective), 1e-7)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,9 +23,15 @@ from equipoise.optimizer.lots.points.points import SLACK
 from equipoise.optimizer.problem.counts import least_positions
 
 if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
     from equipoise.optimizer.lots.points.points import Integers
     from equipoise.optimizer.lots.search.neighbours import Search, State
 
+#: A matrix (… × variables) of numpy or scipy.sparse, whose types do not follow sparse blocks.
+Matrix: TypeAlias = Any
+#: (rows, lower, upper)
+Limits: TypeAlias = tuple[Matrix, Array | float, Array | float]
 #: Nodes: of the program for a point near the convex optimum, and of that for any point, unless asked for more.
 _NEAR, NODES = 100, 20_000
 _LARGE = 60  # assets beyond which there are fewer nodes, as each takes longer
@@ -66,12 +72,12 @@ class _Program:
     """
 
     search: Search
-    planes: list[tuple[Any, float]] = field(default_factory=list)
+    planes: list[tuple[Array, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         allowed, self.n = self.search.allowed.within_budget(), len(self.search.problem.assets)
         self.allowed, problem = allowed, self.search.problem
-        self.sparse: Any = importlib.import_module("scipy.sparse")  # scipy's types do not follow sparse blocks
+        self.sparse = importlib.import_module("scipy.sparse")
         # These are counted in NAVs: so that no choice of 0 or 1 stands before a large number.
         self.fine = (np.maximum(allowed.highest, -allowed.lowest) >= _MANY) & (allowed.size < _FINE)
         self.unit = np.where(self.fine, 1.0 / allowed.size, 1.0)
@@ -88,7 +94,7 @@ class _Program:
         self.at = {name: np.arange(k * self.n, (k + 1) * self.n) for k, name in enumerate(names)}
         self.width = len(names) * self.n + 1  # the last: what bent costs add
 
-    def over(self, **columns: Array | float) -> Any:
+    def over(self, **columns: Array | float) -> Matrix:
         """A sparse matrix (n × variables) with these diagonals in their blocks."""
         rows = np.tile(np.arange(self.n), len(columns))
         places = np.concatenate([self.at[name] for name in columns])
@@ -96,7 +102,7 @@ class _Program:
         return self.sparse.csr_array((values, (rows, places)), shape=(self.n, self.width))
 
     @cached_property
-    def traded(self) -> tuple[Any, Any]:
+    def traded(self) -> tuple[Matrix, Matrix]:
         """z⁺ and z⁻ (n × variables) of all but the cash."""
         problem = self.search.problem
         others = np.arange(self.n) != problem.cash
@@ -107,7 +113,7 @@ class _Program:
         )
 
     @cached_property
-    def trades(self) -> Any:
+    def trades(self) -> Matrix:
         """z (n × variables), with the cash's before costs."""
         others = self.traded[0] - self.traded[1]
         paid = -others.sum(axis=0)
@@ -140,11 +146,11 @@ class _Program:
         finite = np.isfinite(upper)
         return rows[finite], upper[finite]
 
-    def constraints(self) -> list[tuple[Any, Any, Any]]:
+    def constraints(self) -> list[Limits]:
         """(rows, lower, upper) of everything: rules in units of `_UNIT`, then choices."""
         problem, allowed, one = self.search.problem, self.allowed, 1.0
         rows, upper = self.rules()
-        found: list[tuple[Any, Any, Any]] = [(rows / _UNIT, -np.inf, upper / _UNIT)]
+        found: list[Limits] = [(rows / _UNIT, -np.inf, upper / _UNIT)]
         found += [(plane[None] / _UNIT, -np.inf, limit / _UNIT) for plane, limit in self.planes]
         if "long" in self.at:  # w = long − short
             position = (self.trades - self.over(long=one, short=-one)) / _UNIT
@@ -166,7 +172,7 @@ class _Program:
             found.append(((total - self.over(closes=up + down))[down > 0], -np.inf, -down[down > 0]))
         return found + self._fees() + self._counts() + self._positions()
 
-    def _fees(self) -> list[tuple[Any, Any, Any]]:
+    def _fees(self) -> list[Limits]:
         """A fee is at least the fixed one, and at least what the commission lacks to its minimum."""
         fees = self.search.problem.fees
         if fees is None or not self.commissions:
@@ -175,7 +181,7 @@ class _Program:
         fixed, most = (self.over(buys=x, sells=x, closes=x) for x in (fees.fixed / fees.nav, fees.most))
         return [((x - paid) / _UNIT, -np.inf, 0.0) for x in (fixed, most - commission)]
 
-    def _counts(self) -> list[tuple[Any, Any, Any]]:
+    def _counts(self) -> list[Limits]:
         counts = self.search.counts
         if not len(counts.upper):
             return []
@@ -184,20 +190,20 @@ class _Program:
             rows = rows + counts.names @ self.over(longs=1.0, shorts=1.0)
         return [(rows, -np.inf, counts.upper)]
 
-    def _positions(self) -> list[tuple[Any, Any, Any]]:
+    def _positions(self) -> list[Limits]:
         """A position whose zero stands apart is long, short, or none, and of its least size."""
         problem, apart, one = self.search.problem, self.allowed.apart, 1.0
         if not apart.any():
             return []
         smallest = np.array([float(x) for x in least_positions(problem)]) / problem.portfolio.nav
         largest = np.abs(problem.before) + np.maximum(self.most_bought, self.most_sold) * self.size
-        found: list[tuple[Any, Any, Any]] = [(self.over(longs=one, shorts=one), -np.inf, 1.0)]
+        found: list[Limits] = [(self.over(longs=one, shorts=one), -np.inf, 1.0)]
         for side, part in (("longs", "long"), ("shorts", "short")):
             up, down = (self.over(**{part: one, side: -edge})[apart] / _UNIT for edge in (largest, smallest))
             found += [(up, -np.inf, 0.0), (down, 0.0, np.inf)]
         return found
 
-    def bounds(self) -> tuple[Array, Array, Any]:
+    def bounds(self) -> tuple[Array, Array, Integers]:
         """(lower, upper, whether it is whole) of the variables."""
         allowed, cash = self.allowed, self.search.problem.cash
         lower, upper, whole = np.zeros(self.width), np.full(self.width, np.inf), np.zeros(self.width)
@@ -225,7 +231,7 @@ class _Program:
         given = [LinearConstraint(self.sparse.csr_array(a), low, high) for a, low, high in rows]
         lower, upper, whole = self.bounds()
 
-        def tried(**options: Any) -> Any:
+        def tried(**options: bool) -> OptimizeResult:
             left = self.search.clock.left
             limit = {} if left == np.inf else {"time_limit": max(left, 1e-3)}
             asked: Any = {"node_limit": nodes, "mip_rel_gap": 0.05, **limit, **options}

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from equipoise.constraints.pieces import Figure
 from equipoise.optimizer.lots.bounds.bound import Ascent, LotBound
 from equipoise.optimizer.lots.branch_and_bound import Tree
 from equipoise.optimizer.lots.dive import dived, dived_around
@@ -43,7 +43,7 @@ class Found:
     best: State
 
 
-def close(objective: Any) -> Any:
+def close(objective: Figure) -> Figure:
     """The gap at which no more effort is spent."""
     return np.maximum(GAP_RELATIVE * abs(objective), GAP_ABSOLUTE)
 

@@ -14,11 +14,11 @@ a float holds; those for which no plan was found here; and those whose debts cou
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Bound, Indices, Mask, Row, Step
+from equipoise.constraints.pieces import Array, Bound, Figure, Index, Indices, Mask, Row, Step
 from equipoise.optimizer.lots.alone import LotPlan, worth
 from equipoise.optimizer.lots.bounds.bound import LARGEST
 from equipoise.optimizer.lots.bounds.stacked import Priced, beside, maximised, priced
@@ -97,7 +97,7 @@ class LotPlans:
         """The traded quantities (B, n) as the floats that stand for them; 0 where there is no plan."""
         return np.where(self.accepted[:, None], self.grid.units(self.lots, self.closed), 0.0)
 
-    def counted(self, lot: Any) -> Integers:
+    def counted(self, lot: Array | float) -> Integers:
         """How many lots of these sizes (B, n) are traded; −1 where that is no whole number, or there are no lots."""
         whole, digits = self.grid.whole(self.lots, self.closed)
         size = np.broadcast_to(np.asarray(lot, dtype=float), whole.shape) * ten_to(digits)
@@ -184,14 +184,14 @@ def planned(problem: Problem, convex: Convex, spent: Effort, clock: Clock | None
     return replace(plans, accepted=found & within & near, weights=settled, objective=objective)
 
 
-def _counts(effort: int, objective: Array) -> Any:
+def _counts(effort: int, objective: Array) -> Figure:
     """The gap up to which a plan counts."""
     if not effort:
         return np.inf
     return np.maximum(_COUNTS * np.abs(objective), GAP_ABSOLUTE) if effort == 1 else close(objective)
 
 
-def _record(plans: LotPlans, states: States, bound: Array, at: Any) -> None:
+def _record(plans: LotPlans, states: States, bound: Array, at: Index) -> None:
     plans.lots[at], plans.closed[at] = states.lots, states.closed
     plans.bound[at] = np.maximum(plans.bound[at], bound)
     plans.objective[at] = np.where(states.violation <= SLACK, states.objective, np.inf)
@@ -212,7 +212,14 @@ class _Group:
 
     @classmethod
     def of(
-        cls, problem: Problem, points: Grid, whole: Grid, convex: Convex, at: Any, capped: bool, plain: bool
+        cls,
+        problem: Problem,
+        points: Grid,
+        whole: Grid,
+        convex: Convex,
+        at: Indices,
+        capped: bool,
+        plain: bool,
     ) -> _Group:
         dual = duals.of(problem, at, out=True, capped=capped)
         weights = convex.weights[at].copy()
@@ -222,7 +229,7 @@ class _Group:
         rows[:, : convex.rows.shape[1]] = convex.rows[at]
         return cls(dual, points.take(at), whole.take(at), weights, rows, convex.bound[at], cash, plain)
 
-    def take(self, at: Any) -> _Group:
+    def take(self, at: Index) -> _Group:
         arrays = {name: getattr(self, name)[at] for name in ("weights", "rows", "bound", "cash")}
         return replace(self, dual=self.dual.take(at), grid=self.grid.take(at), whole=self.whole.take(at), **arrays)
 

@@ -13,8 +13,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from equipoise.constraints.numbers import Cells
 from equipoise.constraints.pieces import Array, Indices, Mask
 from equipoise.constraints.rules.trading import KINDS
 from equipoise.optimizer.plans.plan import ORDER_COLUMNS, Plan
@@ -29,7 +29,7 @@ from equipoise.optimizer.verification.stacked import StackVerified
 if TYPE_CHECKING:
     import pandas as pd
 
-Column: TypeAlias = "NDArray[Any] | Coded"
+Column: TypeAlias = "Cells | Coded"
 
 RESULT_COLUMNS = (
     "status",
@@ -80,7 +80,7 @@ class Part:
     """
 
     places: Indices
-    names: Sequence[Any]
+    names: Sequence[object]
     results: dict[str, Column]
     counts: Indices
     assets: Coded
@@ -106,7 +106,7 @@ def of_stack(solved: Solved) -> Part:
     order += np.arange(0, order.size, order.shape[1])[:, None]
     at = order[np.arange(order.shape[1]) < counts[:, None]]
 
-    def of_orders(values: NDArray[Any]) -> Any:
+    def of_orders(values: Cells) -> Any:
         return np.take(values, at)
 
     why = reasons(problem, solved.weights, solved.prices, traded)
@@ -140,7 +140,7 @@ def _results(solved: Solved, counts: Indices, listing: Indices, passed: Indices)
     found = np.where(solved.held | (optimal & (counts == 0)), _STATUSES.index(Status.NO_TRADE.name), found)
     buy, _ = KINDS["one_way"]
     said = _coded(shortfalls(problem))
-    columns: dict[str, NDArray[Any]] = {
+    columns: dict[str, Cells] = {
         "status": found,
         "verified": solved.checked.passed,
         "nav": nav,

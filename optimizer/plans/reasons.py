@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -75,10 +75,10 @@ def _of_underlying(problem: Problem, planned: Array) -> tuple[Array, Array, Arra
     return found[0], found[1], found[2]
 
 
-def _pricing(problem: Problem, prices: Array | None, at: tuple[Any, ...]) -> tuple[Indices, list[list[str]]]:
+def _pricing(problem: Problem, prices: Array | None, at: tuple[Indices, ...]) -> tuple[Indices, list[list[str]]]:
     """For each of these entries the titles of the rules that price it, as a code and what the codes mean."""
     *which, asset = at
-    part_in: dict[str, Any] = {}
+    part_in: dict[str, Mask] = {}
     for j, title in enumerate(problem.rows.titles):
         priced = np.asarray(prices is not None and prices[(*which, j)] > MEANT)
         if priced.any():
@@ -93,7 +93,7 @@ def _pricing(problem: Problem, prices: Array | None, at: tuple[Any, ...]) -> tup
     return codes, titles
 
 
-def _takes_part(problem: Problem, j: int, which: list[Any], asset: Any) -> Any:
+def _takes_part(problem: Problem, j: int, which: Sequence[Indices], asset: Indices) -> Mask:
     """Whether row j has a coefficient for these assets, or for the costs of all."""
     row = problem.rows.rows[j]
     takes = np.broadcast_to(problem.rows.cost[(*which, j)] > 0, asset.shape)

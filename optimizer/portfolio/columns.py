@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from equipoise.constraints.pieces import Array, Indices, Mask
 if TYPE_CHECKING:
     import pandas as pd
 
+Column: TypeAlias = "pd.Series[Any]"
 #: Codes of cells that are empty, and of those that are no labels.
 BLANK, WRONG = -1, -2
 _LARGEST_WHOLE = 2**53  # beyond, not every integer is a float
@@ -35,7 +36,7 @@ class Coded:
         return Coded(tuple(self.names[i] for i in order), places[self.codes])
 
 
-def coded(column: pd.Series[Any], *, whole: bool = False) -> Coded:
+def coded(column: Column, *, whole: bool = False) -> Coded:
     """The labels of a column: text, and with `whole` integers too, which are the text that shows them."""
     import pandas as pd
 
@@ -54,7 +55,7 @@ def coded(column: pd.Series[Any], *, whole: bool = False) -> Coded:
     return Coded(tuple(seen), np.array(each, dtype=np.intp))
 
 
-def _is_text(column: pd.Series[Any]) -> bool:
+def _is_text(column: Column) -> bool:
     import pandas as pd
 
     if isinstance(column.dtype, pd.StringDtype):
@@ -62,7 +63,7 @@ def _is_text(column: pd.Series[Any]) -> bool:
     return column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "string"
 
 
-def label(cell: Any, *, whole: bool) -> str | int:
+def label(cell: object, *, whole: bool) -> str | int:
     """The label of a cell, or BLANK or WRONG; see `coded`."""
     if blank(cell):
         return BLANK
@@ -71,7 +72,7 @@ def label(cell: Any, *, whole: bool) -> str | int:
     return WRONG
 
 
-def floats(column: pd.Series[Any]) -> tuple[Array, Mask]:
+def floats(column: Column) -> tuple[Array, Mask]:
     """The numbers of a column, NaN where the cell is blank, and the mask of cells that are no plain numbers.
 
     A plain number is one whose decimal value its float alone tells: a float, an integer up to 2⁵³, or a text of
@@ -83,7 +84,7 @@ def floats(column: pd.Series[Any]) -> tuple[Array, Mask]:
     return values, strange | (size > LARGEST) | ((size < SMALLEST) & (size > 0))
 
 
-def _floats(column: pd.Series[Any]) -> tuple[Array, Mask]:
+def _floats(column: Column) -> tuple[Array, Mask]:
     import pandas as pd
 
     whole = pd.api.types.is_integer_dtype(column.dtype)
@@ -96,7 +97,7 @@ def _floats(column: pd.Series[Any]) -> tuple[Array, Mask]:
     return np.array(found, dtype=np.float64), strange  # None becomes NaN
 
 
-def _plain(cell: Any) -> float | None:
+def _plain(cell: object) -> float | None:
     if type(cell) is float:
         return cell
     if blank(cell):

@@ -10,10 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, exact, floats, number
+from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, exact, floats, number
 from equipoise.constraints.pieces import Array, Indices, Mask
 from equipoise.constraints.rules.rule import Numbers
 from equipoise.optimizer.portfolio.columns import WRONG
@@ -58,7 +57,7 @@ def read_table(path: str | PathLike[str]) -> pd.DataFrame:
     return table if "portfolio_id" in table.columns else table.set_index("asset")
 
 
-def _header(path: str | PathLike[str], cells: Iterable[Any]) -> list[str]:
+def _header(path: str | PathLike[str], cells: Iterable[object]) -> list[str]:
     """The names of the columns, checked."""
     header = ["" if blank(cell) else str(cell) for cell in cells]
     for name in header:
@@ -88,7 +87,7 @@ class Portfolio:
     target: Array
     nav: float
     order: Indices
-    columns: Mapping[str, NDArray[Any]] = field(repr=False)
+    columns: Mapping[str, Cells] = field(repr=False)
     universe: frozenset[str] = field(repr=False, default=frozenset())
     risk: FactoredRisk | None = field(repr=False, default=None)
     #: With several accounts: the cash of each, the settlement cash first (see `accounts`).
@@ -261,7 +260,7 @@ class Portfolio:
         return int(np.argmax(wrong))
 
 
-def known(named: Any, argument: str, universe: frozenset[str]) -> set[str]:
+def known(named: object, argument: str, universe: frozenset[str]) -> set[str]:
     """The labels that a rule names. It may name assets of the universe that a portfolio does not hold, but not a
     slip of the pen."""
     if isinstance(named, str) or not isinstance(named, Iterable):
@@ -358,7 +357,7 @@ def _net_asset_value(quantity: Array, price: Array, assets: tuple[str, ...]) -> 
 
 
 def _column(
-    columns: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Cells],
     column: str,
     assets: tuple[str, ...],
     *,

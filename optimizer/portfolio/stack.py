@@ -8,32 +8,32 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.constraints.numbers import LARGEST, SMALLEST, blank, encodable, number
-from equipoise.constraints.pieces import Array, Indices, Mask
+from equipoise.constraints.numbers import LARGEST, SMALLEST, Cells, blank, encodable, number
+from equipoise.constraints.pieces import Array, Fields, Index, Indices, Mask, Place
 from equipoise.constraints.rules.rule import Numbers
-from equipoise.optimizer.portfolio.columns import BLANK, WRONG, Coded, coded, floats
+from equipoise.optimizer.portfolio.columns import BLANK, WRONG, Coded, Column, coded, floats
 from equipoise.optimizer.portfolio.portfolio import TARGET_SUM_TOLERANCE, Portfolio
 from equipoise.optimizer.portfolio.portfolio import known as checked_names
 from equipoise.optimizer.risk.factored import FactoredRisk, same
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.api.extensions import ExtensionArray
 
 
 class Odd(NamedTuple):
     """A portfolio that no stack takes: its place in the input's order, its id, and its rows of the table."""
 
     place: int
-    name: Any
+    name: object
     rows: Indices
 
 
@@ -62,16 +62,16 @@ class Source:
         return self._numbers[column]
 
     @cached_property
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, Hashable]:
         """The columns of a portfolio by their names as text."""
         return {str(name): name for name in self.table.columns if name not in ("portfolio_id", "asset")}
 
-    def cells(self, rows: Indices) -> dict[str, NDArray[Any]]:
+    def cells(self, rows: Indices) -> dict[str, Cells]:
         """All columns at these rows, as they stand in the table."""
         return {name: np.asarray(cells.take(rows), dtype=object) for name, cells in self._cells.items()}
 
     @cached_property
-    def _cells(self) -> dict[str, Any]:
+    def _cells(self) -> dict[str, ExtensionArray]:
         return {text: self.table[name].array for text, name in self.columns.items()}
 
 
@@ -110,7 +110,7 @@ class Stack:
         return self.source.universe
 
     @cached_property
-    def assets(self) -> NDArray[Any]:
+    def assets(self) -> Cells:
         """The labels (B, n)."""
         return np.array(self.universe, dtype=object)[self.codes]
 
@@ -179,7 +179,7 @@ class Stack:
                 wrong[code] = True
         return values[self.codes], (absent[self.codes] & asked) | wrong[self.codes]
 
-    def labels(self, column: str) -> NDArray[Any]:
+    def labels(self, column: str) -> Cells:
         """The labels of one of the columns that the stack was made for (B, n), None where there is none."""
         found = self._labelled(column)
         return np.array([*found.names, None], dtype=object)[found.codes]
@@ -211,15 +211,15 @@ class Stack:
     def first(self, wrong: Mask) -> int:
         raise NotStackable(wrong.any(axis=1))
 
-    def cash_of(self, account: str | None) -> Any:
+    def cash_of(self, account: str | None) -> Place:
         if account is not None:
             raise NotStackable  # portfolios in several accounts are no stacks
         return self.cash
 
-    def take(self, portfolios: slice | NDArray[Any]) -> Stack:
+    def take(self, portfolios: Index) -> Stack:
         """The stack of these portfolios: a slice, positions, or a mask."""
         which = np.arange(len(self))[portfolios]
-        chosen: dict[str, Any] = {
+        chosen: Fields = {
             name: np.ascontiguousarray(getattr(self, name)[portfolios])
             for name in ("places", "codes", "quantity", "price", "target", "nav", "rows")
         }
@@ -321,10 +321,10 @@ def _groups(source: Source, label_columns: Iterable[str]) -> dict[str, Coded]:
     return {column: coded(source.table[source.columns[column]], whole=True).ordered() for column in found}
 
 
-def _portfolios(column: pd.Series[Any]) -> tuple[list[Any], Indices, Mask]:
+def _portfolios(column: Column) -> tuple[list[Any], Indices, Mask]:
     """The ids, each row's portfolio, and which ids are odd. All blank ids are one portfolio without a name."""
     ids = coded(column)
-    names: list[Any] = list(ids.names)
+    names: list[object] = list(ids.names)
     of_row = np.array(ids.codes)
     others: dict[tuple[str, str], int] = {}
     for row in np.flatnonzero(of_row < 0):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import blank, check_number, encodable, floats
@@ -172,7 +172,7 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     return rows.set_index("asset")
 
 
-def _check_labels(account: Any, asset: Any, position: int) -> None:
+def _check_labels(account: object, asset: object, position: int) -> None:
     if not _is_name(account) or "/" in account or account != account.strip():
         raise InputError(
             "the row's account must be a name (text, without '/'); say where it is held or owed",
@@ -189,7 +189,7 @@ def _check_labels(account: Any, asset: Any, position: int) -> None:
             raise InputError("has half of a surrogate pair, which no file holds", asset=asset, column=column)
 
 
-def _is_name(label: Any) -> bool:
+def _is_name(label: object) -> TypeGuard[str]:
     return isinstance(label, str) and not blank(label)
 
 
@@ -201,7 +201,7 @@ def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer], asset_colum
     """
     import pandas as pd
 
-    new: dict[str, dict[Any, object]] = {}
+    new: dict[str, dict[str, object]] = {}
     for transfer in transfers:
         if not transfer.delay or transfer.arrival in rows.index or transfer.source not in rows.index:
             continue
@@ -216,7 +216,7 @@ def _with_transit(rows: pd.DataFrame, transfers: Sequence[Transfer], asset_colum
     return joined
 
 
-def _check_same(known: Mapping[Any, object], cells: Mapping[Any, object], arrival: str) -> None:
+def _check_same(known: Mapping[str, object], cells: Mapping[str, object], arrival: str) -> None:
     """That two transfers put the same on its way."""
     for column, cell in cells.items():
         if cell != known[column] and not (blank(cell) and blank(known[column])):
@@ -228,7 +228,7 @@ def _check_same(known: Mapping[Any, object], cells: Mapping[Any, object], arriva
             )
 
 
-def _moving(rows: pd.DataFrame, source: str, column: Any, asset_columns: Collection[str]) -> object:
+def _moving(rows: pd.DataFrame, source: str, column: str, asset_columns: Collection[str]) -> object:
     """What the row in transit has in this column."""
     if column in ("price", "underlying") or column in asset_columns:
         return rows.at[source, column]

@@ -15,13 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import LARGEST
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Index
 from equipoise.constraints.rules.rule import Account, Declared, Numbers, check_range, refuse
 
 _T = TypeVar("_T")
@@ -44,7 +44,7 @@ class CostTerms:
         """These coefficients, and zero for those not given."""
         return cls(**{f.name: given.get(f.name, np.zeros(shape)) for f in fields(cls)})
 
-    def of_assets(self, positions: Any) -> CostTerms:
+    def of_assets(self, positions: Index) -> CostTerms:
         """The coefficients at these positions."""
         return CostTerms(*(getattr(self, f.name)[..., positions] for f in fields(self)))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
+from equipoise.constraints.pieces import Fields
 
 
 class Spent(TypedDict, total=False):
@@ -83,6 +84,6 @@ class Effort:
         return Clock.of(None if self.time_limit is None else portfolios * self.time_limit)
 
     @classmethod
-    def taken(cls, options: dict[str, Any]) -> Effort:
+    def taken(cls, options: Fields) -> Effort:
         """Made of those of the options that are its own, which are taken out of them."""
         return cls(**{name: options.pop(name) for name in cls.__dataclass_fields__ if name in options})

@@ -22,14 +22,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
+from equipoise.constraints.numbers import Cells
 from equipoise.constraints.pieces import (
     Array,
     Bound,
+    Fields,
+    Figure,
+    Mask,
     Modelled,
     Parts,
     Piece,
@@ -44,6 +48,8 @@ from equipoise.optimizer.problem.costs import CostTerms
 from equipoise.optimizer.risk.factored import FactoredRisk
 
 if TYPE_CHECKING:
+    import cvxpy as cp
+
     from equipoise.optimizer.problem.problem import Problem
 
 #: Of plans that are equally good, the one that moves less: what moving the whole NAV counts, in NAV a year.
@@ -128,7 +134,7 @@ class _Flows:
     def price(self) -> Array:
         return np.array([self.account.price[source] for source, _ in self.ends])
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str) -> Cells:
         cells = self.account.columns[name]
         more = [cells[source] if name == "price" else 0 for source, _ in self.ends]
         return np.concatenate([cells, np.array(more, dtype=object)])
@@ -148,7 +154,7 @@ def _payer(transfer: Transfer, ends: tuple[int, int], owner: Sequence[int], name
 
 
 def _limits(
-    transfers: Sequence[Transfer], ends: Sequence[tuple[int, int]], account: Portfolio, locked: Any
+    transfers: Sequence[Transfer], ends: Sequence[tuple[int, int]], account: Portfolio, locked: Mask
 ) -> list[tuple[str, Piece]]:
     """What each transfer may move; and rows of accounts without a cash change by transfers alone."""
     none = np.full(len(account.assets), np.inf)
@@ -182,13 +188,13 @@ class _Term:
         n = len(moves)
         return weights[..., :n] + np.matmul(moves, weights[..., n:, None])[..., 0], trades[..., :n]
 
-    def of(self, weights: Array, trades: Array) -> Any:
+    def of(self, weights: Array, trades: Array) -> Figure:
         return self.term.of(*self._own(weights, trades))
 
     def plane(self, weights: Array, trades: Array) -> Plane:
         return self._of_all(self.term.plane(*self._own(weights, trades)))
 
-    def modelled(self, parts: Mapping[str, Any]) -> Modelled:
+    def modelled(self, parts: Mapping[str, cp.Expression]) -> Modelled:
         import cvxpy as cp
 
         moves = self.joined.moves
@@ -209,7 +215,7 @@ class _Term:
         raise InputError("a rule is stressed before its accounts are joined", column="rule")
 
     @property
-    def steepness(self) -> Any:
+    def steepness(self) -> Figure:
         return self.term.steepness * (1.0 + np.linalg.norm(self.joined.moves))
 
 
@@ -254,7 +260,7 @@ class _Joined:
             found.append((title, wide))
         return [*found, *self._bounds()]
 
-    def parts(self, parts: Parts) -> dict[str, Any]:
+    def parts(self, parts: Parts) -> Fields:
         """The coefficients of (y, T): a long or short part is linear where a row keeps its sign."""
         n, zero = len(self.asked.assets), np.zeros(len(self.asked.assets))
         given = {name: np.broadcast_to(parts.given.get(name, zero), (n,)) for name in Parts.NAMES}

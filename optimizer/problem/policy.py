@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equipoise.constraints.errors import InputError, NotStackable
 from equipoise.constraints.numbers import check_number, encodable
@@ -132,7 +132,7 @@ class Policy:
         return Problem(portfolio, risk, *costs, pieces, rules, fees=fees, compiled=self.compiled)
 
 
-def _check_kind(given: Iterable[Any], kind: type, argument: str) -> None:
+def _check_kind(given: Iterable[object], kind: type, argument: str) -> None:
     for one in given:
         if isinstance(one, Rule) and not encodable(one.title):
             raise InputError("has half of a surrogate pair, which no file holds", column="name", value=one.title)

@@ -69,12 +69,12 @@ def text_digest(texts: Iterable[str]) -> str:
 class _Walk:
     """Through a value and all that it is made of."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.digest = hashlib.sha256()
         self._met: dict[types.FunctionType | type, int] = {}  # functions call each other in circles
         self._visit(value)
 
-    def _visit(self, value: Any) -> None:
+    def _visit(self, value: object) -> None:
         if isinstance(value, bool | int | str | bytes | complex | types.NoneType):
             self._add(f"{type(value).__name__} {value!r}".encode("utf-8", "backslashreplace"))
         elif isinstance(value, float):
@@ -96,7 +96,7 @@ class _Walk:
         self.digest.update(content)
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _parts(value: object) -> Iterable[object]:
     """What a value is made of, in a fixed order."""
     for kind, parts in _PARTS:
         if isinstance(value, kind):
@@ -104,45 +104,45 @@ def _parts(value: Any) -> Iterable[Any]:
     return _of_dataclass(value) if is_dataclass(value) else _of_object(value)
 
 
-def _of_array(value: NDArray[Any] | np.generic) -> Iterable[Any]:
+def _of_array(value: NDArray[np.generic] | np.generic) -> Iterable[object]:
     array = np.asarray(value)
     cells = array.ravel().tolist() if array.dtype.hasobject else memoryview(array.tobytes())
     return [array.dtype.str, list(array.shape), cells]
 
 
-def _of_enum(value: Enum) -> Iterable[Any]:
+def _of_enum(value: Enum) -> Iterable[object]:
     return [value.name]
 
 
-def _of_code(value: types.CodeType) -> Iterable[Any]:
+def _of_code(value: types.CodeType) -> Iterable[object]:
     return [value.co_code, value.co_names, value.co_varnames, list(value.co_consts)]
 
 
-def _of_named(value: Any) -> Iterable[Any]:
+def _of_named(value: types.ModuleType | types.BuiltinFunctionType | np.ufunc) -> Iterable[object]:
     return [value.__name__]
 
 
-def _of_method(value: types.MethodType) -> Iterable[Any]:
+def _of_method(value: types.MethodType) -> Iterable[object]:
     return [value.__func__, value.__self__]
 
 
-def _of_mapping(value: Mapping[Any, Any]) -> Iterable[Any]:
+def _of_mapping(value: Mapping[object, object]) -> Iterable[object]:
     return [part for key in sorted(value, key=_order) for part in (key, value[key])]
 
 
-def _of_set(value: Set[Any]) -> Iterable[Any]:
+def _of_set(value: Set[object]) -> Iterable[object]:
     return sorted(value, key=_order)
 
 
-def _of_sequence(value: Sequence[Any]) -> Iterable[Any]:
+def _of_sequence(value: Sequence[object]) -> Iterable[object]:
     return value
 
 
-def _of_dataclass(value: Any) -> Iterable[Any]:
+def _of_dataclass(value: Any) -> Iterable[object]:
     return [type(value), *chain.from_iterable((f.name, getattr(value, f.name)) for f in fields(value))]
 
 
-def _of_object(value: Any) -> Iterable[Any]:
+def _of_object(value: object) -> Iterable[object]:
     """What an object says about itself to be copied."""
     try:
         made = value.__reduce_ex__(4)
@@ -158,25 +158,25 @@ def _of_object(value: Any) -> Iterable[Any]:
     return [*_name(type(value)), *(list(part) if isinstance(part, Iterator) else part for part in made[1:5])]
 
 
-def _of_function(function: types.FunctionType) -> Iterable[Any]:
+def _of_function(function: types.FunctionType) -> Iterable[object]:
     yield from _name(function)
     if not _known(function):
         yield from _inside_function(function)
 
 
-def _inside_function(function: types.FunctionType) -> Iterable[Any]:
+def _inside_function(function: types.FunctionType) -> Iterable[object]:
     cells = function.__closure__ or ()
     used = {name: function.__globals__[name] for name in _global_names(function.__code__, function.__globals__)}
     return [function.__code__, function.__defaults__, function.__kwdefaults__, [c.cell_contents for c in cells], used]
 
 
-def _of_class(kind: type) -> Iterable[Any]:
+def _of_class(kind: type) -> Iterable[object]:
     yield from _name(kind)
     if not _known(kind):
         yield from _inside_class(kind)
 
 
-def _inside_class(kind: type) -> Iterable[Any]:
+def _inside_class(kind: type) -> Iterable[object]:
     """Its bases, methods and constants."""
     yield kind.__bases__
     for name, value in sorted(vars(kind).items()):
@@ -187,16 +187,16 @@ def _inside_class(kind: type) -> Iterable[Any]:
             yield inner
 
 
-def _global_names(code: types.CodeType, known: Mapping[str, Any]) -> set[str]:
+def _global_names(code: types.CodeType, known: Mapping[str, object]) -> set[str]:
     inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
     return {name for name in code.co_names if name in known}.union(*(_global_names(c, known) for c in inner))
 
 
-def _name(value: Any) -> list[str]:
+def _name(value: types.FunctionType | type) -> list[str]:
     return [value.__module__ or "", value.__qualname__]
 
 
-def _known(value: Any) -> bool:
+def _known(value: types.FunctionType | type) -> bool:
     """Whether it is not of the user's own making: a version, or at least its name, says what it does."""
     name = value.__module__ or ""
     file = getattr(sys.modules.get(name), "__file__", None) or ""
@@ -205,12 +205,12 @@ def _known(value: Any) -> bool:
     return root in PACKAGES or root in sys.stdlib_module_names - {"__main__"} or installed
 
 
-def _order(key: Any) -> str:
+def _order(key: object) -> str:
     return _Walk(key).digest.hexdigest()
 
 
 #: What a value of each kind is made of; the first kind that it is of counts.
-_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
+_PARTS: tuple[tuple[Any, Callable[[Any], Iterable[object]]], ...] = (
     ((np.ndarray, np.generic), _of_array),
     (Enum, _of_enum),
     (types.FunctionType, _of_function),

@@ -33,20 +33,22 @@ from equipoise.constraints.pieces import (
     Bound,
     Cone,
     Envelope,
+    Figure,
     Indices,
     Kind,
     Parts,
     Piece,
+    Place,
     Row,
     Shape,
     Step,
     dot,
     of_kind,
 )
-from equipoise.constraints.rules.rule import Rule
+from equipoise.constraints.rules.rule import Labels, Rule
 from equipoise.optimizer.problem.accounts import Accounts, Budgets
 from equipoise.optimizer.problem.costs import CostTerms, Fees
-from equipoise.optimizer.problem.row_matrices import Figure, Rows
+from equipoise.optimizer.problem.row_matrices import Rows
 from equipoise.optimizer.problem.threshold import Separable
 from equipoise.optimizer.risk.models import FactoredRisk
 
@@ -55,7 +57,7 @@ from equipoise.optimizer.risk.models import FactoredRisk
 OUTER_BOUND = 100.0
 
 
-def _figure(value: Any) -> Figure:
+def _figure(value: Figure) -> Figure:
     return value if np.ndim(value) else float(value)
 
 
@@ -130,7 +132,7 @@ class Problem:
         return shape
 
     @property
-    def assets(self) -> Any:
+    def assets(self) -> Labels:
         """The labels: a tuple, or for a stack an array (B, n)."""
         return self.portfolio.assets
 
@@ -223,7 +225,7 @@ class Problem:
                 matrix[..., place, :] = c
         return matrix
 
-    def _floor(self, cash: Any) -> Array:
+    def _floor(self, cash: Place) -> Array:
         """−w_c as coefficients: (n,), or (B, n) where portfolios of a stack have the cash in different places."""
         places = np.atleast_1d(cash if isinstance(cash, int) else cash[1])
         shared = bool(np.all(places == places[:1]))
@@ -235,13 +237,13 @@ class Problem:
         """By what a unit less of each cash can raise each row: (…, m, accounts)."""
         return np.stack([self._raised_by(coefficients, cash) for cash in self.cashes], axis=-1)
 
-    def _raised_by(self, coefficients: Mapping[str, Array], cash: Any) -> Array:
+    def _raised_by(self, coefficients: Mapping[str, Array], cash: Place) -> Array:
         """By its slope where the cash may be."""
         only_long = (self.lower[cash] >= 0) | (self.cash_side == "long")
         long, short, weight = (self.at_cash(coefficients[name], cash) for name in ("long", "short", "weight"))
         return np.maximum(0.0, np.where(np.asarray(only_long)[..., None], -long, short) - weight)
 
-    def at_cash(self, coefficients: Array, cash: Any = None) -> Array:
+    def at_cash(self, coefficients: Array, cash: Place | None = None) -> Array:
         """The cash's column of coefficients (…, m, n)."""
         cash = self.cash if cash is None else cash
         if isinstance(cash, int):

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from equipoise.constraints.pieces import Array, Parts, Row, part
-
-#: A float for one portfolio, an array (B,) for a stack.
-Figure: TypeAlias = Any
 
 
 @dataclass(frozen=True, eq=False)

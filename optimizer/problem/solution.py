@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from equipoise.constraints.numbers import FEASIBILITY_TOLERANCE as FEASIBILITY_TOLERANCE
 from equipoise.constraints.numbers import ROUNDING_TOLERANCE as ROUNDING_TOLERANCE
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Figure
 from equipoise.optimizer.problem.problem import Problem
 
 #: It is called optimal if its gap is at most this fraction of the objective, or this fraction of NAV a year.
@@ -138,7 +138,7 @@ def first_proven(problem: Problem, solvers: Iterator[Solver], *, stop: bool = Tr
     return replace(best, attempts=attempts)
 
 
-def rounded_down(objective: Any, bound: Any) -> Any:
+def rounded_down(objective: Figure, bound: Figure) -> Figure:
     """The bound as it is reported, of one plan or of many: not above the plan's own objective.
 
     A bound holds for plans that keep every limit to the last bit. Limits are kept within a tolerance, so that a plan's
@@ -149,6 +149,6 @@ def rounded_down(objective: Any, bound: Any) -> Any:
     return np.where(explained, np.minimum(bound, objective), bound)
 
 
-def close_enough(objective: Any, bound: Any) -> Any:
+def close_enough(objective: Figure, bound: Figure) -> Figure:
     """Whether a gap, or each of many, is small enough to call the answer optimal."""
     return objective - bound <= np.maximum(GAP_ABSOLUTE, GAP_RELATIVE * np.abs(objective))

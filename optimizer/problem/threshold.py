@@ -18,17 +18,19 @@ All solvers and every lower bound rest on this one function.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Mask
 
+#: Of assets, or of one; a plain 0.0 leaves its term out.
+Coefficient: TypeAlias = Array | float
 #: What depends on the prices in an asset's function.
 PRICED = ("slope", "long", "short", "buy", "sell", "quadratic", "impact")
 
 
-def absent(coefficient: Any) -> bool:
+def absent(coefficient: Coefficient) -> bool:
     """Whether a term was left out altogether: a plain 0.0 instead of an array costs no time."""
     return isinstance(coefficient, float) and coefficient == 0.0
 
@@ -37,20 +39,20 @@ def absent(coefficient: Any) -> bool:
 class Separable:
     """The coefficients of f: arrays or numbers that broadcast; a plain 0.0 leaves the term out."""
 
-    curvature: Any
-    centre: Any
-    slope: Any
-    long: Any
-    short: Any
-    buy: Any
-    sell: Any
-    quadratic: Any
-    impact: Any
-    before: Any
-    lower: Any
-    upper: Any
+    curvature: Coefficient
+    centre: Array
+    slope: Coefficient
+    long: Coefficient
+    short: Coefficient
+    buy: Coefficient
+    sell: Coefficient
+    quadratic: Coefficient
+    impact: Coefficient
+    before: Array
+    lower: Array
+    upper: Array
 
-    def plus(self, other: Separable, times: Any = 1.0) -> Separable:
+    def plus(self, other: Separable, times: Coefficient = 1.0) -> Separable:
         """The sum of both functions, the other one so many times: its own quadratic part is left out."""
         more = {
             name: getattr(self, name) + (added if isinstance(times, float) else times * added)
@@ -87,7 +89,7 @@ class Separable:
             result += self.impact * size * np.sqrt(size)
         return np.asarray(result)
 
-    def derivative(self, at: Any, side: int) -> Array:
+    def derivative(self, at: Coefficient, side: int) -> Array:
         """The one-sided derivative at `at`: from the right (side = 1) or from the left (−1)."""
         at = np.asarray(at, dtype=float)
         trade = at - self.before
@@ -127,7 +129,7 @@ class Separable:
                 bends = np.where(np.asarray(self.impact) > 0, stiffness + 0.75 * self.impact / root, stiffness)
             return np.asarray(w), np.where(free & inside, 1.0 / np.asarray(bends), 0.0)
 
-    def _moved(self, pull: Any, stiffness: Any) -> Array:
+    def _moved(self, pull: Array, stiffness: Coefficient) -> Array:
         """S(pull): the trade whose marginal cost is `pull`."""
         # Nothing pulls, nothing moves, also where the stiffness is 0.
         straight = np.where(pull == 0, 0.0, pull / stiffness)
@@ -137,7 +139,7 @@ class Separable:
         bent = (2.0 * size / (rooted + np.sqrt(rooted**2 + 4.0 * stiffness * size))) ** 2
         return np.where(rooted > 0, np.copysign(bent, pull), straight)
 
-    def _between_two_kinks(self, m: Any, stiffness: Any) -> tuple[Array, Array]:
+    def _between_two_kinks(self, m: Array, stiffness: Coefficient) -> tuple[Array, Mask]:
         before = np.asarray(self.before)
         near, far = np.minimum(before, 0.0), np.maximum(before, 0.0)
         # Between the kinks a long position is being sold, or a short one bought back.

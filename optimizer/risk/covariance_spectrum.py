@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import LARGEST
+from equipoise.constraints.numbers import LARGEST, Cells
 from equipoise.constraints.pieces import Array
 from equipoise.optimizer.risk.labelled_arrays import Labels, forbid, numbers
 
@@ -28,9 +25,7 @@ _NULL = 1e-8  # a smaller one may be none, and the matrix of low rank
 _BLOCK = 256  # rows that are worked on at once
 
 
-def factored(
-    cells: NDArray[Any], labels: Labels, column: str, repair: bool = False
-) -> tuple[Array, Array, float | None]:
+def factored(cells: Cells, labels: Labels, column: str, repair: bool = False) -> tuple[Array, Array, float | None]:
     """F (m × n) and d² (n,) with Σ = FᵀF + diag(d²), and how far a repair moved C.
 
     With σ the volatilities and C the correlations, d² = θσ² and FᵀF = diag(σ)(C − θ)diag(σ), by the eigenvalues of
@@ -47,7 +42,7 @@ def factored(
 
 
 def spectrum(
-    cells: NDArray[Any], labels: Labels, column: str, repair: bool = False
+    cells: Cells, labels: Labels, column: str, repair: bool = False
 ) -> tuple[Array, Array, Array, float | None]:
     """σ (n,), λ ≥ 0 (m,), V (n × m) with Σ = diag(σ) V diag(λ) Vᵀ diag(σ), and how far a repair moved C."""
     variance, C = _correlations(cells, labels, column)
@@ -76,7 +71,7 @@ def spectrum(
     return σ, λ, vectors, repaired
 
 
-def _correlations(cells: NDArray[Any], labels: Labels, column: str) -> tuple[Array, Array]:
+def _correlations(cells: Cells, labels: Labels, column: str) -> tuple[Array, Array]:
     """σ² (n,), and C (m × m) of those that are not 0. In blocks of rows: the matrix may be large."""
     problem = "a covariance must be a finite number; estimate it, or leave the asset out"
     cov = numbers(cells, column, problem, labels)
@@ -110,7 +105,7 @@ def _correlations(cells: NDArray[Any], labels: Labels, column: str) -> tuple[Arr
     return variance, C
 
 
-def _triangular(cells: NDArray[Any], labels: Labels, column: str) -> tuple[Array, Array] | None:
+def _triangular(cells: Cells, labels: Labels, column: str) -> tuple[Array, Array] | None:
     """The factored form by a Cholesky factorisation; None where there may be none, or where fewer factors may do."""
     variance, C = _correlations(cells, labels, column)
     lowest = _smallest(C) if variance.all() else 0.0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import entries, floats
-from equipoise.constraints.pieces import Array, Indices
+from equipoise.constraints.pieces import Array, Index, Indices
 
 #: How many numbers of factors are reduced at once.
 _BLOCK = 1 << 20
@@ -46,7 +45,7 @@ class FactoredRisk:
             part.setflags(write=False)
             object.__setattr__(self, name, part)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return FactoredRisk, (self.factors, self.specific)  # an unpickled array would be writable
 
     def __repr__(self) -> str:
@@ -81,7 +80,7 @@ class FactoredRisk:
         factors, n = self.factors, self.factors.shape[-1]
         return np.asarray(np.swapaxes(factors, -1, -2) @ factors + self.specific[..., None, :] * np.eye(n))
 
-    def take(self, portfolios: Any) -> FactoredRisk:
+    def take(self, portfolios: int | Index) -> FactoredRisk:
         """The risk of these portfolios of a stack: a position, or whatever else selects along an axis."""
         factors = self.factors[portfolios] if self.factors.ndim == 3 else self.factors
         return of_checked(factors, self.specific[portfolios] if self.specific.ndim == 2 else self.specific)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.numbers import blank, entries, floats, number
+from equipoise.constraints.numbers import Cells, blank, entries, floats, number
 from equipoise.constraints.pieces import Array, Mask
 
+#: Of assets, which are texts, or of factors and rows, which need not be.
 Labels: TypeAlias = tuple[Any, ...]
+#: A DataFrame, a Series, a mapping or an array: told apart by what they have, without importing pandas.
+Table: TypeAlias = Any
 
 TRANSPOSED = "; loadings looks transposed: factors are its rows and assets its columns, so pass loadings.T"
 
 
-def is_frame(table: Any) -> bool:
+def is_frame(table: Table) -> bool:
     return hasattr(table, "columns") and hasattr(table, "index")  # an array should not have to import pandas
 
 
-def labelled_table(table: Any, labels: Iterable[Any] | None, column: str) -> tuple[NDArray[Any], Labels, Labels]:
+def labelled_table(table: Table, labels: Iterable[Hashable] | None, column: str) -> tuple[Cells, Labels, Labels]:
     """Cells, labels of the rows and of the columns: a DataFrame's, or an array's with labelled columns."""
     if is_frame(table) != (labels is None):
         problem = "labels are given once: a DataFrame carries its own, an array needs assets=[...]"
@@ -36,7 +38,7 @@ def labelled_table(table: Any, labels: Iterable[Any] | None, column: str) -> tup
     return values, tuple(table.index) if labels is None else tuple(range(len(values))), columns
 
 
-def labelled_square(table: Any, labels: Iterable[Any] | None, column: str) -> tuple[NDArray[Any], Labels]:
+def labelled_square(table: Table, labels: Iterable[Hashable] | None, column: str) -> tuple[Cells, Labels]:
     """The cells of a matrix with the same labels on both axes, the rows brought into the order of the columns."""
     values, rows, columns = labelled_table(table, labels, column)
     if labels is None:
@@ -52,7 +54,7 @@ def labelled_square(table: Any, labels: Iterable[Any] | None, column: str) -> tu
     return values, columns
 
 
-def cells_of(given: Any, column: str) -> NDArray[Any]:
+def cells_of(given: Table, column: str) -> Cells:
     """What a table or array holds, as it is: `numbers` reads it, when it is known which of it is used."""
     try:
         if not is_frame(given):
@@ -63,7 +65,7 @@ def cells_of(given: Any, column: str) -> NDArray[Any]:
         raise InputError(f"it must hold numbers only ({error})", column=column) from None
 
 
-def numbers(cells: NDArray[Any], column: str, problem: str, labels: Labels, rows: Labels | None = None) -> Array:
+def numbers(cells: Cells, column: str, problem: str, labels: Labels, rows: Labels | None = None) -> Array:
     """The cells as floats, or an InputError for the first that is no number, naming its place as `forbid` does.
 
     `problem` is what is said of blanks and infinities.
@@ -80,7 +82,7 @@ def numbers(cells: NDArray[Any], column: str, problem: str, labels: Labels, rows
     return values
 
 
-def unique(labels: Iterable[Any], column: str) -> Labels:
+def unique(labels: Iterable[Hashable], column: str) -> Labels:
     counts = Counter(labels)
     for label in [label for label, times in counts.items() if times > 1][:1]:
         raise InputError("the label occurs more than once; labels must be unique", asset=label, column=column)
@@ -112,7 +114,7 @@ def forbid(
 
 
 def _refuse(
-    place: tuple[int, ...], value: Any, column: str, problem: str, labels: Labels, rows: Labels | None
+    place: tuple[int, ...], value: object, column: str, problem: str, labels: Labels, rows: Labels | None
 ) -> NoReturn:
     if rows is not None:
         problem = f"row {str(rows[place[0]])!r}: {problem}"

@@ -18,16 +18,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from equipoise.constraints.errors import InputError, NotStackable
-from equipoise.constraints.numbers import check_number
+from equipoise.constraints.numbers import Cells, check_number
 from equipoise.constraints.pieces import Array, Indices
 from equipoise.optimizer.risk.covariance_spectrum import factored, spectrum
 from equipoise.optimizer.risk.factored import FactoredRisk, check, of_checked, same, selected
 from equipoise.optimizer.risk.labelled_arrays import (
     TRANSPOSED,
     Labels,
+    Table,
     cells_of,
     forbid,
     is_frame,
@@ -337,7 +338,7 @@ class FactorRisk(_Labelled):
         self._store(labels, L, s, riskless, alias)
 
 
-def _root(omega: Any, factors: Labels, assets: Labels) -> Array:
+def _root(omega: Table, factors: Labels, assets: Labels) -> Array:
     """R with Ω = RᵀR, its columns in the order of the factors."""
     column = "factor_covariance"
     values, labels = labelled_square(omega, None if is_frame(omega) else factors, column)
@@ -349,7 +350,7 @@ def _root(omega: Any, factors: Labels, assets: Labels) -> Array:
     return np.sqrt(λ[λ > 0])[:, None] * V.T[λ > 0] * σ
 
 
-def _by_label(given: Any, assets: Labels, factors: Labels, riskless: Labels) -> NDArray[Any]:
+def _by_label(given: Table, assets: Labels, factors: Labels, riskless: Labels) -> Cells:
     """Specific variances in the order of the assets; those of the riskless need not be there."""
     column = "specific_variance"
     if hasattr(given, "keys"):  # a Series or a mapping

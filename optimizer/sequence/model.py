@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -197,7 +197,7 @@ def _coefficients(row: Row, n: int) -> Coefficients:
     return [none if (c := getattr(row, name)) is None else np.asarray(c, float).tolist() for name in row.NAMES]
 
 
-def _titles(*named: tuple[Any, ...]) -> tuple[str, ...]:
+def _titles(*named: tuple[object, ...]) -> tuple[str, ...]:
     return tuple(str(one[0]) for one in named)
 
 

@@ -12,13 +12,13 @@ which is a row again: that of the rule with the limit m.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
-from equipoise.constraints.pieces import Piece, Words
+from equipoise.constraints.pieces import Array, Figure, Piece, Words
 from equipoise.constraints.rules.exposure import Leverage
 from equipoise.optimizer.problem.problem import Problem
 
@@ -74,7 +74,7 @@ def limited(problem: Problem, pieces: Sequence[Titled], limits: Limits) -> list[
     """The pieces with their limits on the way."""
     cashes = cashes_of(problem)
 
-    def with_limit(title: str, piece: Piece) -> Any:
+    def with_limit(title: str, piece: Piece) -> Piece:
         limit = limits.get((title, piece.label))
         try:
             return piece if limit is None else piece.restated(limit, cashes)
@@ -88,7 +88,7 @@ def limited(problem: Problem, pieces: Sequence[Titled], limits: Limits) -> list[
     return [(title, with_limit(title, piece)) for title, piece in pieces]
 
 
-def ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], tuple[Words, Any]]:
+def ratios(pieces: Sequence[Titled], weights: Array) -> dict[tuple[str, str], tuple[Words, Figure]]:
     """Each watched ratio's words, and its value at these weights (…, n) in them: a float, or (…,)."""
     still, found = 0.0 * weights, {}
     for title, piece in pieces:
@@ -97,13 +97,13 @@ def ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], tupl
     return found
 
 
-def worst_ratios(pieces: Sequence[Titled], weights: Any) -> dict[tuple[str, str], float]:
+def worst_ratios(pieces: Sequence[Titled], weights: Array) -> dict[tuple[str, str], float]:
     """The worst value of each at any of these weights (S, n): the lowest of a floor, the highest of a cap."""
     found = ratios(pieces, weights)
     return {key: float((np.min if words.at_least else np.max)(values)) for key, (words, values) in found.items()}
 
 
-def repair_limits(pieces: Sequence[Titled], weights: Any) -> Limits:
+def repair_limits(pieces: Sequence[Titled], weights: Array) -> Limits:
     """For ratios that are broken at the start: a limit on the way that keeps most of what is left to liquidation."""
     found: dict[tuple[str, str], float] = {}
     for key, (words, value) in ratios(pieces, weights).items():

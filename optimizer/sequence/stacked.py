@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Envelope, Indices, Mask, Row
+from equipoise.constraints.pieces import Array, Envelope, Index, Indices, Mask, Row
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, ROUNDING_TOLERANCE
 
@@ -67,7 +66,7 @@ class Ways:
             errors.append(rounding * steepest)
         self.limits, self.errors = np.array(limits), np.array(errors)
 
-    def take(self, which: Any) -> Ways:
+    def take(self, which: Index) -> Ways:
         """Those of these portfolios."""
         made = object.__new__(Ways)
         made.cash, made.lots, made._tolerance = self.cash, self.lots, self._tolerance
@@ -111,7 +110,7 @@ class Ways:
         rows = [x.sum(-1)[:, None] - x + y for x, y in zip(here, there, strict=True)]
         return self.excess(money, paid, rows)
 
-    def kept(self, excess: Array, earlier: Array, still: Mask, more: Any = 0.0) -> Mask:
+    def kept(self, excess: Array, earlier: Array, still: Mask, more: Array | float = 0.0) -> Mask:
         """Where (B, S) a step from the excess `earlier` is certainly safe; `still`: rules (R, B, S) that it leaves as
         they are. `more` (R, B): by how much the excess may be off beyond the rounding errors."""
         errors = (self.errors + more)[:, :, None]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
+from equipoise.constraints.pieces import Array
 from equipoise.optimizer.sequence.model import TEMPORARY, Model
 from equipoise.optimizer.sequence.rules import Titled
 from equipoise.optimizer.verification.outcome import Outcome
@@ -132,10 +133,10 @@ class States(Model):
             value += by * traded[j]
         return value
 
-    def weights(self, states: Sequence[State]) -> Any:
+    def weights(self, states: Sequence[State]) -> Array:
         """What is held in all rows at every moment of these steps (S, n), in fractions of NAV: with the cashes before
         costs and after them, at the steps' ends and after their first fills."""
-        here, found = self.problem.before.copy(), list[Any]()
+        here, found = self.problem.before.copy(), list[Array]()
 
         def add(state: State) -> None:
             for levels in (state.cash, map(sub, state.cash, state.paid)):

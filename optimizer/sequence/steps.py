@@ -36,7 +36,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equipoise.constraints.errors import InputError
 from equipoise.constraints.numbers import check_number
@@ -185,7 +185,7 @@ def sequenced(
     return found
 
 
-def _check_names(always: Any, on_the_way: Any) -> None:
+def _check_names(always: object, on_the_way: object) -> None:
     if isinstance(always, str):
         raise InputError("must be a list of names, not one text", column="always", value=always)
     if on_the_way is not None and not isinstance(on_the_way, Mapping):

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Bound
+from equipoise.constraints.pieces import Array, Bound, Kind
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import FEASIBILITY_TOLERANCE, Prices
 from equipoise.optimizer.solvers.program.cache import compiled
@@ -66,7 +65,7 @@ class Feasibility:
         self.problem = problem = replace(problem.relaxation, found=(), cash_side="long")
         self.titles = tuple(dict.fromkeys(title for title, piece in problem.pieces if not piece.discrete))
         self.left = MOST_TESTS
-        self._last: tuple[Any, Program] | None = None
+        self._last: tuple[object, Program] | None = None
 
     def tried(self, on: Container[str]) -> Trial:
         """Whether these can hold together."""
@@ -172,7 +171,7 @@ class _Either:
 def only(problem: Problem, on: Container[str]) -> Problem:
     """The problem with the limits of all other rules at none, and as many of them."""
 
-    def limited(pieces: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    def limited(pieces: Iterable[tuple[str, Kind]]) -> tuple[tuple[str, Kind], ...]:
         return tuple((t, p if t in on else p.unlimited(NO_LIMIT)) for t, p in pieces if t in on or not p.opaque)
 
     return replace(problem, pieces=limited(problem.pieces), found=limited(problem.found))

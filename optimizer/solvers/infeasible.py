@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.errors import InputError
-from equipoise.constraints.pieces import Bound, Row
+from equipoise.constraints.pieces import Bound, Cone, Envelope, Piece, Row
 from equipoise.constraints.rules.terms import Brackets
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE, Status
@@ -141,7 +140,7 @@ class _Limit:
 
     kind: str  # 'rows', 'cones', 'envelopes', 'lower' or 'upper'
     place: int
-    piece: Any  # one of the problem's
+    piece: Piece  # one of the problem's
     row: Row | None  # what says how it is shown: the row, that of the envelope, or that of a floor of the cash
 
     @property
@@ -152,7 +151,7 @@ class _Limit:
     def stated(self) -> float:
         if self.row is not None:
             return float(self.row.stated)
-        return float(self.piece.upper if self.kind == "cones" else getattr(self.piece, self.kind)[self.place])
+        return float(self.piece.upper if isinstance(self.piece, Cone) else getattr(self.piece, self.kind)[self.place])
 
     @property
     def at_least(self) -> bool:
@@ -178,7 +177,7 @@ class _Limit:
     @property
     def known(self) -> bool:
         """Whether its rule with another limit is known."""
-        return self.kind != "envelopes" or all(isinstance(term, Brackets) for term in self.piece.terms)
+        return not isinstance(self.piece, Envelope) or all(isinstance(term, Brackets) for term in self.piece.terms)
 
 
 def _cash_of(floor: Row) -> int:

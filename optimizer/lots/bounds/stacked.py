@@ -13,11 +13,10 @@ they are. exp(−fᵢ/τ) also says how each asset's lots would be mixed: draws 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Mask, part
+from equipoise.constraints.pieces import Array, Index, Indices, Mask, part
 from equipoise.optimizer.lots.points.grid import Grid
 from equipoise.optimizer.lots.search.descent import between
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -41,10 +40,10 @@ class Priced:
     closed: Mask
     parts: Array
 
-    def take(self, at: Any) -> Priced:
+    def take(self, at: Index) -> Priced:
         return Priced(*(getattr(self, f.name)[at] for f in fields(self)))
 
-    def put(self, at: Any, other: Priced) -> None:
+    def put(self, at: Index, other: Priced) -> None:
         for f in fields(self):
             getattr(self, f.name)[at] = getattr(other, f.name)
 
@@ -67,7 +66,7 @@ class Priced:
         last = self.parts.shape[1] - 1 - np.argmax(self.parts[:, ::-1] > 0, axis=1)
         return self._picked(np.minimum(below.sum(axis=1), last)[:, None, :])
 
-    def _picked(self, which: Any) -> tuple[Array, Mask]:
+    def _picked(self, which: Indices) -> tuple[Array, Mask]:
         lots = np.take_along_axis(self.lots, which, axis=1)[:, 0]
         return lots, np.take_along_axis(self.closed, which, axis=1)[:, 0]
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Mask
+from equipoise.constraints.pieces import Array, Index, Mask
 from equipoise.optimizer.lots.points.points import QUANTUM, SLACK, Integers, to_lots
 from equipoise.optimizer.problem.problem import Problem
 
@@ -47,7 +46,7 @@ class Grid:
     decimals: Integers
     sound: Mask
 
-    def take(self, at: Any) -> Grid:
+    def take(self, at: int | Index) -> Grid:
         return Grid(*(getattr(self, f.name)[at] for f in fields(self)))
 
     @property
@@ -92,7 +91,7 @@ class Grid:
         options = np.where(lots > 0, least, 0.0), np.where(lots > 0, 0.0, -least)
         first, second = np.where(upwards, *options), np.where(upwards, *options[::-1])
 
-        def inside(k: Any) -> Any:
+        def inside(k: Array | float) -> Mask:
             return (k >= low) & (k <= high)
 
         moved = np.where(gap, np.where(inside(first), first, second), lots)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.constraints.numbers import exact
-from equipoise.constraints.pieces import Array, Indices, Mask, Step
+from equipoise.constraints.pieces import Array, Figure, Indices, Mask, Step
 from equipoise.optimizer.problem.counts import Counts, least_positions, order_sizes
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import ROUNDING_TOLERANCE
@@ -37,7 +37,7 @@ QUANTUM = 1e-7
 _MANY = 2**62
 
 
-def first(values: Array, tie: Any) -> Any:
+def first(values: Array, tie: Array | float) -> Figure:
     """The first of the smallest along the last axis, but for a difference of `tie` (…)."""
     least = values.min(axis=-1)
     return np.argmax(values <= (least + tie)[..., None], axis=-1)

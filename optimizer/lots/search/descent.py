@@ -12,11 +12,11 @@ is left of a buy with a sale: in every portfolio its own. All is computed anew a
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from equipoise.constraints.pieces import Array, Indices, Mask, part
+from equipoise.constraints.pieces import Array, Index, Indices, Mask, part
 from equipoise.optimizer.lots.points.grid import Grid
 from equipoise.optimizer.lots.points.points import SLACK, TIE, first
 from equipoise.optimizer.problem.threshold import Separable
@@ -27,6 +27,7 @@ _STEPS = 50, 4  # at most so many, and so many for each asset
 _WORTH = 1e-8  # a move must gain this fraction of the objective
 _LEFT = 0.75  # of the portfolios: when fewer are still moving, those that are not are put aside
 _FARTHEST = 10.0  # NAV: no move is longer
+A = TypeVar("A", Grid, Separable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +40,10 @@ class States:
     objective: Array
     violation: Array
 
-    def take(self, which: Any) -> States:
+    def take(self, which: Index) -> States:
         return States(*(getattr(self, f.name)[which] for f in fields(self)))
 
-    def put(self, which: Any, other: States) -> None:
+    def put(self, which: Index, other: States) -> None:
         for f in fields(self):
             getattr(self, f.name)[which] = getattr(other, f.name)
 
@@ -117,7 +118,7 @@ def descended(dual: Dual, grid: Grid, prices: Array, start: States, enough: Arra
     return result
 
 
-def _factors(dual: Dual, at: Any) -> Array:
+def _factors(dual: Dual, at: Indices) -> Array:
     factors = dual.linear[..., : dual.factors, :]
     return factors[at] if factors.ndim == 3 else np.broadcast_to(factors, (len(at), *factors.shape))
 
@@ -135,7 +136,7 @@ class _Moves:
     room: Array
     aversion: float
 
-    def take(self, at: Any) -> _Moves:
+    def take(self, at: Index) -> _Moves:
         names = ("lots", "closed", "change", "gain", "rows", "room")
         return replace(self, **{name: getattr(self, name)[at] for name in names})
 
@@ -163,8 +164,8 @@ class _Moves:
         gain += (pull[:, None, :] + 0.5 * np.broadcast_to(own, pull.shape)[:, None, :] * change) * change
         gain[~(inside & (change != 0))] = np.inf
         rows = _row_changes(replace(dual, assets=each), here, weights, trades, change)
-        to, shut, change, gain = (x.reshape(size, -1) for x in (to, shut, change, gain))
-        return cls(to, shut, change, gain, rows.reshape(size, rows.shape[1], -1), here.room, a)
+        to, change, gain = (x.reshape(size, -1) for x in (to, change, gain))
+        return cls(to, shut.reshape(size, -1), change, gain, rows.reshape(size, rows.shape[1], -1), here.room, a)
 
     def single(self, violation: Array, worth: Array) -> Mask:
         """The best move of each portfolio, if there is one (B, P·n)."""
@@ -263,7 +264,7 @@ def _row_changes(dual: Dual, here: _Here, weights: Array, trades: Array, change:
     return rows
 
 
-def between(arrays: Any) -> Any:
+def between(arrays: A) -> A:
     """The same arrays with an axis of moves between portfolios and assets."""
     given = {f.name: getattr(arrays, f.name) for f in fields(arrays)}
     return replace(

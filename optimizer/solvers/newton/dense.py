@@ -14,7 +14,6 @@ passes over F and a linear system of the free assets. Sources: as in `iteration`
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,8 +215,7 @@ def _stepped(dense: _Dense, here: _Here, pinned: NDArray[np.bool_]) -> _Here:
     step = _Step(dense, here, length * x, length * pull, length * prices)
     start, end = step.slope(np.zeros(1)), step.slope(np.ones(1))
     if end[0] < -ACCEPTED * start[0] or (end[0] > 0.5 * start[0] and furthest > length):
-        line: Any = step
-        length *= float(searched(line, start, end, np.array([furthest / length]))[0])
+        length *= float(searched(step, start, end, np.array([furthest / length]))[0])
     return moved(length)
 
 

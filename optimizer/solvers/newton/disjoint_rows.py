@@ -16,12 +16,11 @@ of the floor. Source: partial maximisation of a concave function (Boyd and Vande
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Index
 from equipoise.optimizer.problem.threshold import Separable
 from equipoise.optimizer.solvers.newton.dual import ALL, NOTHING, Dual, Point
 from equipoise.optimizer.solvers.newton.iteration import EXACT, FAR, MANY, Ends, iterated
@@ -74,7 +73,7 @@ class Grouped(Dual):
     def row_count(self) -> int:
         return self.coupling - self.factors - self.budget
 
-    def take(self, at: Any, of: Dual | None = None) -> Dual:
+    def take(self, at: Index, of: Dual | None = None) -> Dual:
         """Itself: there is one problem, and nobody asks for none."""
         return self
 
@@ -152,10 +151,10 @@ class Grouped(Dual):
                 slope = slope + np.where(signed > 0, up, np.where(signed < 0, -down, 0.0))
         return np.broadcast_to(slope, weights.shape)
 
-    def slopes(self, weights: Array, which: Any = ALL) -> Array:
+    def slopes(self, weights: Array, which: Index = ALL) -> Array:
         return super().slopes(weights, np.arange(self.coupling) if which is ALL else which)
 
-    def curvature(self, point: Point, which: Any = ALL) -> Array:
+    def curvature(self, point: Point, which: Index = ALL) -> Array:
         """Of the function that the coupling prices see: with the groups' prices at their best."""
         own, given = self.slope(point.weights), self.whole(point.prices)[:, self.coupling :]
         within = self.groups.sums(point.moves * np.square(own))

@@ -15,22 +15,23 @@ no budget is left. Where a rule or a rate makes the cash bend at 0 and it may be
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array, part
+from equipoise.constraints.pieces import Array, Fields, Index, part
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.row_matrices import Rows, times
-from equipoise.optimizer.problem.threshold import PRICED, Separable, absent
+from equipoise.optimizer.problem.threshold import PRICED, Coefficient, Separable, absent
 
 #: The parts of a row that have a kink; their coefficients are added to the asset's own.
 KINKS = ("long", "short", "buy", "sell")
 _TRADING = ("buy", "sell", "quadratic", "impact")
 _SIDES = (("long", "short"), ("buy", "sell"))
 ALL = slice(None)
-NOTHING: dict[str, Any] = dict.fromkeys(("curvature", *PRICED), 0.0)
+T = TypeVar("T", bound=np.generic)
+NOTHING: Fields = dict.fromkeys(("curvature", *PRICED), 0.0)
 
 
 #: Rows that may be the two sides of a band, r·w ≤ upper and −r·w ≤ upper: some, the others, and in which problems.
@@ -47,10 +48,10 @@ class Point:
     moves: Array
     gradient: Array
 
-    def take(self, at: Any) -> Point:
+    def take(self, at: Index) -> Point:
         return Point(self.prices[at], taken(self.assets, at), self.weights[at], self.moves[at], self.gradient[at])
 
-    def put(self, at: Any, other: Point) -> None:
+    def put(self, at: Index, other: Point) -> None:
         """Replace what is at these problems."""
         for name in ("prices", "weights", "moves", "gradient"):
             getattr(self, name)[at] = getattr(other, name)
@@ -98,7 +99,7 @@ class Dual:
     def row_count(self) -> int:
         return int(self.limits.shape[1]) - self.factors - self.budget
 
-    def take(self, at: Any, of: Dual | None = None) -> Dual:
+    def take(self, at: Index, of: Dual | None = None) -> Dual:
         """Those of the problems; `of`: the same of the dual without a base, if that is at hand."""
         if of is None:
             of = replace(
@@ -192,7 +193,7 @@ class Dual:
             cost = cost + own.impact * size * np.sqrt(size)
         return np.asarray(cost)
 
-    def slopes(self, weights: Array, which: Any = ALL) -> Array:
+    def slopes(self, weights: Array, which: Index = ALL) -> Array:
         """J: the slopes of the rows of these prices (in ascending order) at each asset, (W, n) or (B, W, n)."""
         linear = self.linear[..., which, :]
         if not self.kinks and self.cost is None:
@@ -221,11 +222,11 @@ class Dual:
         assert self.cost is not None
         return self.cost if self.cost.ndim == 3 else self.cost[:, :, None]
 
-    def curvature(self, point: Point, which: Any = ALL) -> Array:
+    def curvature(self, point: Point, which: Index = ALL) -> Array:
         """Minus the Hessian in these prices (in ascending order): (B, W, W), positive semidefinite."""
         return self.squared(self.slopes(point.weights, which), point.moves, which)
 
-    def squared(self, slopes: Array, moves: Array, which: Any) -> Array:
+    def squared(self, slopes: Array, moves: Array, which: Index) -> Array:
         """Σᵢ JᵢJᵢᵀ/fᵢ″ and the factors' own curvature, in these prices."""
         scaled = slopes * np.sqrt(moves)[:, None, :]
         curvature = np.matmul(scaled, scaled.transpose(0, 2, 1))
@@ -286,7 +287,7 @@ class _Given:
     upper: Array  # (B, m)
     cost: Array  # (B, m), or (B, m, n): by what a unit of costs raises a row
     constant: Array  # (B,)
-    slope: Any = 0.0
+    slope: Coefficient = 0.0
 
 
 def _given(problem: Problem, at: NDArray[np.intp]) -> _Given:
@@ -338,16 +339,16 @@ def _without_cash(given: _Given, cash: NDArray[np.intp], capped: bool) -> _Given
     if shared:
         weight, kinks = weight[0], {name: matrix[0] for name, matrix in kinks.items()}
     constant = given.yearly["long"][item, cash]
-    slope: Any = -constant[:, None] * others[:, 0] if np.any(constant) else 0.0
+    slope: Coefficient = -constant[:, None] * others[:, 0] if np.any(constant) else 0.0
     for values in (*given.assets.values(), *given.yearly.values()):
         values[item, cash] = 0.0
     given.assets["curvature"][item, cash] = 1.0
     return _Given(given.assets, given.yearly, weight, kinks, upper, cost, constant, slope)
 
 
-def _terms(yearly: dict[str, Array]) -> dict[str, Any]:
+def _terms(yearly: dict[str, Array]) -> Fields:
     """What trading and holding cost, for `Separable`: 0 where nothing does, both sides where one does."""
-    terms: dict[str, Any] = {name: values if values.any() else 0.0 for name, values in yearly.items()}
+    terms: Fields = {name: values if values.any() else 0.0 for name, values in yearly.items()}
     for one, other in _SIDES:
         if not (absent(terms[one]) and absent(terms[other])):
             terms |= {one: yearly[one], other: yearly[other]}
@@ -380,7 +381,7 @@ def _bands(rows: Rows, weight: Array, others: list[Array]) -> tuple[Band, ...]:
     return tuple(found)
 
 
-def taken(assets: Separable, at: Any) -> Separable:
+def taken(assets: Separable, at: Index) -> Separable:
     """The rows of these problems; what all share stays."""
     return Separable(
         **{
@@ -390,11 +391,11 @@ def taken(assets: Separable, at: Any) -> Separable:
     )
 
 
-def _of_each(matrix: Any, at: Any, axes: int = 3) -> Any:
+def _of_each(matrix: NDArray[T], at: Index, axes: int = 3) -> NDArray[T]:
     return matrix[at] if matrix.ndim == axes else matrix
 
 
-def _column(matrix: Array, item: Any, position: Any) -> Array:
+def _column(matrix: Array, item: NDArray[np.intp], position: NDArray[np.intp]) -> Array:
     """One asset's coefficients, another asset from problem to problem: (B, m)."""
     each = np.broadcast_to(matrix, (len(item), *matrix.shape[-2:]))
     return np.asarray(each[item, :, position])

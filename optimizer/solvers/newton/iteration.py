@@ -12,12 +12,12 @@ Bertsekas (1982) for the bounds on the prices.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.constraints.pieces import Array
+from equipoise.constraints.pieces import Array, Index
 from equipoise.optimizer.solvers.newton.dual import ALL, Dual, Point
 from equipoise.optimizer.solvers.newton.line_search import ACCEPTED, Line, searched
 
@@ -57,7 +57,7 @@ class _State:
     scale: Array  # (B, K): the curvature of each price if every asset were free
     before: Array  # the least residual at these centres
 
-    def take(self, at: Any) -> _State:
+    def take(self, at: Index) -> _State:
         arrays = {name: getattr(self, name)[at] for name in ("at", "centre", "weight", "least", "scale", "before")}
         dual = self.dual.take(at)
         return _State(dual=dual, smooth=self.smooth.take(at, of=dual), point=self.point.take(at), **arrays)
@@ -201,7 +201,7 @@ def _stepped(state: _State, pinned: NDArray[np.bool_]) -> _State:
     length = np.minimum(1.0, furthest)
     zero = np.zeros_like(prices) if dual.base is None else -dual.base
 
-    def moved(dual: Dual, length: Array, which: Any = ...) -> Array:
+    def moved(dual: Dual, length: Array, which: Index = ...) -> Array:
         moved = point.prices[which] + length[:, None] * direction[which]
         # A row whose price reaches 0 is exactly at 0.
         ends, least = room[which] <= length[:, None] * (1.0 + 1e-9), zero[which][:, rows]
@@ -237,7 +237,7 @@ def _direction(state: _State, pinned: NDArray[np.bool_]) -> Array:
 
 
 def _working(
-    dual: Dual, point: Point, prices: Array, scale: Array, pinned: NDArray[np.bool_], which: Any = ALL
+    dual: Dual, point: Point, prices: Array, scale: Array, pinned: NDArray[np.bool_], which: Index = ALL
 ) -> Array:
     """The direction in these prices (in ascending order)."""
     number = np.arange(pinned.shape[1])[which]

@@ -7,6 +7,7 @@ its minimiser is in closed form, so that it costs one pass over the assets and n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -44,7 +45,13 @@ class Line:
         return np.asarray(self.change.value(weights).sum(axis=1) + self.constant + length * self.per_length)
 
 
-def searched(line: Line, here: Array, there: Array, furthest: Array) -> Array:
+class Sloped(Protocol):
+    """What has a derivative along a step."""
+
+    def slope(self, length: Array) -> Array: ...
+
+
+def searched(line: Sloped, here: Array, there: Array, furthest: Array) -> Array:
     """The length at which the derivative is about 0, from its values at 0 and at 1; at most `furthest`."""
     wanted = ACCEPTED * np.abs(here)
     low, high = np.zeros_like(here), np.ones_like(here)

@@ -6,7 +6,7 @@ move enter the Hessian. Loading this module loads numba.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,7 +185,7 @@ def respond(
 
 
 @part
-def _moved(pull: float, stiffness: float, impact: float, bent: bool | np.bool_) -> Any:
+def _moved(pull: float, stiffness: float, impact: float, bent: bool | np.bool_) -> float:
     """S(pull): the trade whose marginal cost is `pull`."""
     if bent and impact > 0.0:
         rooted, size = 1.5 * impact, abs(pull)

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from importlib import resources
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numba
 import numpy as np
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def jit(function: F) -> F:
@@ -36,8 +36,8 @@ def summed(function: F) -> F:
     return _compiled(function, inline="never", fastmath={"reassoc", "contract"})
 
 
-def _compiled(function: F, **options: Any) -> F:
-    result: Any = numba.njit(error_model="numpy", **options)(function)
+def _compiled(function: F, **options: object) -> F:
+    result = numba.njit(error_model="numpy", **options)(function)
     # RuntimeError, OSError: no directory can be written to. The others: another release of numba has other insides.
     with suppress(RuntimeError, OSError, ImportError, AttributeError, TypeError):
         result._cache = _kept(function)
@@ -45,11 +45,11 @@ def _compiled(function: F, **options: Any) -> F:
     return compiled
 
 
-def _kept(function: Callable[..., Any]) -> Any:
+def _kept(function: Callable[..., object]) -> object:
     """numba's place on disk for this function's machine code, marked with `sources`."""
     from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-    place: Any = FunctionCache(function)
+    place = FunctionCache(function)
     place._cache_file = IndexDataCacheFile(place._cache_path, place._impl.filename_base, sources())
     return place
 

@@ -13,10 +13,10 @@ trades keep every row all the more. cvxpy is imported when the first program is 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,15 @@ from equipoise.optimizer.solvers.program.envelopes import Epigraph
 from equipoise.optimizer.solvers.program.structure import Names, Structure, indices
 from equipoise.optimizer.solvers.program.supporting_plane import priced_plane
 
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+#: What a parameter is given, of a problem and the objective's scale, or of what gives way.
+Numbers: TypeAlias = Callable[..., Array | float]
+#: How many numbers a parameter has; () is one.
+Shape: TypeAlias = int | tuple[int, ...]
+#: What a solver is told.
+Setting: TypeAlias = float | str
 #: A limit of this many times the NAV is none.
 NO_LIMIT = 1e6
 
@@ -77,9 +86,11 @@ class Program:
         self.structure = s = structure
         self._names = names = Names.of(problem)
         n = s.assets
-        self._links: dict[str, Any] = {}  # equalities that define auxiliary variables, as DPP wants them
-        self._filled: list[tuple[Any, Any]] = []  # (parameter, its value as a function of the problem and scale)
-        self._given: list[tuple[Any, Any]] = []  # (parameter, its value as a function of what gives way)
+        self._links: dict[str, cp.Constraint] = {}  # equalities that define auxiliary variables, as DPP wants them
+        # (parameter, its value as a function of the problem and scale)
+        self._filled: list[tuple[cp.Parameter, Numbers]] = []
+        # (parameter, its value as a function of what gives way)
+        self._given: list[tuple[cp.Parameter, Numbers]] = []
         self._excess = cp.Variable(name="excess") if s.elastic else None
 
         self.weights = w = cp.Variable(n, name="weights")
@@ -145,7 +156,7 @@ class Program:
         for parameter, value in self._given:
             parameter.value = np.asarray(value(gives), dtype=float)
 
-    def solve(self, problem: Problem, solver: str, settings: Mapping[str, Any], gives: Gives | None = None) -> Raw:
+    def solve(self, problem: Problem, solver: str, settings: Mapping[str, Setting], gives: Gives | None = None) -> Raw:
         """What the solver said of this problem. Believes nothing."""
         scale = _scale(problem)
         self._scaled(problem, scale, gives)
@@ -169,7 +180,7 @@ class Program:
 
     # --- the parts of the program -------------------------------------------------------------------
 
-    def _parameter(self, name: str, shape: Any, value: Any, *, nonneg: bool = False) -> Any:
+    def _parameter(self, name: str, shape: Shape, value: Numbers, *, nonneg: bool = False) -> cp.Parameter:
         import cvxpy as cp
 
         parameter = cp.Parameter(shape, nonneg=nonneg, name=name)
@@ -179,17 +190,17 @@ class Program:
     def _used(self, *names: str) -> set[int]:
         return {int(i) for _, parts in self.structure.rows for name, at in parts if name in names for i in indices(at)}
 
-    def _column(self, name: str, positions: list[int]) -> tuple[Any, dict[int, int]]:
+    def _column(self, name: str, positions: list[int]) -> tuple[cp.Variable, dict[int, int]]:
         import cvxpy as cp
 
         variable = cp.Variable(len(positions), nonneg=True, name=name) if positions else None
         return variable, {asset: place for place, asset in enumerate(positions)}
 
-    def _at(self, at: Any) -> Any:
+    def _at(self, at: list[int] | NDArray[np.intp]) -> cp.Expression:
         """The weights of these assets."""
         return self.weights if len(at) == self.structure.assets else self.weights[at]
 
-    def _part(self, name: str, packed: bytes) -> Any:
+    def _part(self, name: str, packed: bytes) -> cp.Expression:
         """w, w⁺, w⁻, z⁺ or z⁻ of these assets, as an expression."""
         at = indices(packed)
         if name == "weight":
@@ -197,7 +208,14 @@ class Program:
         variable, place = self._split[name]
         return variable if len(at) == len(place) else variable[[place[int(i)] for i in at]]
 
-    def _limit(self, name: str, shape: Any, value: Any, gives: Any, sign: float = 1.0) -> Any:
+    def _limit(
+        self,
+        name: str,
+        shape: Shape,
+        value: Numbers,
+        gives: Numbers,
+        sign: float = 1.0,
+    ) -> cp.Expression:
         """A limit; in an elastic program it gives way by as much as it says, times the excess."""
         import cvxpy as cp
 
@@ -208,18 +226,18 @@ class Program:
         self._given.append((parameter, gives))
         return limit + sign * (parameter * self._excess)
 
-    def _upper(self, called: str, value: Any, gives: Any) -> Any:
+    def _upper(self, called: str, value: Callable[..., float], gives: Numbers) -> cp.Expression:
         return self._limit(f"{called}[limit]", (), lambda p, _: min(value(p), NO_LIMIT), gives)
 
-    def _bounds(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _bounds(self) -> dict[str, cp.Constraint]:
+        found = {}
         for side in ("fixed", "lower", "upper"):
             for called, packed in getattr(self.structure, side):
                 if len(at := indices(packed)):
                     found[f"{called}, {side}"] = self._bound(f"{called}[{side}]", side, at)
         return found
 
-    def _bound(self, name: str, side: str, at: NDArray[np.intp]) -> Any:
+    def _bound(self, name: str, side: str, at: NDArray[np.intp]) -> cp.Constraint:
         w, of = self._at(at), "upper" if side == "upper" else "lower"
         if side == "fixed":
             return w == self._parameter(name, len(at), lambda p, _: p.lower[at])
@@ -233,11 +251,11 @@ class Program:
         spends, pays = (np.frombuffer(matrix).reshape(len(cashes), -1) for matrix in packed)
         return spends, pays
 
-    def _trading_cost(self, called: str, payer: Array) -> Any:
+    def _trading_cost(self, called: str, payer: Array) -> cp.Expression | float:
         """buy·z⁺ + sell·z⁻ + quadratic·|z|² + impact·|z|^(3/2), of what this account pays."""
         import cvxpy as cp
 
-        total: Any = 0.0
+        total = 0.0
         for name, packed in self.structure.costs:
             at = indices(packed)
             if not len(at := at[payer[at] > 0]):
@@ -253,16 +271,16 @@ class Program:
                 total += rate @ (cp.square(size) if name == "quadratic" else cp.power(size, 1.5))
         return total
 
-    def _carry(self) -> Any:
+    def _carry(self) -> cp.Expression | float:
         """long·w⁺ + short·w⁻; long·w where both are one line."""
-        total: Any = 0.0
+        total = 0.0
         for name, packed in self.structure.carry:
             if len(at := indices(packed)):
                 rate = self._parameter(f"carry[{name}]", len(at), partial(_carry_rates, name=name, at=at))
                 total += rate @ self._part(name, packed)
         return total
 
-    def _row(self, j: int) -> Any:
+    def _row(self, j: int) -> cp.Constraint:
         """weight·w + long·w⁺ + short·w⁻ + buy·z⁺ + sell·z⁻ + what the costs take of the cash ≤ upper."""
         with_cost, parts = self.structure.rows[j]
         called, left = self._names.rows[j], 0.0
@@ -279,7 +297,7 @@ class Program:
             left += per_cost @ self._cost
         return left <= self._upper(called, lambda p: p.rows.upper[j], lambda g: g.rows[j])
 
-    def _cone(self, j: int, away: Any) -> Any:
+    def _cone(self, j: int, away: cp.Variable) -> cp.Constraint:
         """‖(G(w − c), d∘(w − c))‖₂ ≤ upper, with c the centre."""
         import cvxpy as cp
 
@@ -300,7 +318,7 @@ class Program:
         inside = cp.hstack(parts) if parts else cp.Constant(0.0)
         return cp.norm(inside, 2) <= self._upper(called, lambda p: p.cones[j][1].upper, lambda g: g.cones[j])
 
-    def _opaque(self, problem: Problem) -> dict[str, Any]:
+    def _opaque(self, problem: Problem) -> dict[str, cp.Constraint]:
         """Custom rules, of a copy of the weights: the price of `copy = weights` is their slope at the answer."""
         found = {}
         for called, (_, piece) in zip(self._names.custom, problem.opaque, strict=True):
@@ -324,12 +342,12 @@ class Program:
                 found[called + when] = title, Epigraph(piece, state, trades, limit, cashes)
         return found
 
-    def _risk(self, away: Any) -> Any:
+    def _risk(self, away: cp.Variable) -> cp.Expression | float:
         """½·aversion·(‖F(w − b)‖² + ‖d∘(w − b)‖²)"""
         import cvxpy as cp
 
         s = self.structure
-        total: Any = 0.0
+        total = 0.0
         if s.factors:
             exposure = cp.Variable(s.factors, name="exposure")
             factors = self._parameter(
@@ -347,7 +365,7 @@ class Program:
     def _prices(self, problem: Problem, scale: float) -> tuple[Problem, Prices]:
         """The prices, and the problem with the rows that they made of envelopes."""
 
-        def dual(constraint: Any) -> float:
+        def dual(constraint: cp.Constraint) -> float:
             value = constraint.dual_value
             return 0.0 if value is None or not np.all(np.isfinite(value)) else max(float(np.sum(value)), 0.0) * scale
 
@@ -368,7 +386,7 @@ class Program:
         return form, replace(prices, slopes=slopes * scale, offset=offset * scale)
 
 
-def _shortened(values: Any) -> Array:
+def _shortened(values: Array | float) -> Array:
     """The numbers with 40 bits, 12 digits: the last ones, which the unit of money or a processor's kernel may change,
     would decide with which step a solver stops."""
     parts, exponents = np.frexp(np.asarray(values, dtype=float))

@@ -12,28 +12,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.constraints.pieces import Envelope, Modelled, Row
+from equipoise.constraints.pieces import Envelope, Figure, Modelled, Row
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 
 @dataclass(eq=False)
 class Split:
     """w⁺, w⁻, z⁺ and z⁻ of two expressions, as variables that may overlap: by convexity that only raises a rule."""
 
-    weights: Any
-    trades: Any
-    constraints: list[Any] = field(default_factory=list)
-    parts: dict[str, Any] = field(default_factory=dict)
+    weights: cp.Expression
+    trades: cp.Expression
+    constraints: list[cp.Constraint] = field(default_factory=list)
+    parts: dict[str, cp.Expression] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.parts["weight"] = self.weights
         self._divide(self.weights, "long", "short")
         self._divide(self.trades, "buy", "sell")
 
-    def _divide(self, of: Any, positive: str, negative: str) -> None:
+    def _divide(self, of: cp.Expression, positive: str, negative: str) -> None:
         import cvxpy as cp
 
         self.parts[positive], self.parts[negative] = (cp.Variable(of.shape[0], nonneg=True) for _ in range(2))
@@ -43,7 +46,14 @@ class Split:
 class Epigraph:
     """One envelope at one state of the cash; `upper` is an expression."""
 
-    def __init__(self, piece: Envelope, weights: Any, trades: Any, upper: Any, cashes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        piece: Envelope,
+        weights: cp.Expression,
+        trades: cp.Expression,
+        upper: cp.Expression,
+        cashes: Sequence[int],
+    ) -> None:
         split = Split(weights, trades)
         self._terms: list[Modelled] = [term.modelled(split.parts) for term in piece.terms]
         own = [c @ split.parts[name] for name, c in piece.row.given.items()]
@@ -51,7 +61,7 @@ class Epigraph:
         self._link, self._piece, self._cashes = split.constraints[0], piece, list(cashes)
         self._auxiliary = [*split.constraints, *(c for term in self._terms for c in term.constraints)]
 
-    def named(self, name: str) -> dict[str, Any]:
+    def named(self, name: str) -> dict[str, cp.Constraint]:
         """Its constraints: those that define its variables, and under the name itself the limit."""
         defined = {f"{name}, part {k + 1}": constraint for k, constraint in enumerate(self._auxiliary)}
         return {**defined, name: self._below}
@@ -64,7 +74,7 @@ class Epigraph:
 
     def _straight_at_cash(self, row: Row, price: float) -> Row:
         """With one slope at each cash, the one that the prices choose: whether it is above zero is not known."""
-        parts: dict[str, Any] = {
+        parts: dict[str, Figure] = {
             name: np.zeros(len(self._link.dual_value))
             if (c := getattr(row, name)) is None
             else np.array(c, dtype=float)

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from equipoise.optimizer.problem.problem import Problem
 from equipoise.optimizer.problem.solution import Attempt, Solution, Status, first_proven
 from equipoise.optimizer.solvers.program.cache import compiled
+from equipoise.optimizer.solvers.program.cvxpy_model import Setting
 from equipoise.optimizer.verification.certificate import judged
 
 #: The settings with which solvers are asked: named, never defaulted; one thread each.
-SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+SETTINGS: Mapping[str, Mapping[str, Setting]] = MappingProxyType(
     {
         "CLARABEL": {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 200, "max_threads": 1},
         "SCS": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iters": 50_000},
@@ -34,7 +34,7 @@ class CvxpySolver:
 
     name: str
     solver: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Setting]
 
     def refuses(self, problem: Problem) -> str:
         """Why it does not take this kind of program, in cvxpy's words; empty if it does."""
@@ -57,7 +57,7 @@ class CvxpySolver:
         return judged(problem, answer)
 
 
-def settings_of(solver: str) -> Mapping[str, Any]:
+def settings_of(solver: str) -> Mapping[str, Setting]:
     """The settings of a solver that cvxpy knows; cvxpy's own where there are none here."""
     return SETTINGS.get(solver, {})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equipoise.constraints.pieces import Count, Semicontinuous, Step
 from equipoise.constraints.rules.custom import Trade
 from equipoise.optimizer.problem.problem import Problem
-from equipoise.optimizer.solvers.program.cvxpy_model import Program
+from equipoise.optimizer.solvers.program.cvxpy_model import Program, Setting
 from equipoise.optimizer.solvers.program.program import settings_of
 from equipoise.optimizer.solvers.program.structure import Structure, indices
 
@@ -40,13 +40,13 @@ class ConvexProgram(Trade):
 
     problem: cp.Problem
     routes: tuple[str, ...]
-    transfers: Any
-    parameters: Mapping[str, Any]
-    constraints: Mapping[str, Any]
+    transfers: cp.Expression | None
+    parameters: Mapping[str, cp.Parameter]
+    constraints: Mapping[str, cp.Constraint]
     entries: Mapping[str, tuple[str, ...]]
     left_out: tuple[str, ...]
 
-    def solve(self, solver: str = "CLARABEL", **settings: Any) -> float:
+    def solve(self, solver: str = "CLARABEL", **settings: Setting) -> float:
         """`problem.solve` with tight tolerances unless the settings give others; the objective, in NAV per year."""
         return float(self.problem.solve(solver=solver, **{**settings_of(solver), **settings}))
 

@@ -13,18 +13,23 @@ Source: the fully corrective conditional gradient (Frank and Wolfe 1956; Hollowa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equipoise.constraints.pieces import Array
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 _STEP = 1e-7  # of NAV, next to the answer: above a solver's noise, and below what a curve bends
 _NEAR = 1e-12  # slopes that miss by no more have nothing to gain
 _MOST = 200  # planes
 
 
-def priced_plane(constraints: Sequence[Any], weights: Any, wanted: Array | float) -> tuple[Array, float]:
+def priced_plane(
+    constraints: Sequence[cp.Constraint], weights: cp.Variable, wanted: Array | float
+) -> tuple[Array, float]:
     """`slopes` near those `wanted` and `offset`: slopes·w + offset ≤ 0 for every w that the constraints allow.
 
     They are solved ones of cvxpy on the variable `weights`. What has no price or no gradient proves nothing (0).
@@ -61,14 +66,14 @@ def _nearest_mean(slopes: Array, wanted: Array | float) -> Array:
     return np.asarray(parts / parts.sum())
 
 
-def _price(constraint: Any) -> Array:
+def _price(constraint: cp.Constraint) -> Array:
     """Its price: of an inequality at least 0; 0 where a solver has none."""
     said = np.zeros(constraint.expr.shape) if constraint.dual_value is None else constraint.dual_value
     price = np.ravel(np.asarray(said, dtype=float), order="F")
     return np.maximum(price, 0.0) if type(constraint).__name__ == "Inequality" else price
 
 
-def _with_gradient(expression: Any) -> Any:
+def _with_gradient(expression: cp.Expression) -> cp.Expression:
     """The same expression without the one common atom that has no gradient in cvxpy: ‖x‖∞ is max |x|."""
     import cvxpy as cp
 
@@ -80,7 +85,7 @@ def _with_gradient(expression: Any) -> Any:
     return expression.copy(args)
 
 
-def _at(point: Array, rules: Sequence[tuple[Any, Array]], weights: Any) -> tuple[Array, float]:
+def _at(point: Array, rules: Sequence[tuple[cp.Expression, Array]], weights: cp.Variable) -> tuple[Array, float]:
     """The plane of all rules at one point, each by its price; without those whose gradient is not known there."""
     weights.value = point
     slopes, offset = np.zeros(len(point)), 0.0

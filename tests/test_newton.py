@@ -352,7 +352,7 @@ def test_rows_hold_at_the_answer_part_by_part() -> None:
             assert sum(each) + cost * fees <= row.upper + newton.VIOLATION
 
 
-@pytest.mark.parametrize("drawn", [(7, 180), (7, 236), (7, 353), (8, 540), (9, 590), (9, 653)])
+@pytest.mark.parametrize("drawn", [(7, 180), (7, 236), (7, 353), (9, 590), (9, 653)])
 def test_degenerate_rows_do_not_stop_it(drawn: tuple[int, int]) -> None:
     """Rows that bind together but for 1e-9, prices with far to go for a residual of 1e-10, and assets whose curvature
     is so small that rounding of the prices moves them."""

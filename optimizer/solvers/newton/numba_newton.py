@@ -82,6 +82,7 @@ class _State(NamedTuple):
     centre: Array  # (B, n)
     before: Array  # (B,): the least residual at these centres
     soft: Array  # (B,): what is left of the proximal weights
+    moved: Flags  # (B,): whether its centre, from which prices are counted, has moved
     done: Flags  # (B,)
     weights: Array  # (B, n)
     prices: Array  # (B, K)
@@ -96,6 +97,7 @@ def iterated(dual: Dual, proximal: float = iteration.PROXIMAL[0]) -> Ends:
         centre=np.empty((size, n)),
         before=np.full(size, np.inf),
         soft=np.ones(size),
+        moved=np.zeros(size, dtype=np.bool_),
         done=np.zeros(size, dtype=np.bool_),
         weights=np.empty((size, n)),
         prices=np.zeros_like(dual.limits),
@@ -177,6 +179,8 @@ def _iterate(stack: _Stack, which: Indices, constants: Constants, proximal: floa
             _begin(problem, centre, state.prices[b])
         _scale(problem, weight, shared.scale, scale)
         weight *= state.soft[b]
+        if state.moved[b]:
+            problem.bands[SMOOTHED, SMOOTHED] = 1
         total[:] = state.prices[b]
         _smooth(stack, b, problem, weight, centre, total, here)
         evaluate(problem, here)
@@ -229,7 +233,7 @@ def _recentre(
     constants: Constants,
 ) -> None:
     """`_State.recentred` in `iteration`: the centre at the weights, a smaller proximal weight on it."""
-    problem.bands[SMOOTHED, SMOOTHED] = 1
+    problem.bands[SMOOTHED, SMOOTHED], state.moved[b] = 1, True
     weight *= max(constants.softer, constants.softest / state.soft[b])
     state.soft[b] = max(state.soft[b] * constants.softer, constants.softest)
     state.centre[b] = point.weights

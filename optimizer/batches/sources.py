@@ -290,7 +290,7 @@ class _Seen:
         for other in self._runs:
             found = other[np.minimum(np.searchsorted(other, run), len(other) - 1)] == run
             if found.any():
-                self._fail(names[int(np.argmax(np.isin(hashes, run[found])))])
+                self._fail(names[int(np.argmax(np.isin(hashes, run[found], kind="sort")))])
         self.count += len(run)
         self._merge(run)
         return starts[goes_on:]

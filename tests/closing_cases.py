@@ -173,7 +173,8 @@ def misses(case: Closing, plan: Plan) -> list[str]:
         row = f"{name}/{CASHES[name]}"
         if held[row] < (Fraction(repr(weight)) - Fraction(1, 10**15)) * nav:
             found.append(f"{row} is below its floor by {float(Fraction(repr(weight)) * nav - held[row]):.3g}")
+    floored = {f"{name}/{CASHES[name]}" for name in case.floors}  # judged above
     for row, x in held.items():
-        if (x > 0) if row in DEBTS else (x < 0):
+        if row not in floored and ((x > 0) if row in DEBTS else (x < 0)):
             found.append(f"{row} is on the wrong side: {float(x):.3g}")
     return found

@@ -137,11 +137,11 @@ class Rebalancer:
 
         Without options the table is a DataFrame and is solved in this process at once. With any of `executor`,
         `chunk`, `timeout`, `checkpoint`, `progress` and `universe`, or another source (an iterable of tables, the path
-        of a Parquet file, an Arrow table), it is solved in chunks: see `engine.run` for what they mean. `effort`,
+        of a Parquet file, an Arrow table), it is solved in chunks: see `batches.run.run` for what they mean. `effort`,
         `exact`, `gap`, `time_limit` (seconds a portfolio) and `solver` are those of `solve`.
 
         `allocate`: "own" for plans that each portfolio would have on its own (the default); "unbiased" for whole lots
-        that add up, over the batch, to what the convex orders do (see `lot_diffusion`): a pass over the whole batch
+        that add up, over the batch, to what the convex orders do (see `lots.unbiased`): a pass over the whole batch
         in its order, so that it cannot be had in chunks.
 
         Bad input, like everything else, costs only the portfolio it is in: its status is INVALID_INPUT.
@@ -159,7 +159,7 @@ class Rebalancer:
         return gathered(self.policy, source, chunks, options.get("universe", ()), spent)
 
     def stream(self, source: Source, **options: Unpack[Options]) -> Iterator[Chunk]:
-        """Chunks of (results, orders) in the order of the source, at constant memory: see `engine.run`."""
+        """Chunks of (results, orders) in the order of the source, at constant memory: see `batches.run.run`."""
         from equipoise.optimizer.batches.run import run
 
         self._without_transfers()
@@ -173,7 +173,7 @@ class Rebalancer:
         orders: str | PathLike[str] | None = None,
         **options: Unpack[Options],
     ) -> Summary:
-        """From a source to Parquet or CSV files at constant memory: see `engine.write`."""
+        """From a source to Parquet or CSV files at constant memory: see `batches.run.write`."""
         from equipoise.optimizer.batches.run import write
 
         self._without_transfers()

@@ -307,7 +307,7 @@ def _checked(problem: Problem, answers: Answers, lots: LotPlans, held: NDArray[n
 
 
 def _allocated(solved: list[_Done], alone: Sequence[tuple[int, Plan]]) -> list[_Done]:
-    """The same plans with whole lots that add up to what the convex orders do (`lot_diffusion`).
+    """The same plans with whole lots that add up to what the convex orders do (`lots.unbiased`).
 
     What was solved alone keeps its plan, and adds to what the others make good.
     """

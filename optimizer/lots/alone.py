@@ -1,12 +1,12 @@
 """From the convex optimum to whole lots.
 
 The search starts from the convex optimum rounded to the safe side (buys down, sales up, debts not above the
-optimum's while that costs next to nothing), moves by lots (`lot_search`) among the allowed points
-(`lot_points`), and keeps every rule, trading costs included. Where it finds no plan within the rules, a small
-integer program (`lot_program`) says whether there is one.
+optimum's while that costs next to nothing), moves by lots (`search.neighbours`) among the allowed points
+(`points.points`), and keeps every rule, trading costs included. Where it finds no plan within the rules, a small
+integer program (`lots.feasibility`) says whether there is one.
 
-Every result carries a lower bound on all whole-lot plans (`lot_bound`). While the gap is open, the search goes on by
-levels of effort (`lot_levels`), and in exact mode by branch and bound until it is closed.
+Every result carries a lower bound on all whole-lot plans (`bounds.bound`). While the gap is open, the search goes on by
+levels of effort (`lots.levels`), and in exact mode by branch and bound until it is closed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The best whole-lot plan, proven: branch and bound over the lot bound.
 
-A node is a part of the lots: ranges of every asset. Its bound is that of the hulls of the points left (`lot_bound`),
+A node is a part of the lots: ranges of every asset. Its bound is that of the hulls of the points left (`bounds.bound`),
 with the risk split for the assets that are still mixed. Where the mixture of one asset lies between two of its points,
 the node falls into the points below and those above. The node with the least bound comes next, so that the least bound
 of all that are left is a proof at any time; the search rounds and improves what the nodes suggest.

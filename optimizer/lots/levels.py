@@ -1,8 +1,8 @@
 """Levels of effort: from the first whole-lot plan on, as long as its gap is open.
 
-Each level improves the bound (`lot_bound`), searches from the lots that the bound likes best and from draws around
-them, and, where orders or positions cost or count for being one, dives (`lot_dive`); where the gap stays wide it grows
-some nodes of branch and bound (`lot_exact`). The next level starts from the plan, the bound and the tree that the one
+Each level improves the bound (`bounds.bound`), searches from the lots that the bound likes best and from draws around
+them, and, where orders or positions cost or count for being one, dives (`lots.dive`); where the gap stays wide it grows
+some nodes of the tree (`branch_and_bound`). The next level starts from the plan, the bound and the tree that the one
 before left, so that more effort goes further on the same way. Draws and dives are seeded, each level's by its own
 seed: the same problem has the same plan.
 """

@@ -1,8 +1,9 @@
 """Whole-lot plans of stacks of portfolios, in arrays: rounding, descent, bound and restarts for all at once.
 
 The convex optimum is rounded to the safe side (buys down, sales up, no debt above the optimum's) and to the nearest
-lots, and both descend by moves of lots (`lot_descent`). While a gap is open, the bound of whole lots (`lot_prices`) is
-maximised, and the search starts again from the lots that it likes best and from draws of its mixture, wave by wave. The
+lots, and both descend by moves of lots (`search.descent`). While a gap is open, the bound of whole lots
+(`bounds.stacked`) is maximised, and the search starts again from the lots that it likes best and from draws of its
+mixture, wave by wave. The
 draws are the same for all portfolios of as many assets, and everything else is done portfolio by portfolio along the
 last axes, so that a plan depends on its own portfolio and the policy alone, bit by bit.
 
@@ -303,7 +304,7 @@ class _Group:
         return best
 
     def _split(self, spread: Array) -> _Group:
-        """The same with the risk split as `lot_split` would, for these spreads."""
+        """The same with the risk split as `points.risk_split` would, for these spreads."""
         dual, (size, n), k = self.dual, spread.shape, self.dual.factors
         item, linear = np.arange(size), np.broadcast_to(dual.linear, (size, *dual.linear.shape[-2:]))
         own = np.array(np.broadcast_to(dual.assets.curvature, spread.shape))

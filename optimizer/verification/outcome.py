@@ -31,7 +31,7 @@ class Outcome:
     trades: tuple[Fraction, ...] = ()
     #: The weights of the plan with the cash before costs: what the objective is about.
     planned: Array | None = field(default=None, repr=False)
-    #: A bound on whole-lot plans alone: see `lot_bound`.
+    #: A bound on whole-lot plans alone: see `bounds.bound`.
     lot_bound: float = -math.inf
 
     @cached_property

@@ -67,8 +67,8 @@ def verified(problem: Problem, weights: Array, lots: Array | None = None) -> Sta
     NaN nothing passes.
 
     Problems in whole lots need `lots`, the traded units (B, n): floats that stand for whole multiples of the lots, 0 or
-    not below the minimums, or a position's close (`lot_grid` makes nothing else). Then the tolerance is 1e-12 of NAV,
-    and a bound of 0 is exact for the cash, too.
+    not below the minimums, or a position's close (`points.grid` makes nothing else). Then the tolerance is 1e-12 of
+    NAV, and a bound of 0 is exact for the cash, too.
 
     Raises NotStackable for problems in lots without them, and for custom rules.
     """

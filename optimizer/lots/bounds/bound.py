@@ -1,9 +1,9 @@
 """A lower bound on every whole-lot plan, tight also where lots are coarse or orders have a minimum.
 
-The prices of the lot dual (`lot_dual`) come from the program over the hulls of the assets' lot points (`lot_hull`);
-points that these prices would rather take are added until there are none, or too little is left to gain. The risk is
-split (`lot_split`) so that its diagonal favours the assets that the hulls mix most. The bound is concave in that
-diagonal, and what they mix is its slope: mean slopes converge.
+The prices of the lot dual (`bounds.dual`) come from the program over the hulls of the assets' lot points
+(`bounds.hull`); points that these prices would rather take are added until there are none, or too little is left to
+gain. The risk is split (`points.risk_split`) so that its diagonal favours the assets that the hulls mix most. The bound
+is concave in that diagonal, and what they mix is its slope: mean slopes converge.
 """
 
 from __future__ import annotations

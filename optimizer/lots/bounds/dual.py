@@ -1,7 +1,7 @@
 """The dual function of a whole-lot problem: given the prices, every asset is a small integer problem on its own.
 
-With the risk split as Σ = diag(d) + GᵀG (`lot_split`), any prices λ of the factors G(w − b), μ ≥ 0 of the rows and ν
-of the budget give for every plan w in whole lots that keeps the rules
+With the risk split as Σ = diag(d) + GᵀG (`points.risk_split`), any prices λ of the factors G(w − b), μ ≥ 0 of the rows
+and ν of the budget give for every plan w in whole lots that keeps the rules
 
     objective(w) ≥ −|λ|²/(2·aversion) − λᵀGb − μᵀupper − ν + Σᵢ min over i's lot points of  fᵢ(wᵢ) + (Gᵀλ + ν)ᵢ·wᵢ
 

@@ -1,4 +1,4 @@
-"""The bound of whole lots and its prices, of stacks of portfolios: what `lot_bound` does for one, as arrays (B, n).
+"""The bound of whole lots and its prices, of stacks of portfolios: what `bounds.bound` does for one, as arrays (B, n).
 
 For any prices p of the factors and rows, with the cash taken out (`dual`), every asset is on its own, and
 

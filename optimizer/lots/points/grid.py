@@ -1,9 +1,9 @@
-"""The points that whole lots allow, of stacks of portfolios: what `lot_points` is for one, as arrays (B, n).
+"""The points that whole lots allow, of stacks of portfolios: what `points.points` is for one, as arrays (B, n).
 
 Numbers of lots are whole floats. Quantities are exact: an asset's holding and its lot are whole numbers of 10⁻ᵈ units,
 with d the decimals that the two are written with. Decimals of up to 15 digits and floats belong to each other one
 by one, so that a float x is the decimal N·10⁻ᵈ exactly if N/10ᵈ, rounded, is x. Where a number has more digits, the
-portfolio is not `sound`, and is left to `lot_points`.
+portfolio is not `sound`, and is left to `points.points`.
 """
 
 from __future__ import annotations

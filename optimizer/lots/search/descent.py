@@ -1,4 +1,4 @@
-"""The descent over whole-lot plans of stacks of portfolios: what `lot_search` does for one, as arrays (B, n).
+"""The descent over whole-lot plans of stacks of portfolios: what `search.neighbours` does for one, as arrays (B, n).
 
 It works on the dual's form of a problem, from which the cash is taken out: the objective is (aversion/2)·|y|² + Σᵢ fᵢ
 with y = F(w − b), and every row is a sum over the assets. So for moves dᵢ of single assets the objective changes by
